@@ -1,0 +1,218 @@
+"""The people who use the dashboard, all at once, and who look closely at what they get."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+
+from crm.checks import Checks, Invalidation, check_early_calls
+from crm.scenario import Scenario, Tenant
+from crm.upstream import Upstream
+
+LIMIT = 25
+
+Progress = Callable[[float], None]
+"""Called with how much of a part is done, from 0 to 1."""
+
+
+class Load:
+    """Ask the dashboard through HTTP, check each answer, and keep what the report needs."""
+
+    def __init__(self, client: httpx.AsyncClient, upstream: Upstream, scenario: Scenario) -> None:
+        self.client = client
+        self.upstream = upstream
+        self.scenario = scenario
+        self.names = [tenant.name for tenant in scenario.tenants]
+        self.noisy = max(scenario.tenants, key=lambda tenant: len(tenant.limits))
+        self.checks = Checks()
+        self.reads: Counter[str] = Counter()
+        self.latencies: defaultdict[str, list[float]] = defaultdict(list)
+        self.cache_stats: dict[str, Mapping[str, Any]] = {}
+        self._invalidations: list[Invalidation] = []
+        self._written: defaultdict[str, int] = defaultdict(int)
+
+    # -- the parts of the demo --------------------------------------------------------------
+
+    async def cold_start(self, progress: Progress) -> None:
+        """Send many requests at the same moment to a cache that holds nothing."""
+        began, done, total = time.perf_counter(), 0, self.scenario.concurrent
+
+        async def visit(tenant: str) -> None:
+            nonlocal done
+            await self.read(tenant, LIMIT)
+            done += 1
+            progress(done / total)
+
+        names = [self.names[number % len(self.names)] for number in range(total)]
+        await asyncio.gather(*(visit(name) for name in names))
+        elapsed = time.perf_counter() - began
+        calls = list(self.upstream.calls)
+        for tenant in sorted(set(names)):
+            for key in (f"contacts:{LIMIT}", "stats"):
+                count = sum(call.tenant == tenant and call.key == key for call in calls)
+                allowed = 1 + int(elapsed / self.scenario.ttl(key))
+                self.checks.one_call.expect(
+                    1 <= count <= allowed, f"{tenant}: {count} upstream calls for {key!r}"
+                )
+        # How long a request waits in a queue of hundreds says nothing about the cache.
+        self.latencies.clear()
+
+    async def one_at_a_time(self, progress: Progress) -> None:
+        """Let each tenant write and clear in turn, while all of them look on."""
+        for number, tenant in enumerate(self.names, start=1):
+            await self._everybody_reads()
+            await self.write(tenant)
+            await self._everybody_reads()
+            await self.clear(tenant)
+            await self._everybody_reads()
+            progress(number / len(self.names))
+
+    async def scan(self, progress: Progress) -> None:
+        """Let the noisy tenant ask for more than the cache can hold, while the others look on."""
+        await self._everybody_reads()
+        limits = iter(self.noisy.limits)  # shared: whoever is free takes the next one
+
+        async def visit_all() -> None:
+            for limit in limits:
+                await self.read(self.noisy.name, limit)
+                progress(limit / max(self.noisy.limits))
+
+        await asyncio.gather(*(visit_all() for _ in range(10)))
+        await self._everybody_reads()
+
+    async def traffic(self, progress: Progress) -> None:
+        """Let everybody read, write, clear and scan at once, for the scenario's seconds."""
+        began = time.perf_counter()
+        until = began + self.scenario.seconds
+        async with asyncio.TaskGroup() as group:
+            for tenant in self.scenario.tenants:
+                for number in range(tenant.readers):
+                    choice = random.Random(f"{tenant.name} {number}")
+                    group.create_task(self._read_until(until, tenant, choice))
+                if tenant.writes_every is not None:
+                    group.create_task(self._change_until(until, tenant.name, tenant.writes_every))
+            while (now := time.perf_counter()) < until:
+                progress((now - began) / self.scenario.seconds)
+                await asyncio.sleep(0.1)
+        progress(1.0)
+
+    async def bad_requests(self) -> None:
+        """Ask without a tenant, with an impossible one, and for an impossible limit."""
+        bad: list[tuple[dict[str, str], str]] = [
+            ({}, "25"),
+            ({"X-Tenant-ID": ""}, "25"),
+            ({"X-Tenant-ID": "x" * 300}, "25"),
+            ({"X-Tenant-ID": self.names[0]}, "0"),
+            ({"X-Tenant-ID": self.names[0]}, "many"),
+        ]
+        for headers, limit in bad:
+            response = await self.client.get(
+                "/api/crm/dashboard", params={"limit": limit}, headers=headers
+            )
+            self.checks.refused.expect(
+                response.status_code == 400 and bool(response.json()["error"]),
+                f"{headers} with limit={limit} was answered with {response.status_code}",
+            )
+
+    async def look_back(self) -> None:
+        """Read every tenant's counters, and judge the run as a whole."""
+        for tenant in self.names:
+            answer = await self._ask("GET", f"/api/admin/cache-stats/{tenant}")
+            self.cache_stats[tenant] = answer or Counter()
+        held = sum(stats["entries"] for stats in self.cache_stats.values())
+        bound = self.scenario.max_entries
+        self.checks.bounded.expect(held <= bound, f"{held} entries are held, {bound} are allowed")
+        evictions = {name: stats["evictions"] for name, stats in self.cache_stats.items()}
+        for tenant, lost in evictions.items():
+            self.checks.fairness.expect(
+                (lost > 0) == (tenant == self.noisy.name), f"{tenant} lost {lost} entries"
+            )
+        # What was evicted may be loaded again at any time, and proves nothing.
+        calls = [call for call in self.upstream.calls if not evictions[call.tenant]]
+        check_early_calls(self.checks.early, calls, self._invalidations, self.scenario.ttl)
+
+    # -- what one person does ---------------------------------------------------------------
+
+    async def read(self, tenant: str, limit: int) -> Any:
+        """Ask for a dashboard and check that it is the tenant's own, and new enough."""
+        written = self._written[tenant]
+        began = time.perf_counter()
+        body = await self._ask("GET", "/api/crm/dashboard", tenant, params={"limit": limit})
+        self.latencies[tenant].append(time.perf_counter() - began)
+        self.reads[tenant] += 1
+        if body is None:
+            return None
+        contacts, stats = body["contacts"], body["stats"]
+        self.checks.own_data.expect(
+            {body["tenant"], contacts["tenant"], stats["tenant"]} == {tenant}
+            and len(contacts["items"]) == limit,
+            f"{tenant} was shown contacts of {contacts['tenant']}, stats of {stats['tenant']}",
+        )
+        if written:
+            self.checks.writes.expect(
+                contacts["version"] >= written,
+                f"{tenant} wrote version {written} and was shown {contacts['version']}",
+            )
+        return body
+
+    async def write(self, tenant: str) -> None:
+        """Add a contact and look for it on the tenant's next dashboard."""
+        began = time.perf_counter()
+        answer = await self._ask(
+            "POST", "/api/crm/contacts", tenant, expected=201, json={"name": "Newest"}
+        )
+        self._invalidations.append(Invalidation(tenant, began, time.perf_counter(), False))
+        if answer is None:
+            return
+        self._written[tenant] = answer["version"]
+        body = await self.read(tenant, LIMIT)
+        if body is not None:
+            shown = [contact["id"] for contact in body["contacts"]["items"]]
+            contact = answer["contact"]["id"]
+            self.checks.writes.expect(contact in shown, f"{tenant} did not see its {contact}")
+
+    async def clear(self, tenant: str) -> None:
+        """Clear the tenant's cache and check that its next dashboard comes from upstream."""
+        calls, began = self.upstream.calls_of[tenant], time.perf_counter()
+        answer = await self._ask("DELETE", "/api/crm/cache", tenant)
+        self._invalidations.append(Invalidation(tenant, began, time.perf_counter(), True))
+        body = await self.read(tenant, LIMIT)
+        if answer is not None and body is not None:
+            for part in ("contacts", "stats"):
+                self.checks.clears.expect(
+                    body[part]["upstream_call"] > calls, f"{tenant} was shown its old {part}"
+                )
+
+    async def _ask(
+        self, method: str, path: str, tenant: str | None = None, expected: int = 200, **options: Any
+    ) -> Any:
+        """Return the JSON of the answer, or None when it is not the expected one."""
+        headers = {} if tenant is None else {"X-Tenant-ID": tenant}
+        response = await self.client.request(method, path, headers=headers, **options)
+        answered = response.status_code == expected
+        self.checks.answered.expect(answered, f"{method} {path}: {response.status_code}")
+        if tenant is not None:
+            strangers = [name for name in self.names if name != tenant and name in response.text]
+            self.checks.own_data.expect(not strangers, f"{tenant} was shown data of {strangers}")
+        return response.json() if answered else None
+
+    async def _everybody_reads(self) -> None:
+        await asyncio.gather(*(self.read(tenant, LIMIT) for tenant in self.names))
+
+    async def _read_until(self, until: float, tenant: Tenant, choice: random.Random) -> None:
+        while time.perf_counter() < until:
+            await self.read(tenant.name, choice.choice(tenant.limits))
+            await asyncio.sleep(tenant.pause)
+
+    async def _change_until(self, until: float, tenant: str, pause: float) -> None:
+        turn = 0
+        while time.perf_counter() + pause < until:
+            await asyncio.sleep(pause)
+            turn += 1
+            await (self.clear if turn % 3 == 0 else self.write)(tenant)

@@ -1,0 +1,146 @@
+# cython: language_level=3, binding=False, embedsignature=False, auto_pickle=False
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, nonecheck=False
+# cython: cdivision=True, optimize.use_switch=True, overflowcheck=False, profile=False
+# cython: freethreading_compatible=True
+# distutils: language=c
+#
+# flowcache._core: the compiled core.
+#
+# One extension made of included rooms, so that the compiler sees through all of them.
+#
+#   clock    the time
+#   entry    Entry, and the slab that entries live in
+#   table    (namespace, key) -> entry
+#   lru      one list a namespace, oldest to newest
+#   expiry   heaps with seats: entries by deadline, children by what is due and by fullness
+#   tags     (namespace, tag) -> entries
+#   space    what is kept of a namespace (Space) and of a cache (Core)
+#   prefix   the tree of namespaces; who gives way; who is idle
+#   store    storing, expiring, evicting, dropping; what the collector is shown
+#   settings limits and durations: the checks, and what a change does
+#   events   who listens
+#   removal  removing many, listing
+#   view, keyed, mapping, many, asking: what users hold, from View to Namespace
+#   calling  hits of cached functions
+#   fetch    hits of fetch and afetch; the awaitable of a hit; running loads
+#   check    everything recomputed
+#
+# INVARIANTS
+#
+# 1. No Python code runs while a structure is half changed. Hashing, weighing, the user's clock and
+#    the checks of arguments come first; references are dropped, and listeners called, last. An
+#    entry that is removed leaves every structure at once and waits in limbo, with its references,
+#    until store_drain lets it go. Only a look-up can meet a user's __eq__, and only where two keys
+#    are not both str: it then holds nothing but a reference to the candidate, and starts again if
+#    that part of the table has changed (store_find_by_eq_locked). No index survives such a moment.
+#
+# 2. The collector sees everything. store_traverse walks the slab, limbo included, without a lock or
+#    a reference count. A bit an entry says whether its key or value can refer to anything at all.
+#    Collections run inside allocations on older interpreters, so that a function that allocates
+#    something the collector knows does so before it looks at the structures.
+#
+# 3. Who owns what. Entry.key and Entry.value own one reference each, from store_put_locked to
+#    store_drain. Space owns its name and its dictionaries; Tag owns its name. Namespace owns its
+#    Store; nothing in the Store owns a Namespace but a running Load, which its end takes out.
+#    Dropping the last view therefore frees a cache at once, without the collector.
+#
+# 4. Every allocation can fail. In store_put_locked all of them come before the first change.
+#
+# 5. Counts are kept, not recomputed. Space.entries, weight and pending count the namespace and all
+#    below it; counters count its own, and those of namespaces that are no more are kept by their
+#    parents. _check() recomputes them all.
+#
+# 6. Cost follows what is touched. Heap keys are lower bounds (see expiry), so that a hit, a removal
+#    or a later deadline moves nothing in any heap.
+#
+# 7. A function whose name ends in _locked expects Core.lock, and runs no user code but through
+#    store_find_by_eq_locked, which lets the lock go. With the GIL the lock is nothing.
+#
+# 8. A load is stored only if nothing has fenced it. Whatever invalidates a key marks the running
+#    loads that it covers, under the lock and together with the removal; keyed writes mark before
+#    and after, so that no load ends unmarked in between.
+
+cimport cython
+from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError
+from cpython.list cimport PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
+from cpython.long cimport PyLong_AsUnsignedLong
+from cpython.object cimport Py_EQ, PyCallable_Check, PyTypeObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.unicode cimport PyUnicode_Check, PyUnicode_Tailmatch
+
+from datetime import timedelta
+from types import GenericAlias
+
+from flowcache.errors import (
+    CacheClosedError, ConfigurationError, EntryTooHeavyError, InvalidNamespaceError,
+    InvalidTagError, NamespaceRequiredError, TooManyLoadsError, WeigherError,
+)
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+    int PyList_SetSlice(object list, Py_ssize_t low, Py_ssize_t high, PyObject* items) except -1
+    void PyErr_WriteUnraisable(object where)
+    void Py_XDECREF(PyObject* o)
+    void PyErr_SetString(object kind, const char* message)
+    bint Py_UNICODE_ISSPACE(Py_UCS4 character)
+
+# What the Python face does for the core: cold calls, and calls that build the face's own types.
+cdef object face_fetch, face_afetch, face_fetch_any, face_refresh, face_arefresh
+cdef object face_fetch_many, face_afetch_many, face_wrap, face_cached, face_for_current_tenant
+cdef object face_subscribe, face_dispatch, face_stats, face_is_async, face_limits_type
+
+
+cdef class Load
+
+include "_core/clock.pxd"
+include "_core/entry.pxd"
+include "_core/table.pxd"
+include "_core/lru.pxd"
+include "_core/expiry.pxd"
+include "_core/tags.pxd"
+include "_core/space.pxd"
+include "_core/prefix.pyx"
+include "_core/settings.pyx"
+include "_core/events.pyx"
+include "_core/store.pyx"
+include "_core/view.pyx"
+include "_core/removal.pyx"
+include "_core/keyed.pyx"
+include "_core/mapping.pyx"
+include "_core/many.pyx"
+include "_core/asking.pyx"
+include "_core/fetch.pyx"
+include "_core/calling.pyx"
+include "_core/check.pyx"
+
+
+def _connect(*, fetch_miss, afetch_miss, fetch_any, refresh, arefresh, fetch_many, afetch_many,
+             wrap, cached, for_current_tenant, subscribe, dispatch, stats, is_async, limits_type):
+    """Take the functions of the Python face. Called once, when flowcache is imported."""
+    global face_fetch, face_afetch, face_fetch_any, face_refresh, face_arefresh
+    global face_fetch_many, face_afetch_many, face_wrap, face_cached, face_for_current_tenant
+    global face_subscribe, face_dispatch, face_stats, face_is_async, face_limits_type
+    face_fetch = fetch_miss
+    face_afetch = afetch_miss
+    face_fetch_any = fetch_any
+    face_refresh = refresh
+    face_arefresh = arefresh
+    face_fetch_many = fetch_many
+    face_afetch_many = afetch_many
+    face_wrap = wrap
+    face_cached = cached
+    face_for_current_tenant = for_current_tenant
+    face_subscribe = subscribe
+    face_dispatch = dispatch
+    face_stats = stats
+    face_is_async = is_async
+    face_limits_type = limits_type
+
+
+patch_store(type_of(Store), <void*>store_traverse, <void*>store_clear)
+patch_dealloc(type_of(Namespace), <void*>view_dealloc)
+patch_ready(type_of(Ready), ready_send)
+enable_vectorcall(type_of(Called), called_offset())
+add_method(type_of(Namespace), fetch_def, b"fetch", <void*>namespace_fetch, FETCH_DOC)
+add_method(type_of(Namespace), namespace_def, b"namespace", <void*>view_namespace, NAMESPACE_DOC)
+add_method(type_of(Namespace), afetch_def, b"afetch", <void*>namespace_afetch, AFETCH_DOC)

@@ -1,0 +1,338 @@
+# Namespace: the whole of what users hold. Loading, statistics and events are mostly the Python
+# face's; fetch and afetch themselves are added to the type by the front door.
+
+cdef class Namespace(Many):
+    """One namespace of a cache: a view that reaches its own entries and those below it.
+
+    Made by :meth:`namespace` (or as the root, by ``create_cache``). Two views of one path are
+    equal and have one hash. Views are cheap: make one a request, or keep one, as you like.
+    """
+
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
+
+    def refresh(self, key, loader, /, **options):
+        """Load ``key`` even if it is fresh, and return the value. Options as for :meth:`fetch`."""
+        return face_refresh(self, key, loader, **options)
+
+    def arefresh(self, key, loader, /, **options):
+        """Load ``key`` even if it is fresh; await the value. Options as for :meth:`fetch`."""
+        return face_arefresh(self, key, loader, **options)
+
+    def fetch_many(self, keys, loader, /, **options):
+        """Return a ``dict`` of ``keys``; ``loader(missing)`` is called once for those not held.
+
+        It returns a mapping; keys that it leaves out are left out of the result. Options: ``ttl``,
+        ``tags``, ``stale``, ``store_if``.
+        """
+        return face_fetch_many(self, keys, loader, **options)
+
+    def afetch_many(self, keys, loader, /, **options):
+        """Await a ``dict`` of ``keys``; ``loader(missing)`` is awaited once for those not held."""
+        return face_afetch_many(self, keys, loader, **options)
+
+    def wrap(self, function, /, **options):
+        """Return ``function`` cached here, sync or async by what it is. Options: see ``cached``."""
+        return face_wrap(self, function, **options)
+
+    def cached(self, **options):
+        """Decorate a function so that its results are cached here.
+
+        ``key`` and ``tags`` may be callables of the arguments; without ``key`` it is the function's
+        qualified name and its arguments, as a tuple (``typed=True`` tells ``1`` from ``1.0`` and
+        ``True``). ``ttl``, ``stale``, ``stale_if_error``, ``refresh_ahead``, ``store_if``,
+        ``timeout`` as for :meth:`fetch`.
+        """
+        return face_cached(self, **options)
+
+    def for_current_tenant(self, path=None, /):
+        """Return a namespace that looks up ``tenancy.current_tenant`` at every call.
+
+        ``path(tenant)`` gives the name or names below this one, by default ``f"tenant:{tenant}"``.
+        With no tenant set a call raises ``TenantNotSetError``.
+        """
+        return face_for_current_tenant(self, path)
+
+    def subscribe(self, listener, /, kinds=None):
+        """Call ``listener(event)`` for events here and below; return a function that ends it.
+
+        ``kinds``: one kind or several of hit, miss, stale_hit, set, remove, load, load_error,
+        refresh, sweep; all by default. Listeners run after the change is complete; one that raises
+        is logged.
+        """
+        return face_subscribe(self, listener, kinds)
+
+    @property
+    def limits(self):
+        """The settings in force here, as :class:`Limits`."""
+        cdef Space* space = self.space
+        given = {
+            "default_ttl": None if isinf(space.default_ttl) else space.default_ttl,
+            "max_entries": None if space.max_entries < 0 else space.max_entries,
+            "max_weight": None if space.max_weight < 0 else space.max_weight,
+            "max_pending": None if space.max_pending < 0 else space.max_pending,
+            "reserved": space.reserved,
+            "share": space.share,
+        }
+        return face_limits_type(**given)
+
+    def stats(self):
+        """Return the :class:`Stats` of this namespace and those below it: O(namespaces below)."""
+        cdef Counters total
+        cdef Core* core = &self.store.core
+        space_guard_closed(self.store)
+        memset(&total, 0, sizeof(Counters))
+        lock_acquire(&core.lock)
+        space_total(self.space, &total)
+        held = (self.space.entries, self.space.weight, self.space.pending)
+        lock_release(&core.lock)
+        return face_stats(
+            total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
+            total.load_failures, total.load_seconds, total.sets, total.evictions,
+            total.evictions_caused, total.expirations, total.invalidations, *held)
+
+    def reset_stats(self):
+        """Set the counts of this namespace and those below to zero; totals above do not change."""
+        cdef Counters total
+        cdef Core* core = &self.store.core
+        space_guard_closed(self.store)
+        memset(&total, 0, sizeof(Counters))
+        lock_acquire(&core.lock)
+        space_total(self.space, &total)
+        space_reset(self.space)
+        if self.space.parent != NULL:
+            counters_add(&self.space.parent.forgotten, &total)
+        lock_release(&core.lock)
+
+    # ---------------------------------------------------------------------- for the Python face
+
+    def _now(self):
+        return store_now(self.store)
+
+    def _begin(self, Load load not None, bint background=False):
+        """Register a load; return it, or the one already running that is to be joined."""
+        cdef Store store = self.store
+        cdef Core* core = &store.core
+        cdef Space* space = self.space
+        cdef double now = store_now(store)
+        space_guard(store, space)
+        dict_prepare(core, &space.loads)
+        loads = <dict>space.loads
+        load.started = now
+        load.background = background
+        running = loads.get(load.key)
+        if running is not None and load_may_be_joined(<Load>running, now):
+            return running
+        if space.max_pending >= 0 and space.own_pending >= space.max_pending:
+            raise TooManyLoadsError(
+                f"namespace {space_label(space)} already has max_pending={space.max_pending} loads "
+                "running")
+        # Another thread may have been faster, here or (where __eq__ is Python) within the look-up.
+        if running is None:
+            running = loads.setdefault(load.key, load)
+            if running is not load:
+                return self._begin(load, background)
+        else:
+            (<Load>running).fenced = True             # too old, if it was not fenced before
+            loads[load.key] = load
+        load.registered = True
+        lock_acquire(&core.lock)
+        space.own_pending += 1
+        while space != NULL:
+            space.pending += 1
+            space = space.parent
+        lock_release(&core.lock)
+        return load
+
+    def _finish(self, Load load not None, value, ttl=UNSET, tags=(), stale=None, keep=None):
+        """End a load: store its value if nothing has invalidated it; say whether it was stored."""
+        cdef Store store = self.store
+        cdef Space* space = self.space
+        cdef Terms terms
+        cdef double kept
+        cdef uint32_t hash
+        cdef bint registered = load.registered
+        try:
+            if not registered or store.core.closed or load.fenced:
+                return False
+            terms_of(store, space, &terms, ttl, stale)
+            if keep is not None:
+                kept = seconds_of(keep, "stale_if_error", False)
+                if kept > terms.keep:
+                    terms.keep = kept
+                    # Kept for errors beyond what `stale` allows: serving is the call's to ask.
+                    terms.serves = False
+            tags = None if tags is () else tags_checked(tags)
+            hash = key_hash(space, load.key)
+            terms.weight = weigh(store, load.key, value)
+            if store.core.closed:
+                return False
+            return put(store, space, load.key, value, &terms, <tuple>tags, hash, load)
+        finally:
+            load_unregister(load)
+
+    def _abandon(self, Load load not None):
+        """End a load without a value."""
+        load_unregister(load)
+
+    def _held(self, key, /):
+        """None, or (value, seconds left, ttl, seconds kept past it, kept for stale=)."""
+        cdef Store store = self.store
+        cdef Core* core = &store.core
+        cdef uint32_t hash = key_hash(self.space, key), i
+        cdef double now = store_now(store)
+        cdef Entry* e
+        held = None
+        lock_acquire(&core.lock)
+        try:
+            space_guard(store, self.space)
+            i = store_find_locked(core, self.space, key, hash)
+            if i != NONE:
+                e = entry_at(&core.slab, i)
+                if entry_last(e) > now:
+                    held = (<object>e.value, e.deadline - now, fabs(e.ttl), entry_keep(e),
+                            bool(signbit(e.ttl)))
+        finally:
+            lock_release(&core.lock)
+        return held
+
+    def _touch_hit(self, key, /):
+        """Make what is held for the key the most recent."""
+        cdef Core* core = &self.store.core
+        cdef uint32_t hash = key_hash(self.space, key), i
+        lock_acquire(&core.lock)
+        try:
+            i = store_find_locked(core, self.space, key, hash)
+            if i != NONE:
+                lru_touch(&core.slab, &self.space.order, entry_at(&core.slab, i), i)
+        finally:
+            lock_release(&core.lock)
+
+    def _count(self, str name not None, amount=1):
+        """Add to one of this namespace's own counters."""
+        cdef Counters* counters = &self.space.counters
+        cdef Core* core = &self.store.core
+        cdef double seconds = amount
+        cdef int64_t n = 0 if name == "load_seconds" else amount
+        lock_acquire(&core.lock)
+        if name == "misses":
+            counters.misses += n
+        elif name == "hits":
+            counters.hits += n
+        elif name == "stale_hits":
+            counters.stale_hits += n
+        elif name == "coalesced":
+            counters.coalesced += n
+        elif name == "loads":
+            counters.loads += n
+        elif name == "load_failures":
+            counters.load_failures += n
+        elif name == "load_seconds":
+            counters.load_seconds += seconds
+        lock_release(&core.lock)
+
+    def _emit(self, str kind not None, key, cause=None, value=None, error=None, double seconds=0.0):
+        """Tell listeners what the face has seen."""
+        cdef int number = KINDS.index(kind)
+        if self.store.core.mask & (1 << number):
+            emit(self.store, self.space, <Kind>number, key, cause, value, error, seconds)
+
+    def _listen(self, listener, int mask):
+        """Let `listener` hear the kinds of `mask`; return what _unlisten takes."""
+        cdef Core* core = &self.store.core
+        cdef Space* space = self.space
+        space_guard_closed(self.store)
+        token = (mask, listener)
+        made = []
+        lock_acquire(&core.lock)
+        if space.listeners == NULL:
+            Py_INCREF(made)                           # Space.listeners owns it
+            space.listeners = <PyObject*>made
+        (<list>space.listeners).append(token)
+        mask_recompute_locked(core)
+        lock_release(&core.lock)
+        return token
+
+    def _unlisten(self, token):
+        """End what _listen began. Twice is once."""
+        cdef Core* core = &self.store.core
+        lock_acquire(&core.lock)
+        listeners = <list>self.space.listeners if self.space.listeners != NULL else []
+        for at in range(len(listeners)):
+            if listeners[at] is token:
+                del listeners[at]
+                mask_recompute_locked(core)
+                break
+        lock_release(&core.lock)
+
+    def _sweep(self):
+        """Expire all that is due, here and below; return how many."""
+        cdef Store store = self.store
+        cdef Core* core = &store.core
+        cdef double now = store_now(store)
+        cdef Py_ssize_t swept = 0
+        space_guard_closed(store)
+        while True:
+            lock_acquire(&core.lock)
+            if not space_settle_one_locked(core, self.space, now, True):
+                lock_release(&core.lock)
+                break
+            lock_release(&core.lock)
+            swept += 1
+            if swept % 256 == 0:
+                store_drain(store)
+        store_drain(store)
+        if core.mask & (1 << SWEEP):
+            emit(store, self.space, SWEEP, None, None, swept)
+        return swept
+
+    def _close(self):
+        """Refuse all further use, let running loads end in vain, and drop every entry."""
+        cdef Store store = self.store
+        cdef Core* core = &store.core
+        lock_acquire(&core.lock)
+        if core.closed:
+            lock_release(&core.lock)
+            return
+        core.closed = True
+        clear_locked(core, core.root, -INFINITY)
+        lock_release(&core.lock)
+        store_drain(store)
+
+    def _tagged(self, str tag not None):
+        """How many entries bear the tag, here and below."""
+        cdef uint32_t t
+        cdef Core* core = &self.store.core
+        lock_acquire(&core.lock)
+        try:
+            t = tag_find(self.space, tag)
+            return 0 if t == NONE else core.tags.records[t].total
+        finally:
+            lock_release(&core.lock)
+
+    def _is_closed(self):
+        return bool(self.store.core.closed)
+
+    def _store(self):
+        """The store itself: what a background thread may hold weakly."""
+        return self.store
+
+    def _check(self):
+        """Recompute every count and link of the whole cache; AssertionError if any is wrong."""
+        check_store(self.store)
+
+    def _probe_length(self, key, /):
+        """The number of the table's buckets that a look-up of the key examines at most."""
+        cdef Core* core = &self.store.core
+        cdef uint32_t hash = key_hash(self.space, key), b, tried = 1
+        cdef Part* part = table_part(&core.table, hash)
+        b = part_home(&core.table, part, hash)
+        while part.buckets[b].overflow and tried < part.n:
+            b = part_next(part, hash, b)
+            tried += 1
+        return tried
+
+    def _namespaces_held(self):
+        """How many namespaces the whole cache remembers, its root included."""
+        return self.store.core.spaces_used - self.store.core.free_count

@@ -1,0 +1,54 @@
+# Who listens. A kind that nobody listens to costs one test of a bit.
+
+KINDS = ("hit", "miss", "stale_hit", "set", "remove", "load", "load_error", "refresh", "sweep")
+CAUSES = ("deleted", "replaced", "expired", "evicted", "over_limit", "tag", "prefix", "cleared")
+
+cdef enum Kind:
+    HIT, MISS, STALE_HIT, SET, REMOVE, LOAD, LOAD_ERROR, REFRESH, SWEEP
+
+
+cdef tuple listeners_of(Store store, Space* space, Kind kind):
+    """(path, listeners) of the namespace and those above it that want this kind, or None."""
+    cdef Space* above = space
+    wanted = None
+    while above != NULL:
+        if above.listeners != NULL:
+            for mask, listener in <list>above.listeners:
+                if <int>mask & (1 << <int>kind):
+                    if wanted is None:
+                        wanted = []
+                    wanted.append(listener)
+        above = above.parent
+    if wanted is None:
+        return None
+    return (space_path(space), wanted)
+
+
+cdef int tell(tuple targets, Kind kind, object key, object cause, object value, object error,
+              double seconds) except -1:
+    """Call the listeners. The change is complete and no lock is held."""
+    path, listeners = targets
+    face_dispatch(listeners, KINDS[<int>kind], path, key, cause, value, error, seconds)
+    return 0
+
+
+cdef int emit(Store store, Space* space, Kind kind, object key, object cause, object value,
+              object error=None, double seconds=0.0) except -1:
+    """Tell whoever listens for `kind` here or above. For callers that saw the bit set."""
+    lock_acquire(&store.core.lock)
+    try:
+        targets = listeners_of(store, space, kind)
+    finally:
+        lock_release(&store.core.lock)
+    if targets is not None:
+        tell(targets, kind, key, cause, value, error, seconds)
+    return 0
+
+
+cdef void mask_recompute_locked(Core* core) noexcept:
+    cdef uint32_t n, mask = 0
+    for n in range(core.spaces_used):
+        if core.spaces[n] != NULL and core.spaces[n].listeners != NULL:
+            for kinds, _ in <list>core.spaces[n].listeners:
+                mask |= <uint32_t>kinds
+    core.mask = mask

@@ -1,0 +1,147 @@
+# An intrusive min-heap, four children a node. Who sits in it keeps the number of its seat.
+#
+# One law holds for every heap of the core: a key is never greater than the true one. Whoever wants
+# the least looks at the top; when the top's key is out of date, it is put right and the look is
+# repeated. So a deadline that moves later, or a count that goes down, costs nothing as it happens.
+#
+# Two kinds of things sit in heaps: entries by deadline, and the children of a namespace (by what
+# is due in them, by entries for their share, by weight for their share). Between children of one
+# key, the one created first comes first.
+
+cdef struct Core
+
+cdef struct Heap:
+    double* keys
+    uint32_t* ids
+    uint32_t n
+    uint32_t capacity
+
+cdef enum Seating:
+    BY_DUE, BY_ENTRIES, BY_WEIGHT, ENTRIES       # the first three index Space.seat
+
+cdef enum:
+    ARITY = 4
+
+
+cdef inline int heap_reserve(Heap* heap, uint32_t n) noexcept nogil:
+    """Make sure that n fit in all; -1, and nothing changed, when memory is out."""
+    cdef uint32_t wanted
+    cdef void* grown
+    if n <= heap.capacity:
+        return 0
+    wanted = heap.capacity + heap.capacity // 2
+    if wanted < n:
+        wanted = n if n > 4 else 4
+    # The two arrays grow one after the other; `capacity` says what both can hold.
+    grown = realloc(heap.keys, wanted * sizeof(double))
+    if grown == NULL:
+        return -1
+    heap.keys = <double*>grown
+    grown = realloc(heap.ids, wanted * sizeof(uint32_t))
+    if grown == NULL:
+        return -1
+    heap.ids = <uint32_t*>grown
+    heap.capacity = wanted
+    return 0
+
+
+cdef inline void heap_free(Heap* heap) noexcept nogil:
+    free(heap.keys)
+    free(heap.ids)
+    memset(heap, 0, sizeof(Heap))
+
+
+cdef inline void heap_seat(Core* core, Seating kind, uint32_t id, uint32_t seat) noexcept nogil:
+    if kind == ENTRIES:
+        entry_at(&core.slab, id).seat = seat
+    else:
+        core.spaces[id].seat[<int>kind] = seat
+
+
+cdef inline bint heap_before(Core* core, Seating kind, double key, uint32_t id,
+                             double other_key, uint32_t other) noexcept nogil:
+    if key != other_key or kind == ENTRIES:
+        return key < other_key
+    return core.spaces[id].rank < core.spaces[other].rank
+
+
+cdef inline void heap_up(Core* core, Seating kind, Heap* heap, uint32_t seat,
+                         double key, uint32_t id) noexcept nogil:
+    """Seat (key, id) at the hole `seat` or above it."""
+    cdef uint32_t parent
+    while seat > 0:
+        parent = (seat - 1) // ARITY
+        if not heap_before(core, kind, key, id, heap.keys[parent], heap.ids[parent]):
+            break
+        heap.keys[seat] = heap.keys[parent]
+        heap.ids[seat] = heap.ids[parent]
+        heap_seat(core, kind, heap.ids[seat], seat)
+        seat = parent
+    heap.keys[seat] = key
+    heap.ids[seat] = id
+    heap_seat(core, kind, id, seat)
+
+
+cdef inline void heap_down(Core* core, Seating kind, Heap* heap, uint32_t seat,
+                           double key, uint32_t id) noexcept nogil:
+    """Seat (key, id) at the hole `seat` or below it."""
+    cdef uint32_t child, best, last
+    while True:
+        child = seat * ARITY + 1
+        if child >= heap.n:
+            break
+        last = child + ARITY if child + ARITY < heap.n else heap.n
+        best = child
+        child += 1
+        while child < last:
+            if heap_before(core, kind, heap.keys[child], heap.ids[child],
+                           heap.keys[best], heap.ids[best]):
+                best = child
+            child += 1
+        if not heap_before(core, kind, heap.keys[best], heap.ids[best], key, id):
+            break
+        heap.keys[seat] = heap.keys[best]
+        heap.ids[seat] = heap.ids[best]
+        heap_seat(core, kind, heap.ids[seat], seat)
+        seat = best
+    heap.keys[seat] = key
+    heap.ids[seat] = id
+    heap_seat(core, kind, id, seat)
+
+
+cdef inline void heap_push(Core* core, Seating kind, Heap* heap, double key,
+                           uint32_t id) noexcept nogil:
+    """Seat a newcomer. There is room: heap_reserve came before."""
+    heap.n += 1
+    heap_up(core, kind, heap, heap.n - 1, key, id)
+
+
+cdef inline void heap_rekey(Core* core, Seating kind, Heap* heap, uint32_t seat,
+                            double key) noexcept nogil:
+    cdef uint32_t id = heap.ids[seat]
+    if key < heap.keys[seat]:
+        heap_up(core, kind, heap, seat, key, id)
+    else:
+        heap_down(core, kind, heap, seat, key, id)
+
+
+cdef inline void heap_remove(Core* core, Seating kind, Heap* heap, uint32_t seat) noexcept nogil:
+    cdef double removed = heap.keys[seat], key
+    cdef uint32_t id
+    heap_seat(core, kind, heap.ids[seat], NONE)
+    heap.n -= 1
+    if seat == heap.n:
+        return
+    key = heap.keys[heap.n]
+    id = heap.ids[heap.n]
+    if key < removed:
+        heap_up(core, kind, heap, seat, key, id)
+    elif key > removed or kind == ENTRIES:
+        heap_down(core, kind, heap, seat, key, id)
+    else:
+        # Equal keys may differ in rank either way; only one of the two moves it.
+        heap.keys[seat] = key
+        heap.ids[seat] = id
+        heap_up(core, kind, heap, seat, key, id)
+        if core.spaces[id].seat[<int>kind] == seat:
+            heap_down(core, kind, heap, seat, key, id)

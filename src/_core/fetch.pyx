@@ -1,0 +1,398 @@
+# The hot path of fetch and afetch, what awaiting a hit awaits, and the table of running loads.
+
+cdef class Load:
+    """One running load: what it is for, and whether its result may still be stored.
+
+    It is registered with its namespace from ``_begin`` to ``_finish`` or ``_abandon``. Whatever
+    invalidates its key meanwhile fences it; a fence is never taken down.
+    """
+
+    cdef readonly Namespace namespace
+    cdef readonly object key
+    cdef readonly tuple tags
+    cdef readonly bint fenced
+    cdef readonly double started      # cache clock
+    cdef readonly bint background
+    cdef bint registered
+    cdef set lost                     # tags invalidated since it began; None: none
+    cdef object __weakref__
+
+    def __init__(self, Namespace namespace not None, key, tags=()):
+        self.namespace = namespace
+        self.key = key
+        self.tags = (() if tags is () else tags_checked(tags)) or ()
+
+
+cdef bint load_stands(Load load, tuple tags, double now):
+    """Whether the load's result may be stored under these tags. Runs no user code."""
+    if load.fenced or now - load.started > load.namespace.store.core.max_pending_age:
+        return False
+    if load.lost is not None and tags is not None:
+        for tag in tags:
+            if tag in load.lost:
+                return False
+    return True
+
+
+cdef bint load_may_be_joined(Load load, double now):
+    return not load.fenced and now - load.started <= load.namespace.store.core.max_pending_age
+
+
+cdef void fence_all_locked(Space* space) noexcept:
+    if space.loads != NULL:
+        for running in list((<dict>space.loads).values()):
+            (<Load>running).fenced = True
+
+
+cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
+    """Fence the loads, here and below, that bear the tags; the others remember that they are lost.
+
+    A load may learn its tags only at its end, so that with `every` each of the tags counts as lost:
+    a result that might have been covered is not stored.
+    """
+    cdef Space* child = space.child
+    cdef Load load
+    if space.own_pending and space.loads != NULL:
+        for running in list((<dict>space.loads).values()):
+            load = <Load>running
+            if load.fenced:
+                continue
+            borne = 0
+            for tag in tags:
+                borne += tag in load.tags
+            if borne == len(tags) if every else borne > 0:
+                load.fenced = True
+            else:
+                if load.lost is None:
+                    load.lost = set()
+                load.lost.update([tag for tag in tags if tag not in load.tags])
+    while child != NULL:
+        if child.pending:
+            fence_tags_locked(child, tags, every)
+        child = child.next
+
+
+cdef void fence_prefix_locked(Space* space, str prefix) noexcept:
+    if space.loads != NULL:
+        for running in list((<dict>space.loads).values()):
+            key = (<Load>running).key
+            if isinstance(key, str) and str.startswith(key, prefix):
+                (<Load>running).fenced = True
+
+
+cdef void load_unregister(Load load) except *:
+    """Take the load out of the table. May run the key's __eq__."""
+    cdef Namespace view = load.namespace
+    cdef Core* core = &view.store.core
+    cdef Space* space = view.space
+    if not load.registered:
+        return
+    load.registered = False
+    lock_acquire(&core.lock)
+    space.own_pending -= 1
+    while space != NULL:
+        space.pending -= 1
+        space = space.parent
+    lock_release(&core.lock)
+    loads = <dict>view.space.loads
+    if loads.get(load.key) is load:
+        loads.pop(load.key, None)
+
+
+# ------------------------------------------------------------------------------- awaiting a hit
+
+cdef extern from *:
+    """
+    static PySendResult flowcache_ready_send(PyObject *self, PyObject *arg, PyObject **result);
+    static PyAsyncMethods flowcache_ready_async;
+    static void flowcache_patch_ready(PyTypeObject *type,
+                                      PySendResult (*send)(PyObject *, PyObject *, PyObject **)) {
+        /* Cython fills tp_as_async for __await__; am_send has no spelling in it. */
+        if (type->tp_as_async != NULL)
+            flowcache_ready_async = *type->tp_as_async;
+        flowcache_ready_async.am_send = send;
+        type->tp_as_async = &flowcache_ready_async;
+        PyType_Modified(type);
+    }
+    """
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    void patch_ready "flowcache_patch_ready"(
+        PyTypeObject* type, PySendResult (*send)(PyObject*, PyObject*, PyObject**) noexcept)
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Ready:
+    """What ``afetch`` returns on a hit: awaited once, it gives the value without suspending."""
+
+    cdef object value
+    cdef bint spent
+
+    def __init__(self):
+        raise TypeError("made by afetch()")
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value, /):
+        """Finish: raises ``StopIteration`` with the value, as a coroutine does at its end."""
+        raise _stop(ready_take(self))
+
+    def throw(self, kind, value=None, traceback=None, /):
+        """Raise the exception here: nothing waits inside that could handle it."""
+        self.close()
+        if isinstance(kind, type):
+            kind = kind() if value is None else value if isinstance(value, kind) else kind(value)
+        if traceback is not None:
+            kind = kind.with_traceback(traceback)
+        raise kind
+
+    def close(self):
+        """Drop the value; a later await is refused."""
+        self.spent = True
+        self.value = None
+
+
+cdef object _stop(object value):
+    # Made by hand: raising the class with a tuple or an exception as its argument would unpack it.
+    stop = StopIteration()
+    stop.value = value
+    return stop
+
+
+cdef object ready_take(Ready ready):
+    if ready.spent:
+        raise RuntimeError("cannot reuse already awaited afetch() result")
+    ready.spent = True
+    value = ready.value
+    ready.value = None
+    return value
+
+
+cdef PySendResult ready_send(PyObject* me, PyObject* argument, PyObject** result) noexcept:
+    cdef Ready ready = <Ready>me
+    if ready.spent:
+        result[0] = NULL
+        PyErr_SetString(RuntimeError, b"cannot reuse already awaited afetch() result")
+        return PYGEN_ERROR
+    ready.spent = True
+    result[0] = <PyObject*>ready.value
+    Py_INCREF(<object>result[0])                  # the awaiter's
+    ready.value = None
+    return PYGEN_RETURN
+
+
+cdef inline Ready ready_of(object value):
+    cdef Ready ready = Ready.__new__(Ready)
+    ready.value = value
+    ready.spent = False
+    return ready
+
+
+# ------------------------------------------------------------------------------- hits
+
+cdef extern from *:
+    """
+    /* Vectorcall by hand, so that a hit looks at no option: the names are compared by pointer for
+       the one that concerns hits, and everything else waits for the miss. */
+    typedef PyObject *(*flowcache_fast)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+    static int flowcache_has_name(PyObject *names, PyObject *wanted) {
+        Py_ssize_t n, i;
+        if (names == NULL)
+            return 0;
+        n = PyTuple_GET_SIZE(names);
+        for (i = 0; i < n; i++) {
+            PyObject *name = PyTuple_GET_ITEM(names, i);
+            if (name == wanted || flowcache_str_equal(name, wanted))
+                return 1;
+        }
+        return 0;
+    }
+    static PyObject *flowcache_pass_on(PyObject *function, PyObject *self, PyObject *const *args,
+                                       Py_ssize_t nargs, PyObject *names) {
+        PyObject *few[12], **all = few, *result;
+        Py_ssize_t n = nargs + (names == NULL ? 0 : PyTuple_GET_SIZE(names)), i;
+        if (n + 1 > 12) {
+            all = PyMem_Malloc((n + 1) * sizeof(PyObject *));
+            if (all == NULL)
+                return PyErr_NoMemory();
+        }
+        all[0] = self;
+        for (i = 0; i < n; i++)
+            all[i + 1] = args[i];
+        result = PyObject_Vectorcall(function, all, nargs + 1, names);
+        if (all != few)
+            PyMem_Free(all);
+        return result;
+    }
+    static int flowcache_loader_is_async(PyObject *loader) {
+        if (PyMethod_Check(loader))
+            loader = PyMethod_GET_FUNCTION(loader);
+        if (PyFunction_Check(loader))
+            return (((PyCodeObject *)PyFunction_GET_CODE(loader))->co_flags
+                    & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
+        if (PyCFunction_Check(loader) || PyType_Check(loader))
+            return 0;
+        return -1;                                /* a callable object: ask Python */
+    }
+    static int flowcache_add_method(PyTypeObject *type, PyMethodDef *def, const char *name,
+                                    void *function, const char *doc) {
+        PyObject *descriptor;
+        int failed;
+        def->ml_name = name;
+        def->ml_meth = (PyCFunction)function;
+        def->ml_flags = METH_FASTCALL | METH_KEYWORDS;
+        def->ml_doc = doc;
+        descriptor = PyDescr_NewMethod(type, def);
+        if (descriptor == NULL)
+            return -1;
+        failed = PyDict_SetItemString(type->tp_dict, name, descriptor);
+        Py_DECREF(descriptor);
+        PyType_Modified(type);
+        return failed;
+    }
+    static PyMethodDef flowcache_fetch_def, flowcache_afetch_def, flowcache_namespace_def;
+    """
+    bint has_name "flowcache_has_name"(PyObject* names, PyObject* wanted)
+    object pass_on "flowcache_pass_on"(PyObject* function, PyObject* me, PyObject** args,
+                                       Py_ssize_t nargs, PyObject* names)
+    int loader_flag "flowcache_loader_is_async"(PyObject* loader)
+    int add_method "flowcache_add_method"(PyTypeObject* type, void* definition, const char* name,
+                                          void* function, const char* doc) except -1
+    void* fetch_def "&flowcache_fetch_def"
+    void* afetch_def "&flowcache_afetch_def"
+    void* namespace_def "&flowcache_namespace_def"
+
+
+cdef str REFRESH_AHEAD = "refresh_ahead"
+
+
+cdef inline bint loader_is_async(PyObject* loader) except -1:
+    cdef int flag = loader_flag(loader)
+    return flag if flag >= 0 else face_is_async(<object>loader)
+
+
+cdef inline object fresh_hit(PyObject* me, PyObject* key):
+    """The fresh value, counted as a hit and made the newest, or MISSING, with nothing counted."""
+    cdef Namespace view = <Namespace>me
+    cdef Store store = view.store
+    cdef Space* space = view.space
+    cdef Core* core = &store.core
+    cdef uint32_t hash = key_hash(space, <object>key), i
+    cdef Entry* e
+    cdef double now = 0
+    if store.clock is not None:
+        now = store_now(store)
+    value = MISSING
+    lock_acquire(&core.lock)
+    try:
+        i = store_find_locked(core, space, <object>key, hash)
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            if isinf(e.deadline) or e.deadline > (now if store.clock is not None else clock_read()):
+                value = <object>e.value
+                space.counters.hits += 1
+                lru_touch(&core.slab, &space.order, e, i)
+    finally:
+        lock_release(&core.lock)
+    if value is MISSING:
+        space_guard(store, space)
+    elif core.mask & (1 << HIT):
+        emit(store, space, HIT, <object>key, None, value)
+    return value
+
+
+cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    if nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD):
+        is_async = loader_is_async(args[1])
+        if is_async or PyCallable_Check(<object>args[1]):
+            value = fresh_hit(me, args[0])
+            if value is not MISSING:
+                return ready_of(value) if is_async else value
+            return pass_on(<PyObject*>(face_afetch if is_async else face_fetch), me, args, nargs,
+                           names)
+    return pass_on(<PyObject*>face_fetch_any, me, args, nargs, names)
+
+
+cdef object namespace_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    if (nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD)
+            and PyCallable_Check(<object>args[1])):
+        value = fresh_hit(me, args[0])
+        if value is not MISSING:
+            return ready_of(value)
+    return pass_on(<PyObject*>face_afetch, me, args, nargs, names)
+
+
+cdef object view_namespace(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    cdef Namespace above = <Namespace>me
+    cdef Core* core = &above.store.core
+    cdef PyObject* found
+    cdef Namespace view = None
+    if nargs == 1 and names == NULL and is_str(args[0]) and not core.closed:
+        lock_acquire(&core.lock)
+        try:
+            found = PyDict_GetItemWithError(<object>above.space.children, <object>args[0])
+            if found != NULL:
+                view = view_of(above.store, core.spaces[PyLong_AsUnsignedLong(<object>found)])
+        finally:
+            lock_release(&core.lock)
+        if view is not None:
+            return view
+    make = Namespace._namespace
+    return pass_on(<PyObject*>make, me, args, nargs, names)
+
+
+cdef const char* NAMESPACE_DOC = b"""\
+namespace($self, /, *names, **settings)
+--
+
+Return the namespace at the path of ``names`` below this one, made if need be.
+
+Each name is a non-empty ``str`` of at most 256 characters that neither begins nor ends with white
+space (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are those
+of :meth:`configure`, for the last name. Costs one dictionary look-up a name where the namespaces
+exist.
+"""
+cdef const char* FETCH_DOC = b"""\
+fetch($self, key, loader, /, *, ttl=<default>, tags=(), stale=None, stale_if_error=None, \
+refresh_ahead=None, store_if=None, timeout=None)
+--
+
+Return the fresh value of ``key``; load it if there is none.
+
+``loader`` takes nothing and returns the value, or ``Loaded(value, ...)``. Whoever asks for the key
+while it loads, from threads, tasks or other event loops, waits for that one load and gets its value
+or its exception. An exception is not stored. A loader made with ``async def`` makes this
+:meth:`afetch`: await what it returns.
+
+``ttl``, ``tags``, ``stale`` as for :meth:`set`. ``stale_if_error``: seconds past the TTL in which
+the old value stands in for a load that raises. ``refresh_ahead``: the part of the TTL, between 0
+and 1, after which a hit starts a background load. ``store_if(value)``: whether to keep it.
+``timeout``: seconds to wait; then the stale value, else ``LoadTimeoutError``; the load goes on.
+
+Raises what the loader raises, ``RecursiveLoadError``, ``LoadTimeoutError``, ``TooManyLoadsError``,
+``TypeError`` and ``ValueError`` for bad arguments. On the thread of an event loop one of whose
+tasks is loading the key it cannot wait for that task: it calls ``loader`` itself, at once.
+A hit costs one look-up, and looks at no option but ``refresh_ahead``.
+"""
+cdef const char* AFETCH_DOC = b"""\
+afetch($self, key, loader, /, *, ttl=<default>, tags=(), stale=None, stale_if_error=None, \
+refresh_ahead=None, store_if=None, timeout=None)
+--
+
+Await the fresh value of ``key``; load it if there is none.
+
+``loader`` is a coroutine function, any callable that returns an awaitable, or a plain callable. The
+load runs in a task of its own: cancelling one caller hurts no other, and the task is cancelled when
+nobody waits for it any more. All else as for :meth:`fetch`. A hit makes no coroutine and does not
+suspend; what it returns can be awaited once, gathered, made a task, or dropped.
+"""

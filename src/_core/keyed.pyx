@@ -1,0 +1,161 @@
+# The calls of a namespace that name one key.
+
+cdef class Keyed(View):
+    """The calls that name one key."""
+
+    def get(self, key, /, default=None):
+        """Return the fresh value of ``key``, else ``default``. Counts a hit or a miss. O(1)."""
+        value = look(self, key, True)
+        return default if value is MISSING else value
+
+    def peek(self, key, /, default=None):
+        """Return the fresh value of ``key``, else ``default``; neither order nor counts change."""
+        value = look(self, key, False)
+        return default if value is MISSING else value
+
+    def set(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
+        """Store ``value``, replacing value, TTL and tags of ``key``. O(1) but for evictions.
+
+        ``ttl``: seconds, a ``timedelta``, or ``None`` for never; by default the namespace's
+        ``default_ttl``; 0 stores nothing, and takes away what was there. ``tags``: non-empty
+        ``str`` of at most 256 characters, one or several. ``stale``: seconds past the TTL
+        (``True``: no end) in which ``fetch`` may serve the value while it loads a new one. Raises
+        ``TypeError`` or ``ValueError`` for bad arguments, ``EntryTooHeavyError``, ``WeigherError``.
+        """
+        cdef Terms terms
+        cdef uint32_t hash
+        space_guard(self.store, self.space)
+        terms_of(self.store, self.space, &terms, ttl, stale)
+        tags = None if tags is () else tags_checked(tags)
+        hash = key_hash(self.space, key)
+        if self.store.weigher is not None:
+            terms.weight = weigh(self.store, key, value)
+        put(self.store, self.space, key, value, &terms, <tuple>tags, hash)
+
+    def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
+        """Store ``value`` only if ``key`` has no fresh entry; say whether it was stored."""
+        cdef Terms terms
+        cdef uint32_t hash
+        space_guard(self.store, self.space)
+        terms_of(self.store, self.space, &terms, ttl, stale)
+        terms.only_absent = True
+        tags = None if tags is () else tags_checked(tags)
+        hash = key_hash(self.space, key)
+        if self.store.weigher is not None:
+            terms.weight = weigh(self.store, key, value)
+        return put(self.store, self.space, key, value, &terms, <tuple>tags, hash)
+
+    def delete(self, key, /):
+        """Remove ``key``; say whether it had a fresh entry. A running load of it is not stored."""
+        cdef bint fresh = False
+        take(self, key, DELETED, &fresh)
+        return fresh
+
+    def pop(self, key, default=UNSET, /):
+        """Remove ``key`` and return its fresh value, else ``default``, else raise ``KeyError``."""
+        cdef bint fresh = False
+        value = take(self, key, DELETED, &fresh)
+        if fresh:
+            return value
+        if default is UNSET:
+            raise KeyError(key)
+        return default
+
+    def popitem(self):
+        """Remove the least recent fresh entry and return ``(key, value)``; ``KeyError`` if none."""
+        cdef bint fresh = False
+        while True:
+            for key in fresh_keys(self, 1):
+                value = take(self, key, DELETED, &fresh)
+                if fresh:
+                    return key, value
+                break
+            else:
+                raise KeyError("popitem(): the namespace is empty")
+
+    def touch(self, key, /, ttl=UNSET):
+        """Give the fresh entry of ``key`` a new TTL from now; say whether there was one.
+
+        Neither order nor counts change. ``ttl=0`` expires it.
+        """
+        cdef Store store = self.store
+        cdef Space* space = self.space
+        cdef Core* core = &store.core
+        cdef Terms terms
+        cdef uint32_t hash, i
+        cdef double now
+        cdef Entry* e
+        space_guard(store, space)
+        terms_of(store, space, &terms, ttl, None)
+        hash = key_hash(space, key)
+        now = store_now(store)
+        lock_acquire(&core.lock)
+        try:
+            i = store_find_locked(core, space, key, hash)
+            if i == NONE or entry_at(&core.slab, i).deadline <= now:
+                return False
+            if terms.ttl <= 0:
+                entry_unlink_locked(core, i, EXPIRED)
+            else:
+                if heap_reserve(&space.deadlines, space.deadlines.n + 1) < 0:
+                    raise MemoryError()
+                e = entry_at(&core.slab, i)
+                if entry_counts_as_stale(e):
+                    # A clock that went back had it counted; it is fresh again.
+                    e.keep = -e.keep
+                    space.own_stale -= 1
+                e.deadline = now + terms.ttl
+                e.ttl = -<float>terms.ttl if signbit(e.ttl) else <float>terms.ttl
+                entry_schedule_locked(core, space, i)
+        finally:
+            lock_release(&core.lock)
+        if core.limbo_first != NONE:
+            store_drain(store)
+        return True
+
+    def ttl(self, key, /):
+        """Return the seconds that ``key`` stays fresh, or ``None``: for ever; else ``KeyError``."""
+        cdef Store store = self.store
+        cdef Core* core = &store.core
+        cdef uint32_t hash = key_hash(self.space, key), i
+        cdef double now = store_now(store), deadline = 0
+        lock_acquire(&core.lock)
+        try:
+            space_guard(store, self.space)
+            i = store_find_locked(core, self.space, key, hash)
+            if i != NONE:
+                deadline = entry_at(&core.slab, i).deadline
+        finally:
+            lock_release(&core.lock)
+        if i == NONE or deadline <= now:
+            raise KeyError(key)
+        return None if isinf(deadline) else deadline - now
+
+    def incr(self, key, /, delta=1, *, default=0, ttl=UNSET):
+        """Add ``delta`` to the counter at ``key``, atomically, and return the sum.
+
+        An absent counter starts at ``default``, with ``ttl``; one that is there keeps its TTL, tags
+        and weight. Raises ``TypeError`` where the value, ``delta`` or ``default`` is no ``int``.
+        """
+        cdef Store store = self.store
+        cdef Space* space = self.space
+        cdef Terms terms
+        cdef uint32_t hash
+        cdef int tries = 0
+        space_guard(store, space)
+        for what, number in (("delta", delta), ("default", default)):
+            if type(number) is not int:
+                raise TypeError(f"{what}: must be an int, got {type(number).__name__}")
+        terms_of(store, space, &terms, ttl, None)
+        terms.only_absent = True
+        hash = key_hash(space, key)
+        terms.weight = weigh(store, key, default + delta)
+        while True:
+            total = raise_counter(self, key, hash, delta)
+            if total is not None:
+                return total
+            # Somebody may have made the counter since; ttl=0, or a cache whose room is all
+            # reserved, never keeps one.
+            tries += 1
+            if put(store, space, key, default + delta, &terms, None, hash) or tries == 3:
+                return default + delta

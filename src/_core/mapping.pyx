@@ -1,0 +1,70 @@
+# A namespace as a mutable mapping over its own fresh entries.
+
+cdef class Mapping(Keyed):
+    """A mutable mapping over a namespace's own fresh entries."""
+
+    def __getitem__(self, key):
+        value = look(self, key, True)
+        if value is MISSING:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key, value):
+        self.set(key, value)
+
+    def __delitem__(self, key):
+        cdef bint fresh = False
+        take(self, key, DELETED, &fresh)
+        if not fresh:
+            raise KeyError(key)
+
+    def __contains__(self, key):
+        return look(self, key, False) is not MISSING
+
+    def __len__(self):
+        """The number of this namespace's own fresh entries; what is due is settled first."""
+        cdef Store store = self.store
+        cdef Core* core = &store.core
+        cdef double now = store_now(store)
+        cdef Py_ssize_t n
+        space_guard_closed(store)
+        lock_acquire(&core.lock)
+        while space_settle_one_locked(core, self.space, now, False):
+            pass
+        n = self.space.own - self.space.own_stale
+        lock_release(&core.lock)
+        if core.limbo_first != NONE:
+            store_drain(store)
+        return n
+
+    def __iter__(self):
+        return iter(fresh_keys(self, -1))
+
+    def keys(self):
+        """Return an iterable of the fresh keys, least recent first, as they are now. O(n)."""
+        return fresh_keys(self, -1)
+
+    def values(self):
+        """Return an iterable of the fresh values, least recent first, as they are now. O(n)."""
+        return fresh_items(self)[1]
+
+    def items(self):
+        """Return the fresh ``(key, value)`` pairs, least recent first, as they are now. O(n)."""
+        return list(zip(*fresh_items(self)))
+
+    def setdefault(self, key, default=None, /):
+        """Return the fresh value of ``key``; if there is none, store ``default`` and return it."""
+        value = look(self, key, True)
+        while value is MISSING:
+            if self.add(key, default):
+                return default
+            value = look(self, key, False)
+            if value is MISSING and self.space.default_ttl <= 0:
+                return default
+        return value
+
+    def update(self, other=(), /, **more):
+        """Store each pair of a mapping or an iterable of pairs, then each keyword."""
+        pairs = dict(other)
+        pairs.update(more)
+        self.set_many(pairs)

@@ -1,0 +1,171 @@
+# Removing many at once, and listing. What is removed decides what it costs.
+
+cdef inline int space_guard_closed(Store store) except -1:
+    if store.core.closed:
+        raise closed_error()
+    return 0
+
+
+cdef list fresh_keys(View view, Py_ssize_t most):
+    """The fresh keys, least recent first; at most `most` of them (-1: all)."""
+    cdef Store store = view.store
+    cdef Core* core = &store.core
+    cdef Space* space = view.space
+    cdef double now = store_now(store)
+    cdef uint32_t i
+    cdef Py_ssize_t n
+    cdef list keys
+    space_guard_closed(store)
+    while True:
+        n = space.own if most < 0 or most > space.own else most
+        keys = PyList_New(n)          # may run the collector, so the count may not stand
+        lock_acquire(&core.lock)
+        if n != (space.own if most < 0 or most > space.own else most):
+            lock_release(&core.lock)
+            PyList_SetSlice(keys, 0, n, NULL)
+            continue
+        n = 0
+        i = space.order.oldest
+        while i != NONE and (most < 0 or n < most):
+            if entry_at(&core.slab, i).deadline > now:
+                key = <object>entry_at(&core.slab, i).key
+                Py_INCREF(key)                    # PyList_SET_ITEM steals it
+                PyList_SET_ITEM(keys, n, key)
+                n += 1
+            i = entry_at(&core.slab, i).newer
+        lock_release(&core.lock)
+        PyList_SetSlice(keys, n, PyList_GET_SIZE(keys), NULL)
+        return keys
+
+
+cdef tuple fresh_items(View view):
+    """(keys, values) of the fresh entries, least recent first."""
+    cdef Store store = view.store
+    cdef Core* core = &store.core
+    cdef Space* space = view.space
+    cdef double now = store_now(store)
+    cdef uint32_t i
+    cdef Py_ssize_t n
+    cdef list keys, values
+    space_guard_closed(store)
+    while True:
+        n = space.own
+        keys = PyList_New(n)
+        values = PyList_New(n)
+        lock_acquire(&core.lock)
+        if n != space.own:
+            lock_release(&core.lock)
+            PyList_SetSlice(keys, 0, n, NULL)
+            PyList_SetSlice(values, 0, n, NULL)
+            continue
+        n = 0
+        i = space.order.oldest
+        while i != NONE:
+            if entry_at(&core.slab, i).deadline > now:
+                key = <object>entry_at(&core.slab, i).key
+                value = <object>entry_at(&core.slab, i).value
+                Py_INCREF(key)                    # PyList_SET_ITEM steals both
+                Py_INCREF(value)
+                PyList_SET_ITEM(keys, n, key)
+                PyList_SET_ITEM(values, n, value)
+                n += 1
+            i = entry_at(&core.slab, i).newer
+        lock_release(&core.lock)
+        PyList_SetSlice(keys, n, PyList_GET_SIZE(keys), NULL)
+        PyList_SetSlice(values, n, PyList_GET_SIZE(values), NULL)
+        return keys, values
+
+
+cdef int64_t remove_one_locked(Core* core, uint32_t i, Cause cause, double now) noexcept:
+    """Remove entry i; 1 if it was held, 0 if it was due to expire anyway."""
+    if entry_last(entry_at(&core.slab, i)) <= now:
+        entry_unlink_locked(core, i, EXPIRED)
+        return 0
+    entry_unlink_locked(core, i, cause)
+    return 1
+
+
+cdef int64_t clear_locked(Core* core, Space* space, double now) noexcept:
+    """Remove all of a namespace and of those below it, and let its running loads end in vain."""
+    cdef int64_t removed = 0
+    cdef Space* child
+    if space.own_pending:
+        fence_all_locked(space)
+    while space.order.oldest != NONE:
+        removed += remove_one_locked(core, space.order.oldest, CLEARED, now)
+    if space.deadlines.capacity > 64:
+        heap_free(&space.deadlines)
+    child = space.child
+    while child != NULL:
+        if child.entries or child.pending:
+            removed += clear_locked(core, child, now)
+        child = child.next
+    return removed
+
+
+cdef int64_t tag_invalidate_locked(Core* core, uint32_t t, list others, double now) noexcept:
+    """Remove the entries that bear tag record t, here and below; with `others`: these tags too."""
+    cdef int64_t removed = 0
+    cdef uint32_t link, child, next, i
+    cdef Tag* tag = &core.tags.records[t]
+    # Pinned: the last removal must not free the record under the walk.
+    tag.total += 1
+    link = tag.first
+    while link != NONE:
+        i = core.tags.links[link].entry
+        link = core.tags.links[link].older
+        if others is None or bears_all(core, i, others):
+            removed += remove_one_locked(core, i, TAG, now)
+    child = core.tags.records[t].child
+    while child != NONE:
+        next = core.tags.records[child].next
+        removed += tag_invalidate_locked(core, child, others, now)
+        child = next
+    core.tags.records[t].total -= 1
+    tag_release_locked(core, t)
+    return removed
+
+
+cdef bint bears_all(Core* core, uint32_t i, list tags) noexcept:
+    cdef Entry* e = entry_at(&core.slab, i)
+    cdef uint32_t t
+    for name in tags:
+        t = tag_find(core.spaces[e.space], <str>name)
+        if t == NONE or not entry_bears(&core.tags, e, t):
+            return False
+    return True
+
+
+cdef int64_t invalidate(View view, tuple tags, bint every) except -1:
+    """invalidate_tag and invalidate_tags: `every`: only entries that bear all of them."""
+    cdef Store store = view.store
+    cdef Core* core = &store.core
+    cdef Space* space = view.space
+    cdef double now = store_now(store)
+    cdef int64_t removed = 0
+    cdef uint32_t t, rarest = NONE
+    space_guard_closed(store)
+    if tags is None:
+        return 0
+    others = [tag for tag in tags] if every else None
+    lock_acquire(&core.lock)
+    try:
+        if space.pending:
+            fence_tags_locked(space, tags, every)
+        for tag in tags:
+            t = tag_find(space, <str>tag)
+            if every:
+                if t == NONE:
+                    rarest = NONE
+                    break
+                if rarest == NONE or core.tags.records[t].total < core.tags.records[rarest].total:
+                    rarest = t
+            elif t != NONE:
+                removed += tag_invalidate_locked(core, t, None, now)
+        if rarest != NONE:
+            removed += tag_invalidate_locked(core, rarest, others, now)
+    finally:
+        lock_release(&core.lock)
+    if core.limbo_first != NONE:
+        store_drain(store)
+    return removed

@@ -1,0 +1,228 @@
+# What can be set on a namespace: the checks, and what a change does at once.
+
+cdef object SETTINGS = frozenset((
+    "default_ttl", "max_entries", "max_weight", "max_pending", "reserved", "share", "child_limits"))
+
+
+cdef class _Unset:
+    """The default of an argument for which None means something."""
+
+    def __repr__(self):
+        return "<not given>"
+
+    def __reduce__(self):
+        return "UNSET"
+
+
+UNSET = _Unset()
+
+
+cdef double seconds_of(object value, str name, bint allow_none, bint allow_true=False) except? -1:
+    """A duration in seconds: INFINITY for None (or True) where that is allowed."""
+    cdef double seconds
+    if value is None and allow_none:
+        return INFINITY
+    if isinstance(value, bool):
+        if value and allow_true:
+            return INFINITY
+        if allow_true:
+            return 0
+    elif isinstance(value, (int, float)):
+        try:
+            seconds = value
+        except OverflowError:
+            raise ValueError(f"{name}: too large a number of seconds") from None
+        if seconds >= 0:
+            return seconds
+        raise ValueError(f"{name}: must not be negative or NaN, got {value!r}")
+    elif isinstance(value, timedelta):
+        seconds = value.total_seconds()
+        if seconds >= 0:
+            return seconds
+        raise ValueError(f"{name}: must not be negative, got {value!r}")
+    raise TypeError(f"{name}: must be seconds as an int or a float, a timedelta"
+                    f"{', True' if allow_true else ''}{' or None' if allow_none else ''}, "
+                    f"got {type(value).__name__}")
+
+
+def duration(value, name, allow_none=False):
+    """Return a duration in seconds as a float; ``inf`` for ``None`` if that is allowed.
+
+    Raises ``TypeError`` or ``ValueError`` that names the argument.
+    """
+    return seconds_of(value, name, allow_none)
+
+
+cdef int64_t count_of(object value, str name, int64_t least) except? -2:
+    """A bound: an int of at least `least`, or -1 for None."""
+    if value is None:
+        return -1
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: must be an int or None, got {type(value).__name__}")
+    if not least <= value < 1 << 62:
+        raise ValueError(f"{name}: must be an int of at least {least} (and below 2**62) or None, "
+                         f"got {value!r}")
+    return value
+
+
+cdef dict settings_checked(dict settings):
+    """The same settings with each value in the core's own form; raises and changes nothing."""
+    checked = {}
+    for name, value in settings.items():
+        if name == "default_ttl":
+            value = seconds_of(value, name, True)
+        elif name in ("max_entries", "max_weight", "max_pending"):
+            value = count_of(value, name, 1)
+        elif name == "reserved":
+            if value is None:
+                raise TypeError("reserved: must be an int of at least 0, got None")
+            value = count_of(value, name, 0)
+        elif name == "share":
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"share: must be a number, got {type(value).__name__}")
+            if not 1e-9 <= value <= 1e9:
+                raise ValueError(f"share: must be a number from 1e-9 to 1e9, got {value!r}")
+            value = float(value)
+        elif name == "child_limits":
+            if value is not None and not isinstance(value, face_limits_type):
+                raise TypeError("child_limits: must be a flowcache.Limits or None, "
+                                f"got {type(value).__name__}")
+            if value is not None:
+                value = settings_checked(value.as_settings())
+        else:
+            raise TypeError(f"{name}: no such setting; accepted are {', '.join(sorted(SETTINGS))}")
+        checked[name] = value
+    return checked
+
+
+cdef int space_check_reservations(Space* parent, Space* space, dict checked) except -1:
+    """Refuse reservations that exceed a limit at or above them. `space` NULL: one to be made."""
+    cdef int64_t reserved = checked.get("reserved", 0 if space == NULL else space.reserved)
+    cdef int64_t limit = checked.get("max_entries", -1 if space == NULL else space.max_entries)
+    cdef int64_t below = 0 if space == NULL else space.reserved_below
+    cdef int64_t demand = reserved if reserved > below else below
+    cdef int64_t before = 0 if space == NULL else space_demand(space)
+    cdef int64_t was
+    if limit >= 0 and demand > limit:
+        raise ConfigurationError(f"reserved: {demand} entries are reserved here or below, more "
+                                 f"than max_entries={limit}")
+    while parent != NULL:
+        was = space_demand(parent)
+        below = parent.reserved_below + demand - before
+        demand = parent.reserved if parent.reserved > below else below
+        before = was
+        if parent.max_entries >= 0 and demand > parent.max_entries and demand > was:
+            raise ConfigurationError(
+                f"reserved: {demand} entries would be reserved below namespace "
+                f"{space_label(parent)}, more than its max_entries={parent.max_entries}")
+        parent = parent.parent
+    return 0
+
+
+cdef void space_inherit_ttl(Space* space, double ttl) noexcept:
+    """Pass a default TTL on to those below that have none of their own."""
+    cdef Space* child = space.child
+    space.default_ttl = ttl
+    while child != NULL:
+        if child.settings == NULL or "default_ttl" not in <dict>child.settings:
+            space_inherit_ttl(child, ttl)
+        child = child.next
+
+
+cdef int space_apply_locked(Store store, Space* space, dict checked) except -1:
+    """Put checked settings in force; over-full namespaces give way at once. Runs no user code."""
+    cdef Core* core = &store.core
+    cdef int64_t before = space_demand(space)
+    cdef Space* above = space
+    if "default_ttl" in checked:
+        space_inherit_ttl(space, checked["default_ttl"])
+    space.max_entries = checked.get("max_entries", space.max_entries)
+    space.max_weight = checked.get("max_weight", space.max_weight)
+    space.max_pending = checked.get("max_pending", space.max_pending)
+    space.reserved = checked.get("reserved", space.reserved)
+    space_demand_changed(space, before)
+    if "share" in checked:
+        space.share = checked["share"]
+        if space.seat[<int>BY_ENTRIES] != NONE:
+            heap_rekey(core, BY_ENTRIES, &space.parent.by_entries, space.seat[<int>BY_ENTRIES],
+                       -space_ratio(space, BY_ENTRIES, 0))
+        if space.seat[<int>BY_WEIGHT] != NONE:
+            heap_rekey(core, BY_WEIGHT, &space.parent.by_weight, space.seat[<int>BY_WEIGHT],
+                       -space_ratio(space, BY_WEIGHT, 0))
+    if "child_limits" in checked:
+        if checked["child_limits"] is None:
+            store.child_limits.pop(space.id, None)
+        else:
+            store.child_limits[space.id] = checked["child_limits"]
+    # What was reserved may now be taken, here and above.
+    while above.parent != NULL:
+        space_raise_by(core, above, BY_ENTRIES)
+        if core.slab.weighs:
+            space_raise_by(core, above, BY_WEIGHT)
+        above = above.parent
+    return 0
+
+
+cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
+    """Evict down to the limits in force: what is due first, then by who gives way."""
+    cdef Core* core = &store.core
+    cdef Space* victim
+    cdef Seating by
+    while True:
+        if space.max_entries >= 0 and space.entries > space.max_entries:
+            by = BY_ENTRIES
+        elif space.max_weight >= 0 and space.weight > space.max_weight:
+            by = BY_WEIGHT
+        else:
+            return 0
+        if space_settle_one_locked(core, space, now, True):
+            continue
+        victim = space_victim(core, space, NULL, by, 0, 0)
+        if victim == NULL:
+            # All is reserved: a limit on weight does not spare what is reserved in entries.
+            victim = space
+            while victim.own == 0:
+                victim = victim.child
+                while victim.entries == 0:
+                    victim = victim.next
+        entry_unlink_locked(core, victim.order.oldest, OVER_LIMIT)
+
+
+cdef Space* space_make(Store store, Space* parent, str name) except NULL:
+    """Make a child that starts with its parent's child_limits. Lock held; runs no user code."""
+    cdef Space* space
+    limits = store.child_limits.get(parent.id)
+    if parent.depth == DEEPEST:
+        raise InvalidNamespaceError(f"name: a path has at most {DEEPEST} names")
+    if limits is None:
+        return space_new(&store.core, parent, name)
+    checked = <dict>limits
+    space_check_reservations(parent, NULL, checked)
+    space = space_new(&store.core, parent, name)
+    space_apply_locked(store, space, checked)
+    return space
+
+
+cdef str name_checked(object name):
+    """A valid namespace name as an exact str."""
+    if not isinstance(name, str):
+        raise _name_type_error(name)
+    cdef str text = name if is_str(<PyObject*>name) else str.__str__(name)
+    cdef Py_ssize_t length = len(text)
+    if length == 0:
+        raise InvalidNamespaceError("name: must not be empty")
+    if length > 256:
+        raise InvalidNamespaceError(f"name: at most 256 characters, got {length}")
+    if Py_UNICODE_ISSPACE(text[0]) or Py_UNICODE_ISSPACE(text[length - 1]):
+        raise InvalidNamespaceError(
+            f"name: must not begin or end with white space, got {text!r}")
+    return text
+
+
+cdef object _name_type_error(object name):
+    return TypeError(f"name: must be a str, got {type(name).__name__}")
+
+
+def check_settings(settings):
+    """Raise ``TypeError`` or ``ValueError`` if a setting is not acceptable; change nothing."""
+    settings_checked(dict(settings))

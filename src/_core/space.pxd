@@ -1,0 +1,110 @@
+# A Space is what the core keeps of one namespace; Core is what it keeps of one cache.
+
+cdef struct Counters:
+    int64_t hits
+    int64_t misses
+    int64_t stale_hits
+    int64_t coalesced
+    int64_t loads
+    int64_t load_failures
+    int64_t sets
+    int64_t evictions             # entries of this namespace that pressure took
+    int64_t evictions_caused      # entries, anybody's, that went so that one here could be stored
+    int64_t expirations
+    int64_t invalidations
+    double load_seconds
+
+cdef struct Space:
+    # What a hit touches comes first and shares a cache line.
+    Order order                   # its entries, oldest to newest
+    uint64_t salt                 # mixed into each key's hash
+    uint32_t id                   # Entry.space; index into Core.spaces
+    uint32_t own                  # entries, stale ones included
+    uint32_t own_stale            # those of them past their deadline
+    uint32_t views                # live Namespace objects
+    Counters counters             # its own
+    Counters forgotten            # of namespaces below that are no more
+
+    Space* parent                 # NULL: the root, or a namespace that is no more
+    Space* child                  # first child
+    Space* next                   # siblings
+    Space* previous
+    uint32_t children_count
+    uint32_t depth                # 0: the root
+    uint32_t rank                 # order of creation
+    PyObject* name                # owned; an exact str, the root: None
+    PyObject* children            # owned dict: name -> id
+    PyObject* tags                # owned dict: tag -> record; NULL until the first
+    PyObject* loads               # owned dict: key -> running Load; NULL until the first
+    PyObject* listeners           # owned list of (mask, listener); NULL until the first
+    PyObject* settings            # owned dict of what was set here by name; NULL: nothing
+
+    int64_t entries               # here and below
+    int64_t weight                # here and below
+    int64_t own_weight
+    int64_t pending               # running loads, here and below
+    int64_t own_pending
+
+    double default_ttl            # in force here, inherited or set
+    int64_t max_entries           # -1: no limit
+    int64_t max_weight            # -1: no limit
+    int64_t max_pending           # -1: no limit
+    int64_t reserved              # entries
+    int64_t reserved_below        # the sum of what the children demand
+    double share
+
+    uint32_t seat[3]              # in its parent's heaps, by Seating
+    Heap deadlines                # its own entries
+    Heap due                      # children by the earliest deadline in them
+    Heap by_entries               # children by -entries / share
+    Heap by_weight                # children by -weight / share; only with a weigher
+
+    bint is_idle
+    Space* idle_newer
+    Space* idle_older
+
+cdef extern from * nogil:
+    """
+    /* One lock a cache on a build without the GIL; with the GIL there is nothing to lock, because
+       no structure is ever left half changed where the GIL could be let go. */
+    #ifdef Py_GIL_DISABLED
+    typedef PyMutex flowcache_lock;
+    #define flowcache_acquire(lock) PyMutex_Lock(lock)
+    #define flowcache_release(lock) PyMutex_Unlock(lock)
+    #else
+    typedef char flowcache_lock;
+    #define flowcache_acquire(lock) ((void)(lock))
+    #define flowcache_release(lock) ((void)(lock))
+    #endif
+    """
+    ctypedef struct Lock "flowcache_lock":
+        pass
+    void lock_acquire "flowcache_acquire"(Lock* lock)
+    void lock_release "flowcache_release"(Lock* lock)
+
+cdef struct Core:
+    Slab slab
+    Table table
+    Tags tags
+    Space* root
+    Space** spaces                # by id; NULL: free
+    uint32_t spaces_used
+    uint32_t spaces_capacity
+    uint32_t* free_ids
+    uint32_t free_count
+    uint32_t next_rank
+    uint64_t secret               # makes this cache's salts its own
+    uint64_t salts                # salts handed out
+    Space* idle_newest
+    Space* idle_oldest
+    uint32_t idle_count
+    uint32_t max_idle
+    uint32_t limbo_first          # entries that are out of every structure and wait to be dropped
+    uint32_t limbo_last
+    uint32_t limbo_count
+    uint32_t live                 # entries in the table
+    uint32_t mask                 # kinds of events that somebody listens to
+    bint closed
+    bint require_namespace
+    double max_pending_age
+    Lock lock

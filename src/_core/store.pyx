@@ -1,0 +1,686 @@
+# Store: one cache's entries. Storing, expiring, evicting, dropping; what the collector is shown.
+
+cdef extern from *:
+    """
+    static inline int flowcache_str_equal(PyObject *a, PyObject *b) {
+        Py_ssize_t length = PyUnicode_GET_LENGTH(a);
+        int kind = PyUnicode_KIND(a);
+        return length == PyUnicode_GET_LENGTH(b) && kind == PyUnicode_KIND(b)
+            && memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * kind) == 0;
+    }
+    static inline Py_hash_t flowcache_str_hash(PyObject *s) {
+        return ((PyASCIIObject *)s)->hash;
+    }
+    static inline int flowcache_is_tracked(PyObject *o) {
+        return PyType_IS_GC(Py_TYPE(o));
+    }
+    """
+    # By pointer: a comparison of two exact str runs nobody's code and takes no reference.
+    bint str_equal "flowcache_str_equal"(PyObject* a, PyObject* b) nogil
+    Py_hash_t str_hash "flowcache_str_hash"(PyObject* s) nogil
+    bint may_refer "flowcache_is_tracked"(PyObject* o) nogil
+    bint is_str "PyUnicode_CheckExact"(PyObject* o) nogil
+    int compare_keys "PyObject_RichCompareBool"(PyObject* a, PyObject* b, int op) noexcept
+    const uint32_t FAULT "(UINT32_MAX - 1)"
+
+
+cdef inline uint32_t key_hash(Space* space, object key) except 0:
+    """Hash and mix. May run the key's __hash__."""
+    cdef Py_hash_t hashed = -1
+    cdef uint32_t mixed
+    if is_str(<PyObject*>key):
+        hashed = str_hash(<PyObject*>key)
+    if hashed == -1:
+        hashed = hash(key)
+    mixed = <uint32_t>(((<uint64_t>hashed ^ space.salt) * <uint64_t>0x9E3779B97F4A7C15) >> 32)
+    return mixed if mixed else 1
+
+
+cdef inline uint32_t store_find_locked(Core* core, Space* space, object key,
+                                       uint32_t hash) except? FAULT:
+    """The entry of key, or NONE. Runs a user's __eq__ only where two keys are not both str."""
+    cdef Part* part = table_part(&core.table, hash)
+    cdef uint32_t b = part_home(&core.table, part, hash), tried = 0, slot, i
+    cdef bint plain = is_str(<PyObject*>key)
+    cdef Bucket* bucket
+    cdef Entry* e
+    while True:
+        bucket = &part.buckets[b]
+        for slot in range(SLOTS):
+            if bucket.hash[slot] == hash:
+                i = bucket.entry[slot]
+                e = entry_at(&core.slab, i)
+                if e.space == space.id:
+                    if e.key == <PyObject*>key:
+                        return i
+                    if not plain or not is_str(e.key):
+                        return store_find_by_eq_locked(core, space, key, hash)
+                    if str_equal(e.key, <PyObject*>key):
+                        return i
+        if bucket.overflow == 0:
+            return NONE
+        tried += 1
+        if tried == part.n:
+            return NONE
+        b = part_next(part, hash, b)
+
+
+cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
+                                      uint32_t hash) except? FAULT:
+    """The same for any key. Lets the lock go while __eq__ runs, and starts again if the part of
+    the table that it was in has changed meanwhile."""
+    cdef Part* part = table_part(&core.table, hash)
+    cdef uint32_t b, tried, slot, i, changes
+    cdef PyObject* candidate
+    cdef Entry* e
+    cdef int same = 0
+    for _ in range(1000):
+        b = part_home(&core.table, part, hash)
+        tried = 0
+        changes = part.changes
+        while changes == part.changes:
+            for slot in range(SLOTS):
+                if part.buckets[b].hash[slot] != hash:
+                    continue
+                i = part.buckets[b].entry[slot]
+                e = entry_at(&core.slab, i)
+                if e.space != space.id:
+                    continue
+                candidate = e.key
+                if candidate == <PyObject*>key:
+                    return i
+                Py_INCREF(<object>candidate)      # the comparison may remove the entry
+                lock_release(&core.lock)
+                same = compare_keys(candidate, <PyObject*>key, Py_EQ)
+                Py_DECREF(<object>candidate)
+                lock_acquire(&core.lock)
+                if same < 0:
+                    return FAULT
+                if changes != part.changes:
+                    break
+                if same:
+                    return i
+            else:
+                if part.buckets[b].overflow == 0:
+                    return NONE
+                tried += 1
+                if tried == part.n:
+                    return NONE
+                b = part_next(part, hash, b)
+    raise RuntimeError("key: its __eq__ changes the cache each time it is asked")
+
+
+# ------------------------------------------------------------------------------- tags by name
+
+cdef int dict_prepare(Core* core, PyObject** place) except -1:
+    """Put a dictionary, which `place` owns, where there is none. May run the collector."""
+    if place[0] == NULL:
+        made = {}
+        lock_acquire(&core.lock)
+        if place[0] == NULL:                      # somebody may have been faster
+            Py_INCREF(made)
+            place[0] = <PyObject*>made
+        lock_release(&core.lock)
+    return 0
+
+
+cdef int tags_prepare(Core* core, Space* space) except -1:
+    """Give the namespace and those above a dictionary of tags. May run the collector."""
+    while space != NULL:
+        dict_prepare(core, &space.tags)
+        space = space.parent
+    return 0
+
+
+cdef uint32_t tag_find(Space* space, str name) except? FAULT:
+    if space.tags == NULL:
+        return NONE
+    cdef PyObject* found = PyDict_GetItemWithError(<object>space.tags, name)
+    if found == NULL:
+        return NONE
+    return <uint32_t>PyLong_AsUnsignedLong(<object>found)
+
+
+cdef uint32_t tag_intern_locked(Core* core, Space* space, str name) except? FAULT:
+    """The record of the tag, made if need be, and above it too. Runs no user code."""
+    cdef uint32_t found = tag_find(space, name), parent = NONE
+    if found != NONE:
+        return found
+    if space.parent != NULL:
+        parent = tag_intern_locked(core, space.parent, name)
+    if tag_reserve(&core.tags) < 0:
+        tag_release_locked(core, parent)
+        raise MemoryError()
+    Py_INCREF(name)                               # Tag.name owns it
+    found = tag_take(&core.tags, <PyObject*>name, space, parent)
+    try:
+        (<dict>space.tags)[name] = found
+    except MemoryError:
+        tag_give(&core.tags, found)
+        Py_DECREF(name)
+        tag_release_locked(core, parent)
+        raise
+    return found
+
+
+cdef void tag_release_locked(Core* core, uint32_t t) noexcept:
+    """Free the record, and those above it, if nothing bears the tag any more."""
+    cdef Tag* tag
+    cdef PyObject* name
+    cdef uint32_t parent
+    while t != NONE:
+        tag = &core.tags.records[t]
+        if tag.total or tag.child != NONE:
+            return
+        name = tag.name
+        parent = tag.parent
+        PyDict_DelItem(<object>tag.space.tags, <object>name)
+        tag_give(&core.tags, t)
+        Py_DECREF(<object>name)
+        t = parent
+
+
+# ------------------------------------------------------------------------------- removal
+
+cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
+    """Take entry i out of every structure, count it, and leave it in limbo with its references."""
+    cdef Entry* e = entry_at(&core.slab, i)
+    cdef Space* space = core.spaces[e.space]
+    table_remove(&core.table, e.hash, i)
+    lru_remove(&core.slab, &space.order, e)
+    if e.seat != NONE:
+        heap_remove(core, ENTRIES, &space.deadlines, e.seat)
+    while e.links != NONE:
+        tag_release_locked(core, link_remove_first(&core.tags, e))
+    if entry_counts_as_stale(e):
+        space.own_stale -= 1
+    space_add(core, space, -1, -entry_weight(&core.slab, i))
+    core.live -= 1
+    if cause == EXPIRED:
+        space.counters.expirations += 1
+    elif cause == EVICTED or cause == OVER_LIMIT:
+        space.counters.evictions += 1
+    elif cause != REPLACED:
+        space.counters.invalidations += 1
+    e.links = cause
+    e.newer = NONE
+    if core.limbo_last == NONE:
+        core.limbo_first = i
+    else:
+        entry_at(&core.slab, core.limbo_last).newer = i
+    core.limbo_last = i
+    core.limbo_count += 1
+    idle_consider(core, space)
+
+
+cdef int store_drain(Store store) except -1:
+    """Drop what is in limbo, one entry at a time, oldest first; tell listeners. Lock not held.
+
+    Runs user code (listeners, __del__), which may put more there or drain it itself.
+    """
+    cdef Core* core = &store.core
+    cdef uint32_t i
+    cdef Entry* e
+    cdef PyObject* key
+    cdef PyObject* value
+    cdef Cause cause
+    cdef Space* space
+    while core.limbo_first != NONE:
+        lock_acquire(&core.lock)
+        i = core.limbo_first
+        if i == NONE:
+            lock_release(&core.lock)
+            break
+        e = entry_at(&core.slab, i)
+        core.limbo_first = e.newer
+        if core.limbo_first == NONE:
+            core.limbo_last = NONE
+        core.limbo_count -= 1
+        key = e.key
+        value = e.value
+        cause = <Cause>e.links
+        space = core.spaces[e.space]
+        targets = None
+        if core.mask & (1 << REMOVE):
+            targets = listeners_of(store, space, REMOVE)
+        slab_give(&core.slab, i)
+        if core.live == 0 and core.limbo_first == NONE and core.slab.n_pages > 1:
+            slab_trim(&core.slab)
+            table_trim(&core.table)
+            tags_shrink(core)
+        lock_release(&core.lock)
+        if targets is not None:
+            tell(targets, REMOVE, <object>key, CAUSES[<int>cause], <object>value, None, 0.0)
+        Py_DECREF(<object>key)                    # the entry's own
+        Py_DECREF(<object>value)
+    return 0
+
+
+cdef void tags_shrink(Core* core) noexcept:
+    """No entry is left, so no link is. Records may be pinned by a call under way."""
+    free(core.tags.links)
+    core.tags.links = NULL
+    core.tags.links_capacity = 0
+    core.tags.links_used = 0
+    core.tags.links_live = 0
+    core.tags.links_free = NONE
+
+
+# ------------------------------------------------------------------------------- expiry
+
+cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint below) noexcept:
+    """Expire one due entry of the namespace, or (`below`) under it; False if none is due.
+
+    An entry comes up at its deadline. One that is kept longer is counted as stale from then on and
+    comes up once more when that time is over.
+    """
+    cdef Heap* heap = &space.deadlines
+    cdef Entry* e
+    cdef uint32_t i
+    cdef double key
+    while heap.n and heap.keys[0] <= now:
+        i = heap.ids[0]
+        e = entry_at(&core.slab, i)
+        if e.deadline > now:
+            key = e.deadline
+        elif entry_last(e) <= now:
+            entry_unlink_locked(core, i, EXPIRED)
+            return True
+        else:
+            if not entry_counts_as_stale(e):
+                e.keep = -e.keep
+                space.own_stale += 1
+            key = entry_last(e)
+        if isinf(key):
+            heap_remove(core, ENTRIES, heap, 0)
+        else:
+            heap_rekey(core, ENTRIES, heap, 0, key)
+    if not below:
+        return False
+    heap = &space.due
+    while heap.n and heap.keys[0] <= now:
+        i = heap.ids[0]
+        if space_settle_one_locked(core, core.spaces[i], now, True):
+            return True
+        key = space_bound(core.spaces[i])
+        if isinf(key):
+            heap_remove(core, BY_DUE, heap, 0)
+        else:
+            heap_rekey(core, BY_DUE, heap, 0, key)
+    return False
+
+
+cdef inline void entry_schedule_locked(Core* core, Space* space, uint32_t i) noexcept:
+    """Seat entry i by its deadline. There is room. A later deadline than its seat's can wait."""
+    cdef Entry* e = entry_at(&core.slab, i)
+    if e.seat != NONE:
+        if e.deadline < space.deadlines.keys[e.seat]:
+            heap_rekey(core, ENTRIES, &space.deadlines, e.seat, e.deadline)
+    elif not isinf(e.deadline):
+        heap_push(core, ENTRIES, &space.deadlines, e.deadline, i)
+    else:
+        return
+    if e.seat == 0:
+        space_due_by(core, space, space.deadlines.keys[0])
+
+
+# ------------------------------------------------------------------------------- storing
+
+cdef struct Terms:
+    double ttl            # seconds; INFINITY: never
+    double keep           # seconds past the deadline
+    bint serves           # keep was asked for by `stale=`
+    bint only_absent      # store only where nothing fresh is
+    int64_t weight
+
+
+cdef bint space_make_room_locked(Core* core, Space* top, Space* storing, Seating by, int64_t extra,
+                                 uint32_t spared, double now) noexcept:
+    """Let one entry at or below `top` go: one that is due, else a victim. False: there is none."""
+    cdef Space* victim
+    if space_settle_one_locked(core, top, now, True):
+        return True
+    victim = space_victim(core, top, storing, by, extra, spared)
+    if victim == NULL:
+        return False
+    entry_unlink_locked(core, victim.order.oldest, EVICTED)
+    storing.counters.evictions_caused += 1
+    return True
+
+
+cdef bint space_admit_locked(Core* core, Space* space, int64_t entries, int64_t weight,
+                             uint32_t spared, double now) noexcept:
+    """Make room for that much more in the namespace and in all above it, nearest first."""
+    cdef Space* top = space
+    while top != NULL:
+        if top.max_entries >= 0:
+            while entries and top.entries + entries > top.max_entries:
+                if not space_make_room_locked(core, top, space, BY_ENTRIES, 1, spared, now):
+                    return False
+        if top.max_weight >= 0:
+            while weight > 0 and top.weight + weight > top.max_weight:
+                if not space_make_room_locked(core, top, space, BY_WEIGHT, weight, spared, now):
+                    return False
+        top = top.parent
+    return True
+
+
+cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, object value,
+                          Terms* terms, tuple tags, double now, Load load,
+                          PyObject** dropped) except -1:
+    """Store; 1 if done, 0 if not (only_absent, ttl=0, no room but its own, or a load in vain).
+
+    Runs user code only in the look-up, before the first change. `dropped` receives the value that
+    was replaced, whose reference the caller then owns.
+    """
+    cdef Core* core = &store.core
+    cdef uint32_t i, j
+    cdef uint32_t[16] few
+    cdef uint32_t* pins = few
+    cdef uint32_t n_tags = 0
+    cdef Entry* e = NULL
+    cdef Space* above = space
+    cdef int64_t before = 0
+    cdef bint room
+    i = store_find_locked(core, space, key, hash)
+    if core.closed:
+        raise closed_error()
+    if load is not None and not load_stands(load, tags, now):
+        return 0
+    if i != NONE:
+        e = entry_at(&core.slab, i)
+        if e.deadline > now:
+            if terms.only_absent:
+                return 0
+        elif entry_last(e) <= now:
+            entry_unlink_locked(core, i, EXPIRED)
+            i = NONE
+    if terms.ttl <= 0:
+        if i != NONE and not terms.only_absent:
+            entry_unlink_locked(core, i, REPLACED)
+        return 0
+    if core.slab.weighs:
+        while above != NULL:
+            if above.max_weight >= 0 and terms.weight > above.max_weight:
+                raise EntryTooHeavyError(
+                    f"value: weighs {terms.weight}, namespace {space_label(above)} holds at most "
+                    f"{above.max_weight} in all")
+            above = above.parent
+    # Every allocation comes here. A tag is pinned by a count, so that an eviction below does not
+    # take its record away again.
+    if tags is not None:
+        if len(tags) > 16:
+            pins = <uint32_t*>malloc(len(tags) * sizeof(uint32_t))
+        if pins == NULL or links_reserve(&core.tags, <uint32_t>len(tags)) < 0:
+            if pins != few:
+                free(pins)
+            raise MemoryError()
+        try:
+            for tag in tags:
+                j = tag_intern_locked(core, space, <str>tag)
+                core.tags.records[j].total += 1
+                pins[n_tags] = j
+                n_tags += 1
+        except MemoryError:
+            store_unpin_locked(core, pins, n_tags, few)
+            raise
+    if ((i == NONE and (part_reserve(&core.table, table_part(&core.table, hash)) < 0
+                        or slab_reserve(&core.slab) < 0))
+            or heap_reserve(&space.deadlines, space.deadlines.n + 1) < 0):
+        store_unpin_locked(core, pins, n_tags, few)
+        raise MemoryError()
+
+    space.counters.sets += 1
+    if i == NONE:
+        if not space_admit_locked(core, space, 1, terms.weight, 0, now):
+            store_unpin_locked(core, pins, n_tags, few)
+            space.counters.evictions += 1         # the newcomer itself: all else is reserved
+            space.counters.evictions_caused += 1
+            return 0
+        i = slab_take(&core.slab)
+        e = entry_at(&core.slab, i)
+        Py_INCREF(key)                            # Entry.key owns it
+        e.key = <PyObject*>key
+        e.hash = hash
+        e.space = space.id
+        e.seat = NONE
+        e.links = NONE
+        table_put(&core.table, hash, i)
+        lru_push(&core.slab, &space.order, i)
+        core.live += 1
+        if core.slab.weighs:
+            core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
+        space_add(core, space, 1, terms.weight)
+    else:
+        lru_touch(&core.slab, &space.order, e, i)
+        if core.slab.weighs:
+            before = entry_weight(&core.slab, i)
+            room = space_admit_locked(core, space, 0, terms.weight - before, 1, now)
+            if not room:
+                store_unpin_locked(core, pins, n_tags, few)
+                entry_unlink_locked(core, i, EVICTED)
+                space.counters.evictions_caused += 1
+                return 0
+            core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
+            space_add(core, space, 0, terms.weight - before)
+        dropped[0] = e.value
+        if entry_counts_as_stale(e):
+            space.own_stale -= 1
+        while e.links != NONE:
+            tag_release_locked(core, link_remove_first(&core.tags, e))
+    Py_INCREF(value)                              # Entry.value owns it
+    e.value = <PyObject*>value
+    entry_set_tracked(&core.slab, i, may_refer(e.key) or may_refer(e.value))
+    e.deadline = now + terms.ttl
+    e.ttl = -<float>terms.ttl if terms.serves else <float>terms.ttl
+    e.keep = <float>terms.keep
+    entry_schedule_locked(core, space, i)
+    for j in range(n_tags):
+        if not entry_bears(&core.tags, e, pins[j]):
+            link_add(&core.tags, e, i, pins[j])
+    store_unpin_locked(core, pins, n_tags, few)
+    # A few of what is due anywhere, so that expired entries go as the cache is used.
+    for _ in range(2):
+        if core.root.deadlines.n + core.root.due.n == 0 or space_bound(core.root) > now:
+            break
+        space_settle_one_locked(core, core.root, now, True)
+    return 1
+
+
+cdef void store_unpin_locked(Core* core, uint32_t* pins, uint32_t n, uint32_t* few) noexcept:
+    cdef uint32_t k
+    for k in range(n):
+        core.tags.records[pins[k]].total -= 1
+        tag_release_locked(core, pins[k])
+    if pins != few:
+        free(pins)
+
+
+# ------------------------------------------------------------------------------- Store
+
+cdef class Store:
+    """One cache's memory. Made by a Cache, kept alive by its views."""
+
+    cdef Core core
+    cdef readonly object clock        # None: the monotonic clock
+    cdef readonly object weigher      # None: nothing is weighed
+    cdef readonly str name
+    cdef dict child_limits            # by namespace id: settings that its children start with
+    cdef object __weakref__
+
+    def __init__(self):
+        raise TypeError("a Store is made by a Cache")
+
+    def __dealloc__(self):
+        cdef Core* core = &self.core
+        cdef uint32_t n
+        if core.root == NULL:
+            return
+        store_release_entries(self)
+        for n in range(core.spaces_used):
+            if core.spaces[n] != NULL:
+                space_free(core.spaces[n])
+        free(core.spaces)
+        free(core.free_ids)
+        core.root = NULL
+        slab_free(&core.slab)
+        table_free(&core.table)
+        tags_free(&core.tags)
+
+
+cdef void store_release_entries(Store store) noexcept:
+    """Empty the store without events: for the collector, and for the store's end."""
+    cdef Core* core = &store.core
+    cdef uint32_t n
+    cdef Space* space
+    cdef PyObject* loads
+    cdef PyObject* listeners
+    lock_acquire(&core.lock)
+    for n in range(core.spaces_used):
+        space = core.spaces[n]
+        if space != NULL:
+            while space.order.oldest != NONE:
+                entry_unlink_locked(core, space.order.oldest, CLEARED)
+    core.mask = 0
+    lock_release(&core.lock)
+    for n in range(core.spaces_used):
+        space = core.spaces[n]
+        if space != NULL:
+            loads = space.loads
+            listeners = space.listeners
+            space.loads = NULL
+            space.listeners = NULL
+            Py_XDECREF(loads)
+            Py_XDECREF(listeners)
+    try:
+        store_drain(store)
+    except BaseException as error:                # no listener is left, so nothing can raise
+        PyErr_WriteUnraisable(error)
+
+
+cdef int store_open(Store store, int64_t max_entries, bint weighs) except -1:
+    """Give a new store its root. Call once."""
+    cdef Core* core = &store.core
+    memset(core, 0, sizeof(Core))
+    slab_init(&core.slab, weighs)
+    tags_init(&core.tags)
+    core.limbo_first = NONE
+    core.limbo_last = NONE
+    core.max_idle = 10_000
+    core.max_pending_age = 30.0
+    # Differs by process and by cache, so that nobody can work out keys that collide here.
+    core.secret = <uint64_t>hash(("flowcache", <size_t><PyObject*>store))
+    core.secret *= <uint64_t>0xD6E8FEB86659FD93
+    if table_init(&core.table, max_entries) < 0:
+        raise MemoryError()
+    core.root = space_new(core, NULL, None)
+    core.root.default_ttl = 300.0
+    return 0
+
+
+cdef inline double store_now(Store store) except? -1.0:
+    """The time. May run the user's clock."""
+    if store.clock is None:
+        return clock_read()
+    now = store.clock()
+    if not isinstance(now, (int, float)) or now != now:
+        raise TypeError(f"clock: must return seconds as a float, returned {now!r}")
+    return now
+
+
+cdef inline object closed_error():
+    return CacheClosedError("the cache is closed")
+
+
+cdef object space_path(Space* space):
+    """The names from the root down, as a tuple."""
+    names = []
+    while space.parent != NULL:
+        names.append(<object>space.name)
+        space = space.parent
+    names.reverse()
+    return tuple(names)
+
+
+cdef object space_label(Space* space):
+    return "/".join(map(repr, space_path(space))) if space.parent != NULL else "(the root)"
+
+
+# ------------------------------------------------------------------------------- the collector
+
+ctypedef int (*Visit)(PyObject*, void*) noexcept
+ctypedef int (*Traverse)(PyObject*, Visit, void*) noexcept
+ctypedef int (*Clear)(PyObject*) noexcept
+
+cdef extern from *:
+    """
+    typedef int (*flowcache_traverse)(PyObject *, visitproc, void *);
+    static flowcache_traverse flowcache_own_traverse;
+    static inquiry flowcache_own_clear;
+    static void flowcache_patch_store(PyTypeObject *type, flowcache_traverse traverse,
+                                      inquiry clear) {
+        flowcache_own_traverse = type->tp_traverse;
+        flowcache_own_clear = type->tp_clear;
+        type->tp_traverse = traverse;
+        type->tp_clear = clear;
+    }
+    """
+    Traverse own_traverse "flowcache_own_traverse"
+    Clear own_clear "flowcache_own_clear"
+    void patch_store "flowcache_patch_store"(PyTypeObject* type, void* traverse, void* clear)
+    PyTypeObject* type_of "(PyTypeObject *)"(object type)
+
+
+cdef int store_traverse(PyObject* me, Visit visit, void* arg) noexcept:
+    """Show the collector what C memory holds. Takes no lock and touches no reference count.
+
+    Only entries that may refer to something are looked at: a bit an entry says which.
+    """
+    cdef Core* core = &(<Store>me).core
+    cdef uint32_t p, w, bit, n
+    cdef uint64_t word
+    cdef Page* page
+    cdef Entry* e
+    cdef Space* space
+    cdef int stop = own_traverse(me, visit, arg)
+    if stop or core.root == NULL:
+        return stop
+    for p in range(core.slab.n_pages):
+        page = core.slab.pages[p]
+        for w in range(PAGE_WORDS):
+            word = page.tracked[w]
+            bit = 0
+            while word:
+                if word & 1:
+                    e = &page.entries[(w << 6) + bit]
+                    if e.key != NULL:
+                        stop = visit(e.key, arg)
+                        if stop:
+                            return stop
+                        stop = visit(e.value, arg)
+                        if stop:
+                            return stop
+                word >>= 1
+                bit += 1
+    for n in range(core.spaces_used):
+        space = core.spaces[n]
+        if space == NULL:
+            continue
+        if space.loads != NULL:
+            stop = visit(space.loads, arg)
+            if stop:
+                return stop
+        if space.listeners != NULL:
+            stop = visit(space.listeners, arg)
+            if stop:
+                return stop
+    return 0
+
+
+cdef int store_clear(PyObject* me) noexcept:
+    """Let go of everything that could be part of a cycle; the store stays whole, and empty.
+
+    `me` is only borrowed, and is not kept: dropping entries may drop the last other reference.
+    """
+    store_release_entries(<Store>me)
+    return own_clear(me)

@@ -1,0 +1,202 @@
+# (namespace, key) -> entry: open addressing over the slab. A bucket is one cache line of seven
+# slots, each the mixed hash beside the entry's index, so that a miss touches no entry.
+#
+# The table is cut into parts by the hash's upper bits. A part grows alone, which bounds the pause
+# of a growth by the size of a part. Within it a bucket is chosen by multiplication instead of
+# masking, so that a part can be of any size and need not double.
+#
+# A full bucket sends a newcomer on to another by a step that depends on the hash: keys of one hash
+# value do not pile up into a run that others must walk. It counts whom it sent on; a look-up goes
+# past a bucket only when that count is not zero, and a removal leaves no tombstone.
+
+cdef extern from * nogil:
+    """
+    /* Large blocks come from the system and go back to it as they are: from the C library's heap,
+       the blocks that a growing table leaves behind would stay as holes. */
+    #if defined(__unix__) || defined(__APPLE__)
+    #include <sys/mman.h>
+    #ifndef MAP_ANONYMOUS
+    #define MAP_ANONYMOUS MAP_ANON
+    #endif
+    #define FLOWCACHE_LARGE 65536
+    #else
+    #define FLOWCACHE_LARGE SIZE_MAX
+    #endif
+    static void *flowcache_block_new(size_t size) {
+    #if defined(__unix__) || defined(__APPLE__)
+        if (size >= FLOWCACHE_LARGE) {
+            void *block = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            return block == MAP_FAILED ? NULL : block;
+        }
+    #endif
+        return calloc(1, size);
+    }
+    static void flowcache_block_free(void *block, size_t size) {
+    #if defined(__unix__) || defined(__APPLE__)
+        if (block != NULL && size >= FLOWCACHE_LARGE) {
+            munmap(block, size);
+            return;
+        }
+    #endif
+        free(block);
+    }
+    """
+    void* block_new "flowcache_block_new"(size_t size)          # zeroed; NULL: memory is out
+    void block_free "flowcache_block_free"(void* block, size_t size)
+
+cdef struct Bucket:
+    uint32_t hash[7]      # 0: free
+    uint32_t overflow     # entries that wanted to be here and went on
+    uint32_t entry[7]
+    uint32_t unused       # pads the bucket to 64 bytes
+
+cdef struct Part:
+    Bucket* buckets       # aligned to 64 bytes within `block`
+    void* block
+    uint32_t n            # buckets; prime, so that every step visits all of them
+    uint32_t count        # entries
+    uint32_t changes      # goes up with each insertion and removal
+
+cdef struct Table:
+    Part* parts
+    uint32_t bits         # log2 of the number of parts
+
+cdef enum:
+    SLOTS = 7
+    PART_ENTRIES = 16384  # what a part is meant to hold
+
+
+cdef inline Part* table_part(Table* table, uint32_t hash) noexcept nogil:
+    return &table.parts[(<uint64_t>hash) >> (32 - table.bits)]
+
+
+cdef inline uint32_t part_home(Table* table, Part* part, uint32_t hash) noexcept nogil:
+    return <uint32_t>(((<uint64_t><uint32_t>(hash << table.bits)) * part.n) >> 32)
+
+
+cdef inline uint32_t part_next(Part* part, uint32_t hash, uint32_t bucket) noexcept nogil:
+    cdef uint32_t mixed = hash * <uint32_t>0x85EBCA6B
+    if part.n == 1:
+        return 0
+    bucket += 1 + <uint32_t>((<uint64_t>mixed * (part.n - 1)) >> 32)
+    return bucket - part.n if bucket >= part.n else bucket
+
+
+cdef inline void part_put(Table* table, Part* part, uint32_t hash, uint32_t i) noexcept nogil:
+    """Insert. There is room: part_reserve came before."""
+    cdef uint32_t b = part_home(table, part, hash), slot
+    cdef Bucket* bucket
+    while True:
+        bucket = &part.buckets[b]
+        for slot in range(SLOTS):
+            if bucket.hash[slot] == 0:
+                bucket.hash[slot] = hash
+                bucket.entry[slot] = i
+                return
+        bucket.overflow += 1
+        b = part_next(part, hash, b)
+
+
+cdef inline void table_put(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
+    cdef Part* part = table_part(table, hash)
+    part_put(table, part, hash, i)
+    part.count += 1
+    part.changes += 1
+
+
+cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
+    """Remove entry i, which is there."""
+    cdef Part* part = table_part(table, hash)
+    cdef uint32_t b = part_home(table, part, hash), slot
+    cdef Bucket* bucket
+    while True:
+        bucket = &part.buckets[b]
+        for slot in range(SLOTS):
+            if bucket.entry[slot] == i and bucket.hash[slot] == hash:
+                bucket.hash[slot] = 0
+                part.count -= 1
+                part.changes += 1
+                return
+        bucket.overflow -= 1
+        b = part_next(part, hash, b)
+
+
+cdef inline uint32_t next_prime(uint32_t n) noexcept nogil:
+    cdef uint32_t d
+    if n <= 2:
+        return 2
+    n |= 1
+    while True:
+        d = 3
+        while d * d <= n and n % d:
+            d += 2
+        if d * d > n:
+            return n
+        n += 2
+
+
+cdef inline int part_resize(Table* table, Part* part, uint32_t n) noexcept nogil:
+    """Rebuild a part with n buckets; -1, and nothing changed, when memory is out."""
+    cdef Part old = part[0]
+    cdef void* block = block_new((n + 1) * sizeof(Bucket))
+    cdef uint32_t b, slot
+    cdef Bucket* bucket
+    if block == NULL:
+        return -1
+    part.block = block
+    part.buckets = <Bucket*>((<size_t>block + 63) & ~<size_t>63)
+    part.n = n
+    part.changes += 1
+    for b in range(old.n):
+        bucket = &old.buckets[b]
+        for slot in range(SLOTS):
+            if bucket.hash[slot]:
+                part_put(table, part, bucket.hash[slot], bucket.entry[slot])
+    block_free(old.block, (old.n + 1) * sizeof(Bucket))
+    return 0
+
+
+cdef inline int part_reserve(Table* table, Part* part) noexcept nogil:
+    """Make sure that one more entry fits; -1 when memory is out."""
+    if part.count < part.n * 6 + part.n // 4:     # of seven
+        return 0
+    # Small parts double; large ones grow by a little, which keeps them seven eighths full.
+    return part_resize(table, part,
+                       next_prime(part.n * 2 if part.n < 128 else part.n + part.n // 12))
+
+
+cdef inline int table_init(Table* table, int64_t entries) noexcept nogil:
+    """Make an empty table; `entries` (negative: unknown) sets how finely it is cut."""
+    cdef uint32_t bits = 0, p
+    if entries < 0:
+        bits = 6
+    else:
+        while bits < 12 and (entries >> bits) > PART_ENTRIES:
+            bits += 1
+    table.bits = bits
+    table.parts = <Part*>calloc(1 << bits, sizeof(Part))
+    if table.parts == NULL:
+        return -1
+    for p in range(1 << bits):
+        if part_resize(table, &table.parts[p], 1) < 0:
+            return -1
+    return 0
+
+
+cdef inline int table_trim(Table* table) noexcept nogil:
+    """Shrink the parts of an empty table; one that cannot be shrunk stays as it is."""
+    cdef uint32_t p
+    for p in range(1 << table.bits):
+        if table.parts[p].n > 1:
+            part_resize(table, &table.parts[p], 1)
+    return 0
+
+
+cdef inline void table_free(Table* table) noexcept nogil:
+    cdef uint32_t p
+    if table.parts != NULL:
+        for p in range(1 << table.bits):
+            block_free(table.parts[p].block, (table.parts[p].n + 1) * sizeof(Bucket))
+    free(table.parts)
+    table.parts = NULL

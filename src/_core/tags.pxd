@@ -1,0 +1,175 @@
+# (namespace, tag) -> its entries, intrusive. A Tag record stands for one tag in one namespace and
+# hangs below the record of the same tag in the namespace above, so that an invalidation at any
+# level walks exactly what it removes. A record lives while an entry bears it, here or below.
+
+cdef struct Space
+
+cdef struct Link:                 # one entry's one tag: 20 bytes
+    uint32_t entry
+    uint32_t tag                  # in a free link: the next free one
+    uint32_t next                 # the entry's next link
+    uint32_t newer                # neighbours among the tag's links
+    uint32_t older
+
+cdef struct Tag:
+    PyObject* name                # owned; an exact str
+    Space* space                  # NULL: the record is free
+    uint32_t first                # newest link, or NONE
+    uint32_t total                # links here and below
+    uint32_t parent               # the tag in the namespace above, or NONE; free: the next free one
+    uint32_t child                # first record below, or NONE
+    uint32_t next                 # siblings
+    uint32_t previous
+
+cdef struct Tags:
+    Link* links
+    uint32_t links_capacity
+    uint32_t links_used
+    uint32_t links_free
+    uint32_t links_live
+    Tag* records
+    uint32_t capacity
+    uint32_t used
+    uint32_t free
+
+
+cdef inline void tags_init(Tags* tags) noexcept nogil:
+    memset(tags, 0, sizeof(Tags))
+    tags.links_free = NONE
+    tags.free = NONE
+
+
+cdef inline void tags_free(Tags* tags) noexcept nogil:
+    free(tags.links)
+    free(tags.records)
+    tags_init(tags)
+
+
+cdef inline int links_reserve(Tags* tags, uint32_t n) noexcept nogil:
+    """Make sure that n more links can be taken; -1 when memory is out."""
+    cdef uint64_t wanted = <uint64_t>tags.links_live + n
+    cdef void* grown
+    if wanted <= tags.links_capacity:
+        return 0
+    wanted += wanted // 2
+    if wanted < 16:
+        wanted = 16
+    if wanted >= NONE:
+        return -1
+    grown = realloc(tags.links, wanted * sizeof(Link))
+    if grown == NULL:
+        return -1
+    tags.links = <Link*>grown
+    tags.links_capacity = <uint32_t>wanted
+    return 0
+
+
+cdef inline bint entry_bears(Tags* tags, Entry* e, uint32_t tag) noexcept nogil:
+    cdef uint32_t link = e.links
+    while link != NONE:
+        if tags.links[link].tag == tag:
+            return True
+        link = tags.links[link].next
+    return False
+
+
+cdef inline void link_add(Tags* tags, Entry* e, uint32_t i, uint32_t tag) noexcept nogil:
+    """Let entry i bear the tag. There is room: links_reserve came before."""
+    cdef uint32_t at = tags.links_free
+    cdef Link* link
+    if at != NONE:
+        tags.links_free = tags.links[at].tag
+    else:
+        at = tags.links_used
+        tags.links_used += 1
+    tags.links_live += 1
+    link = &tags.links[at]
+    link.entry = i
+    link.tag = tag
+    link.next = e.links
+    e.links = at
+    link.newer = NONE
+    link.older = tags.records[tag].first
+    if link.older != NONE:
+        tags.links[link.older].newer = at
+    tags.records[tag].first = at
+    while tag != NONE:
+        tags.records[tag].total += 1
+        tag = tags.records[tag].parent
+
+
+cdef inline uint32_t link_remove_first(Tags* tags, Entry* e) noexcept nogil:
+    """Take the entry's first link away; return the tag that it was of."""
+    cdef uint32_t at = e.links
+    cdef Link* link = &tags.links[at]
+    cdef uint32_t tag = link.tag, up = link.tag
+    e.links = link.next
+    if link.newer != NONE:
+        tags.links[link.newer].older = link.older
+    else:
+        tags.records[tag].first = link.older
+    if link.older != NONE:
+        tags.links[link.older].newer = link.newer
+    link.tag = tags.links_free
+    tags.links_free = at
+    tags.links_live -= 1
+    while up != NONE:
+        tags.records[up].total -= 1
+        up = tags.records[up].parent
+    return tag
+
+
+cdef inline int tag_reserve(Tags* tags) noexcept nogil:
+    cdef uint32_t wanted
+    cdef void* grown
+    if tags.free != NONE or tags.used < tags.capacity:
+        return 0
+    wanted = tags.capacity * 2 if tags.capacity else 16
+    grown = realloc(tags.records, wanted * sizeof(Tag))
+    if grown == NULL:
+        return -1
+    tags.records = <Tag*>grown
+    tags.capacity = wanted
+    return 0
+
+
+cdef inline uint32_t tag_take(Tags* tags, PyObject* name, Space* space,
+                              uint32_t parent) noexcept nogil:
+    """Make a record below `parent`. There is room: tag_reserve came before. Takes over `name`."""
+    cdef uint32_t t = tags.free
+    cdef Tag* tag
+    if t != NONE:
+        tags.free = tags.records[t].parent
+    else:
+        t = tags.used
+        tags.used += 1
+    tag = &tags.records[t]
+    tag.name = name
+    tag.space = space
+    tag.first = NONE
+    tag.total = 0
+    tag.parent = parent
+    tag.child = NONE
+    tag.previous = NONE
+    tag.next = NONE
+    if parent != NONE:
+        tag.next = tags.records[parent].child
+        if tag.next != NONE:
+            tags.records[tag.next].previous = t
+        tags.records[parent].child = t
+    return t
+
+
+cdef inline void tag_give(Tags* tags, uint32_t t) noexcept nogil:
+    """Unhang and free a record that nothing hangs below. Its name is the caller's to drop."""
+    cdef Tag* tag = &tags.records[t]
+    if tag.previous != NONE:
+        tags.records[tag.previous].next = tag.next
+    elif tag.parent != NONE:
+        tags.records[tag.parent].child = tag.next
+    if tag.next != NONE:
+        tags.records[tag.next].previous = tag.previous
+    tag.space = NULL
+    tag.name = NULL
+    tag.parent = tags.free
+    tags.free = t

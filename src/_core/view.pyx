@@ -1,0 +1,498 @@
+# Namespace: what users hold. A view is two pointers; it keeps its cache alive and its namespace
+# from being forgotten, and leads nowhere but down.
+
+cdef object MISSING = object()
+
+
+cdef inline int space_guard(Store store, Space* space) except -1:
+    """Refuse what cannot be used: a closed cache, or the root where a namespace is required."""
+    if store.core.closed:
+        raise closed_error()
+    if store.core.require_namespace and space.parent == NULL:
+        raise NamespaceRequiredError(
+            "this cache takes no entries at its root: use namespace(...) or for_current_tenant()")
+    return 0
+
+
+# A request makes a view and drops it again, so both are done by hand: without the chain of
+# deallocators of five classes, and with a few spare objects where the GIL guards them.
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define FLOWCACHE_SPARE 0
+    #else
+    #define FLOWCACHE_SPARE 64
+    #endif
+    static PyObject *flowcache_spare[FLOWCACHE_SPARE + 1];
+    static int flowcache_spares = 0;
+    static inline PyObject *flowcache_spare_take(PyTypeObject *type) {
+        return flowcache_spares ? PyObject_Init(flowcache_spare[--flowcache_spares], type) : NULL;
+    }
+    static inline void flowcache_spare_give(PyObject *object, PyTypeObject *type) {
+        if (Py_TYPE(object) == type && flowcache_spares < FLOWCACHE_SPARE)
+            flowcache_spare[flowcache_spares++] = object;
+        else
+            Py_TYPE(object)->tp_free(object);
+    }
+    static void flowcache_patch_dealloc(PyTypeObject *type, destructor dealloc) {
+        type->tp_dealloc = dealloc;
+    }
+    """
+    PyObject* spare_take "flowcache_spare_take"(PyTypeObject* type)
+    void spare_give "flowcache_spare_give"(PyObject* view, PyTypeObject* type)
+    void patch_dealloc "flowcache_patch_dealloc"(PyTypeObject* type, void* dealloc)
+    void PyObject_GC_Track(PyObject* view)
+    void PyObject_GC_UnTrack(PyObject* view)
+
+
+cdef Namespace view_of(Store store, Space* space):
+    cdef PyObject* spare = spare_take(type_of(Namespace))
+    cdef Namespace view
+    if spare == NULL:
+        view = Namespace.__new__(Namespace)
+        view.store = store
+    else:
+        # A spare holds None for its store, and its one reference passes to `view`.
+        (<Namespace>spare).store = store
+        PyObject_GC_Track(spare)
+        view = <Namespace>spare
+        Py_DECREF(view)
+    view.space = space
+    space.views += 1
+    if space.is_idle:
+        idle_unlink(&store.core, space)
+    return view
+
+
+cdef void view_dealloc(PyObject* me) noexcept:
+    """Replaces tp_dealloc of Namespace. Takes no reference to what is dying."""
+    cdef Space* space = (<View>me).space
+    cdef Core* core
+    PyObject_GC_UnTrack(me)
+    if space != NULL:
+        core = &(<View>me).store.core
+        lock_acquire(&core.lock)
+        space.views -= 1
+        if space.views == 0:
+            idle_consider(core, space)
+        lock_release(&core.lock)
+        if core.idle_count > core.max_idle:
+            store_trim_idle((<View>me).store)
+        (<View>me).space = NULL
+    (<View>me).store = None
+    spare_give(me, type_of(Namespace))
+
+
+cdef int store_trim_idle(Store store) except? -1:
+    """Forget the least recent idle namespaces beyond max_idle_namespaces, a few at a time."""
+    cdef Core* core = &store.core
+    cdef Space* space
+    cdef list dropped = []
+    lock_acquire(&core.lock)
+    for _ in range(4):
+        if core.idle_count <= core.max_idle or core.limbo_count:
+            break
+        space = core.idle_oldest
+        store.child_limits.pop(space.id, None)
+        space_forget(core, space, dropped)
+    if dropped:
+        mask_recompute_locked(core)
+    lock_release(&core.lock)
+    return 0
+
+
+cdef int fence_key(Space* space, object key) except -1:
+    """Let a running load of the key end in vain. May run the key's __eq__."""
+    if space.own_pending and space.loads != NULL:
+        running = (<dict>space.loads).get(key)
+        if running is not None:
+            (<Load>running).fenced = True
+    return 0
+
+
+cdef int terms_of(Store store, Space* space, Terms* terms, object ttl, object stale) except -1:
+    terms.ttl = space.default_ttl if ttl is UNSET else seconds_of(ttl, "ttl", True)
+    terms.keep = 0
+    if stale is not None:
+        terms.keep = seconds_of(stale, "stale", False, True)
+    terms.serves = terms.keep > 0
+    terms.only_absent = False
+    terms.weight = 0
+    return 0
+
+
+cdef int64_t weigh(Store store, object key, object value) except -1:
+    """What the weigher says of an entry. Runs user code; 0 without a weigher."""
+    if store.weigher is None:
+        return 0
+    weight = store.weigher(key, value)
+    if isinstance(weight, bool) or not isinstance(weight, int):
+        raise WeigherError(f"weigher: must return an int of at least 0, returned {weight!r}")
+    if not 0 <= weight < 1 << 62:
+        raise WeigherError("weigher: must return an int of at least 0 and below 2**62, "
+                           f"returned {weight!r}")
+    return weight
+
+
+cdef tuple tags_checked(object tags):
+    """Tags as a tuple of exact str, or None for no tag."""
+    cdef Py_ssize_t length
+    if tags is None:
+        raise TypeError("tags: must be a str or an iterable of str, got None")
+    if isinstance(tags, str):
+        tags = (tags,)
+    elif isinstance(tags, (bytes, bytearray)):
+        raise TypeError(f"tags: must be a str or an iterable of str, got {type(tags).__name__}")
+    elif type(tags) is not tuple:
+        try:
+            tags = tuple(tags)
+        except TypeError:
+            raise TypeError("tags: must be a str or an iterable of str, "
+                            f"got {type(tags).__name__}") from None
+    if not tags:
+        return None
+    plain = True
+    for tag in <tuple>tags:
+        if not isinstance(tag, str):
+            raise TypeError(f"tags: each must be a str, got {type(tag).__name__}")
+        length = len(<str?>tag) if is_str(<PyObject*>tag) else str.__len__(tag)
+        if length == 0:
+            raise InvalidTagError("tags: a tag must not be empty")
+        if length > 256:
+            raise InvalidTagError(f"tags: a tag has at most 256 characters, got {length}")
+        plain = plain and is_str(<PyObject*>tag)
+    if plain:
+        return <tuple>tags
+    return tuple([tag if is_str(<PyObject*>tag) else str.__str__(tag) for tag in <tuple>tags])
+
+
+cdef bint put(Store store, Space* space, object key, object value, Terms* terms, tuple tags,
+              uint32_t hash, Load load=None) except -1:
+    """Store one entry and all that goes with it: fences, what is dropped, who is told."""
+    cdef Core* core = &store.core
+    cdef PyObject* dropped = NULL
+    cdef bint stored
+    cdef double now = store_now(store)
+    if tags is not None:
+        tags_prepare(core, space)
+    if load is None and space.own_pending and not terms.only_absent:
+        # A load may end between this and the store; one that begins between is fenced after it.
+        fence_key(space, key)
+    lock_acquire(&core.lock)
+    try:
+        stored = store_put_locked(store, space, key, hash, value, terms, tags, now, load, &dropped)
+    finally:
+        lock_release(&core.lock)
+    if load is None and space.own_pending and (stored or not terms.only_absent):
+        fence_key(space, key)
+    if dropped != NULL:
+        try:
+            if core.mask & (1 << REMOVE):
+                emit(store, space, REMOVE, key, "replaced", <object>dropped)
+        finally:
+            Py_DECREF(<object>dropped)            # what Entry.value owned
+    if core.limbo_first != NONE:
+        store_drain(store)
+    if stored and core.mask & (1 << SET):
+        emit(store, space, SET, key, None, value)
+    return stored
+
+
+cdef object take(View view, object key, Cause cause, bint* fresh):
+    """Remove the entry of key and return its value; None, and `fresh` false, if none is held.
+
+    An entry past its TTL goes as well, but is not `fresh`.
+    """
+    cdef Store store = view.store
+    cdef Space* space = view.space
+    cdef Core* core = &store.core
+    cdef uint32_t hash, i
+    cdef Entry* e
+    cdef double now
+    fresh[0] = False
+    space_guard(store, space)
+    hash = key_hash(space, key)
+    now = store_now(store)
+    fence_key(space, key)
+    value = None
+    lock_acquire(&core.lock)
+    try:
+        i = store_find_locked(core, space, key, hash)
+        if core.closed:
+            raise closed_error()
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            value = <object>e.value
+            fresh[0] = e.deadline > now
+            entry_unlink_locked(core, i, cause if entry_last(e) > now else EXPIRED)
+    finally:
+        lock_release(&core.lock)
+    fence_key(space, key)
+    if core.limbo_first != NONE:
+        store_drain(store)
+    return value
+
+
+cdef object look(View view, object key, bint counts):
+    """The fresh value, or MISSING; `counts`: as a hit or a miss, and it becomes the newest."""
+    cdef Store store = view.store
+    cdef Space* space = view.space
+    cdef Core* core = &store.core
+    cdef uint32_t hash = key_hash(space, key), i
+    cdef Entry* e
+    cdef double now = 0
+    if store.clock is not None:
+        now = store_now(store)
+    lock_acquire(&core.lock)
+    try:
+        i = store_find_locked(core, space, key, hash)
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            if not isinf(e.deadline):
+                if store.clock is None:
+                    now = clock_read()
+                if e.deadline <= now:
+                    if entry_last(e) <= now:
+                        entry_unlink_locked(core, i, EXPIRED)
+                    i = NONE
+            if i != NONE:
+                value = <object>e.value
+                if counts:
+                    space.counters.hits += 1
+                    lru_touch(&core.slab, &space.order, e, i)
+        if i == NONE:
+            space_guard(store, space)
+            if counts:
+                space.counters.misses += 1
+    finally:
+        lock_release(&core.lock)
+    if i == NONE:
+        if core.limbo_first != NONE:
+            store_drain(store)
+        if counts and core.mask & (1 << MISS):
+            emit(store, space, MISS, key, None, None)
+        return MISSING
+    if counts and core.mask & (1 << HIT):
+        emit(store, space, HIT, key, None, value)
+    return value
+
+
+cdef object raise_counter(View view, object key, uint32_t hash, object delta):
+    """Add to a fresh int in place and return the sum; None if there is no fresh entry."""
+    cdef Store store = view.store
+    cdef Space* space = view.space
+    cdef Core* core = &store.core
+    cdef double now = store_now(store)
+    cdef uint32_t i
+    cdef Entry* e
+    total = None
+    old = None
+    fence_key(space, key)
+    lock_acquire(&core.lock)
+    try:
+        i = store_find_locked(core, space, key, hash)
+        if core.closed:
+            raise closed_error()
+        if i != NONE and entry_at(&core.slab, i).deadline > now:
+            e = entry_at(&core.slab, i)
+            old = <object>e.value
+            if type(old) is not int:
+                raise TypeError(f"key: its value is no int but {type(old).__name__}")
+            total = <object>old + delta
+            Py_INCREF(total)                      # Entry.value owns it
+            e.value = <PyObject*>total
+            Py_DECREF(old)                        # what Entry.value owned; `old` holds another
+            lru_touch(&core.slab, &space.order, e, i)
+            space.counters.sets += 1
+    finally:
+        lock_release(&core.lock)
+    if total is not None:
+        fence_key(space, key)
+        if core.mask & (1 << REMOVE):
+            emit(store, space, REMOVE, key, "replaced", old)
+        if core.mask & (1 << SET):
+            emit(store, space, SET, key, None, total)
+    return total
+
+
+@cython.no_gc_clear                  # a finalizer may still use the view; Store breaks the cycles
+cdef class View:
+    """Who and where a namespace is. The next rooms add what can be asked of it."""
+
+    cdef Store store
+    cdef Space* space
+
+    def __cinit__(self):
+        if type(self) is not Namespace:
+            # The root: usable memory from the first moment, closed until it is opened.
+            self.store = Store.__new__(Store)
+            self.store.name = "flowcache"
+            self.store.child_limits = {}
+            store_open(self.store, 0, False)
+            self.store.core.closed = True
+            self.space = self.store.core.root
+            self.space.views += 1
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a Namespace is made by namespace() of a cache")
+
+    def _open(self, max_entries, max_weight, weigher, default_ttl, child_limits, max_pending_age,
+              bint require_namespace, int64_t max_idle, clock, str name):
+        """Begin the life of a root. The arguments were checked."""
+        cdef Store store = Store.__new__(Store)
+        checked = settings_checked({
+            "default_ttl": default_ttl, "max_entries": max_entries, "max_weight": max_weight,
+            "child_limits": child_limits})
+        store.name = name
+        store.child_limits = {}
+        store.clock = clock
+        store.weigher = weigher
+        store_open(store, checked["max_entries"], weigher is not None)
+        store.core.max_pending_age = max_pending_age
+        store.core.require_namespace = require_namespace
+        store.core.max_idle = <uint32_t>min(max_idle, 1 << 30)
+        space_check_reservations(NULL, store.core.root, checked)
+        space_apply_locked(store, store.core.root, checked)
+        store.core.root.views += 1
+        self.space.views -= 1
+        self.space = store.core.root
+        self.store = store
+
+    # ------------------------------------------------------------------ who and where
+
+    @property
+    def path(self):
+        """The names from the root down to this namespace; ``()`` for the root."""
+        return space_path(self.space)
+
+    @property
+    def name(self):
+        """The last name of the path; for the root, the cache's ``name``."""
+        return self.store.name if self.space.parent == NULL else <object>self.space.name
+
+    def __repr__(self):
+        if self.space.parent == NULL:
+            return f"<flowcache.Cache {self.store.name!r}>"
+        return f"<flowcache.Namespace {self.store.name!r} {'/'.join(map(repr, self.path))}>"
+
+    def __eq__(self, other):
+        if not isinstance(other, View):
+            return NotImplemented
+        return self.space == (<View>other).space
+
+    def __hash__(self):
+        return <Py_hash_t>(<size_t>self.space >> 4)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        raise TypeError("a cache cannot be copied: a view is a handle to shared entries")
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("a cache cannot be pickled: it lives in its process")
+
+    def _namespace(self, *names, **settings):
+        """All of namespace() but for one name of a namespace that exists."""
+        cdef Store store = self.store
+        cdef Core* core = &store.core
+        cdef Space* space = self.space
+        cdef PyObject* found
+        cdef View view
+        if core.closed:
+            raise closed_error()
+        if not names:
+            raise TypeError("namespace() takes at least one name")
+        lock_acquire(&core.lock)
+        try:
+            for name in names:
+                found = NULL
+                if is_str(<PyObject*>name):
+                    found = PyDict_GetItemWithError(<object>space.children, name)
+                if found == NULL:
+                    break
+                space = core.spaces[PyLong_AsUnsignedLong(<object>found)]
+            else:
+                view = view_of(store, space)
+                names = None
+        finally:
+            lock_release(&core.lock)
+        if names is not None:
+            view = self._make(names, settings)
+        elif settings:
+            view.configure(**settings)
+        return view
+
+    cdef View _make(self, tuple names, dict settings):
+        """The rarer half of namespace(): check all names and settings, make what is missing."""
+        cdef Store store = self.store
+        cdef Core* core = &store.core
+        cdef Space* space = self.space
+        cdef Space* child
+        cdef PyObject* found
+        cdef Namespace view
+        cdef View above = self
+        names = tuple([name_checked(name) for name in names])
+        if settings:
+            settings_checked(settings)
+        if space.depth + len(names) > DEEPEST:
+            raise InvalidNamespaceError(f"name: a path has at most {DEEPEST} names")
+        for name in names:
+            lock_acquire(&core.lock)
+            try:
+                if core.closed:
+                    raise closed_error()
+                found = PyDict_GetItemWithError(<object>above.space.children, name)
+                if found != NULL:
+                    child = core.spaces[PyLong_AsUnsignedLong(<object>found)]
+                else:
+                    child = space_make(store, above.space, name)
+                view = view_of(store, child)      # holds it while those below are made
+            finally:
+                lock_release(&core.lock)
+            above = view
+        if core.idle_count > core.max_idle:
+            store_trim_idle(store)
+        if settings:
+            above.configure(**settings)
+        return above
+
+    def namespaces(self):
+        """Return an iterator over the names of the namespaces right below, oldest first."""
+        if self.store.core.closed:
+            raise closed_error()
+        return iter(list((<dict>self.space.children)))
+
+    def configure(self, **settings):
+        """Change settings of this namespace; what is not named stays as it is.
+
+        ``default_ttl`` (seconds, ``None``: never), ``max_entries``, ``max_weight``,
+        ``max_pending`` (``None``: no limit), ``reserved`` (entries that pressure from outside
+        never takes), ``share`` (weight against its siblings, 1.0), ``child_limits``
+        (:class:`Limits` for namespaces made right below from now on). A lower limit evicts at
+        once. Raises ``TypeError``, ``ValueError`` or ``ConfigurationError``, and changes nothing.
+        """
+        cdef Store store = self.store
+        cdef Space* space = self.space
+        cdef Core* core = &store.core
+        cdef double now
+        checked = settings_checked(settings)
+        now = store_now(store)
+        if "max_weight" in checked and checked["max_weight"] >= 0 and store.weigher is None:
+            raise ConfigurationError("max_weight: this cache has no weigher")
+        made = {}
+        lock_acquire(&core.lock)
+        try:
+            if core.closed:
+                raise closed_error()
+            space_check_reservations(space.parent, space, checked)
+            if space.settings == NULL:
+                Py_INCREF(made)                   # Space.settings owns it
+                space.settings = <PyObject*>made
+            (<dict>space.settings).update(checked)
+            space_apply_locked(store, space, checked)
+            space_shrink_locked(store, space, now)
+        finally:
+            lock_release(&core.lock)
+        if core.limbo_first != NONE:
+            store_drain(store)

@@ -1,0 +1,79 @@
+"""flowcache: one in-process cache that many tenants share without ever reaching each other.
+
+    from flowcache import create_cache
+
+    crm = create_cache(default_ttl=300, max_entries=50_000)
+    acme = crm.namespace("tenant:acme")
+    acme.set("plan", "gold", tags="billing")
+    acme.get("plan")
+"""
+
+from __future__ import annotations
+
+from . import _core, events, loading, wrapping
+try:  # TEMPORARY
+    from . import tenancy
+except ImportError:
+    import types
+    tenancy = types.SimpleNamespace(for_current_tenant=None)
+from .cache import Cache, Namespace, create_cache
+from .errors import (
+    CacheClosedError,
+    ConfigurationError,
+    EntryTooHeavyError,
+    FlowcacheError,
+    InvalidNamespaceError,
+    InvalidTagError,
+    LoadTimeoutError,
+    NamespaceRequiredError,
+    RecursiveLoadError,
+    TenantNotSetError,
+    TooManyLoadsError,
+    WeigherError,
+)
+from .events import Event
+from .limits import Limits
+from .loading import Loaded
+from .stats import Stats
+
+__all__ = [
+    "Cache",
+    "CacheClosedError",
+    "ConfigurationError",
+    "EntryTooHeavyError",
+    "Event",
+    "FlowcacheError",
+    "InvalidNamespaceError",
+    "InvalidTagError",
+    "Limits",
+    "LoadTimeoutError",
+    "Loaded",
+    "Namespace",
+    "NamespaceRequiredError",
+    "RecursiveLoadError",
+    "Stats",
+    "TenantNotSetError",
+    "TooManyLoadsError",
+    "WeigherError",
+    "create_cache",
+    "tenancy",
+]
+__version__ = "0.1.0"
+
+_core._connect(
+    fetch_miss=loading.fetch_miss,
+    afetch_miss=loading.afetch,
+    fetch_any=loading.fetch,
+    refresh=loading.refresh,
+    arefresh=loading.arefresh,
+    fetch_many=loading.fetch_many,
+    afetch_many=loading.afetch_many,
+    wrap=wrapping.wrap,
+    cached=wrapping.cached,
+    for_current_tenant=tenancy.for_current_tenant,
+    subscribe=events.subscribe,
+    dispatch=events.dispatch,
+    stats=Stats,
+    is_async=loading.is_async,
+    limits_type=Limits,
+)

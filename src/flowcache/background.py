@@ -1,0 +1,129 @@
+"""Loads that nobody waits for: the threads that run them, and the rest that a key is given after a failure."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from contextvars import Context
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .jobs import Job
+
+__all__ = ["forget_failures", "is_resting", "note_failure", "submit"]
+
+THREADS = 4
+SHORTEST_REST = 1.0
+LONGEST_REST = 30.0
+"""Seconds, on the cache's clock, in which a key is not tried again."""
+MOST_FAILURES = 10_000
+"""Keys of which it is remembered that they failed; the longest ago are forgotten first."""
+
+
+class Pool:
+    """A few daemon threads, made as they are needed. They end with the process and never hold up its exit."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Context, Job]] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        # Re-entrant: a finalizer that fetches may run while it is held.
+        self._lock = threading.RLock()
+
+    def submit(self, job: Job) -> None:
+        """Run the job in a copy of the caller's context; `RuntimeError` if no thread can be started."""
+        with self._lock:
+            if len(self._threads) < THREADS:
+                name = f"flowcache-refresh-{len(self._threads) + 1}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        self._queue.put((contextvars.copy_context(), job))
+
+    def _work(self) -> None:
+        while True:
+            context, job = self._queue.get()
+            if job.claim():
+                context.run(job.run_apart)
+            # Not kept alive until the next one comes.
+            del context, job
+
+
+_pool = Pool()
+
+
+def _forked() -> None:
+    global _pool
+    _pool = Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def submit(job: Job) -> None:
+    """Have a thread of the pool run the job, in a copy of the caller's context."""
+    try:
+        _pool.submit(job)
+    except RuntimeError:
+        job.end()  # The interpreter is on its way out.
+
+
+class Failure(NamedTuple):
+    count: int
+    again: float
+    """When the next load may begin, on the cache's clock."""
+    stamp: tuple[float, float]
+    """Bounds of the deadline of the value that was to be replaced. A value stored since has a later one."""
+
+
+# By hashes: what is remembered keeps neither a key nor a cache alive. Should two meet, a load waits a while longer.
+_failures: OrderedDict[int, Failure] = OrderedDict()
+
+
+def stamp_of(namespace: Any, key: Hashable) -> tuple[float, float] | None:
+    """Return bounds of the deadline of what is held for the key; None: nothing is."""
+    before = namespace._now()
+    held = namespace._held(key)
+    return None if held is None else (before + held[1] - 1e-6, namespace._now() + held[1] + 1e-6)
+
+
+def last_failure(namespace: Any, key: Hashable) -> Failure | None:
+    """Return the failure of the load that was to replace what is held for the key now, or None."""
+    failure = _failures.get(hash((namespace, key)))
+    if failure is None:
+        return None
+    stamp = stamp_of(namespace, key)
+    if stamp is None or stamp[0] > failure.stamp[1] or stamp[1] < failure.stamp[0]:
+        return None
+    return failure
+
+
+def is_resting(namespace: Any, key: Hashable) -> bool:
+    """True while a background load of what is held for the key failed too recently to be tried again."""
+    failure = last_failure(namespace, key)
+    return failure is not None and namespace._now() < failure.again
+
+
+def note_failure(namespace: Any, key: Hashable) -> None:
+    """Remember that a background load failed: the rest is 1 s, then doubles up to 30 s."""
+    stamp = stamp_of(namespace, key)
+    if stamp is None:
+        return  # Nothing is held any more that could be served meanwhile.
+    failure = last_failure(namespace, key)
+    count = 1 if failure is None else failure.count + 1
+    rest = min(LONGEST_REST, SHORTEST_REST * 2.0 ** min(count - 1, 30))
+    which = hash((namespace, key))
+    _failures[which] = Failure(count, namespace._now() + rest, stamp)
+    _failures.move_to_end(which)
+    while len(_failures) > MOST_FAILURES:
+        _failures.popitem(last=False)
+
+
+def forget_failures(namespace: Any, key: Hashable) -> None:
+    """Forget them: a load has succeeded."""
+    if _failures:
+        _failures.pop(hash((namespace, key)), None)

@@ -1,0 +1,207 @@
+"""Cache: the root namespace, which begins and ends a cache's life."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Hashable, MutableMapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from . import _core
+from ._core import Namespace
+from .limits import Limits
+
+__all__ = ["Cache", "Namespace", "create_cache"]
+
+V = TypeVar("V")
+
+MutableMapping.register(Namespace)
+
+
+class Cache(Namespace[V]):
+    """The root namespace of a cache. See :func:`create_cache` for its parameters."""
+
+    __slots__ = ("__weakref__", "_sweeper")
+
+    _sweeper: Sweeper | None
+
+    def __init__(
+        self,
+        *,
+        default_ttl: float | timedelta | None = 300.0,
+        max_entries: int | None = 10_000,
+        max_weight: int | None = None,
+        weigher: Callable[[Any, Any], int] | None = None,
+        child_limits: Limits | None = None,
+        require_namespace: bool = False,
+        max_pending_age: float | timedelta = 30.0,
+        sweep_interval: float | timedelta | None = None,
+        max_idle_namespaces: int = 10_000,
+        clock: Callable[[], float] | None = None,
+        name: str = "flowcache",
+    ) -> None:
+        """Make an empty cache. Raises ``TypeError`` or ``ValueError`` that names the argument."""
+        for argument, function in (("weigher", weigher), ("clock", clock)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{argument}: must be callable, got {type(function).__name__}")
+        if max_weight is not None and weigher is None:
+            raise TypeError("max_weight: needs a weigher")
+        if not isinstance(require_namespace, bool):
+            raise TypeError(
+                f"require_namespace: must be a bool, got {type(require_namespace).__name__}"
+            )
+        if not isinstance(name, str):
+            raise TypeError(f"name: must be a str, got {type(name).__name__}")
+        if isinstance(max_idle_namespaces, bool) or not isinstance(max_idle_namespaces, int):
+            raise TypeError(
+                f"max_idle_namespaces: must be an int, got {type(max_idle_namespaces).__name__}"
+            )
+        if max_idle_namespaces < 0:
+            raise ValueError(f"max_idle_namespaces: must be at least 0, got {max_idle_namespaces}")
+        pending_age = _core.duration(max_pending_age, "max_pending_age")
+        interval = None
+        if sweep_interval is not None:
+            interval = _core.duration(sweep_interval, "sweep_interval")
+            if interval == 0:
+                raise ValueError("sweep_interval: must be more than 0 seconds, or None")
+        self._open(
+            max_entries,
+            max_weight,
+            weigher,
+            default_ttl,
+            child_limits,
+            pending_age,
+            require_namespace,
+            max_idle_namespaces,
+            clock,
+            name,
+        )
+        self._sweeper = None
+        if interval is not None:
+            self._sweeper = Sweeper(self, interval)
+            self._sweeper.start()
+
+    def close(self) -> None:
+        """Drop every entry and refuse all further use, of this cache and of its views.
+
+        Running loads go on for those who wait, and are not stored. Closing twice is closing once.
+        """
+        if self._sweeper is not None:
+            self._sweeper.stop()
+        self._close()
+
+    def sweep(self) -> int:
+        """Expire every entry whose time is over; return how many. Costs O(log n) for each."""
+        return self._sweep()
+
+    def __enter__(self) -> Cache[V]:
+        """Return the cache; it is closed at the end."""
+        if self._is_closed():
+            raise _core.CacheClosedError("the cache is closed")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close the cache."""
+        self.close()
+
+    async def __aenter__(self) -> Cache[V]:
+        """Return the cache; it is closed at the end."""
+        return self.__enter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close the cache."""
+        self.close()
+
+
+class Sweeper:
+    """A daemon thread that sweeps a cache now and then, and holds it only while it does."""
+
+    def __init__(self, cache: Cache[Any], interval: float) -> None:
+        self._stopped = threading.Event()
+        self._interval = interval
+        self._cache = weakref.ref(cache, self._cache_gone)
+        sweepers.add(self)
+
+    def start(self) -> None:
+        """Start the thread; after a fork, start it anew."""
+        name = "flowcache-sweep"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread soon. Does not wait for it."""
+        self._stopped.set()
+
+    def _cache_gone(self, _: object) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval):
+            cache = self._cache()
+            if cache is None or cache._is_closed():
+                return
+            cache.sweep()
+            del cache
+
+    def after_fork(self) -> None:
+        """Begin again in a child process, where the parent's thread does not exist."""
+        if not self._stopped.is_set() and self._cache() is not None:
+            self._stopped = threading.Event()
+            self.start()
+
+
+sweepers: weakref.WeakSet[Sweeper] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for sweeper in list(sweepers):
+        sweeper.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def create_cache(
+    *,
+    default_ttl: float | timedelta | None = 300.0,
+    max_entries: int | None = 10_000,
+    max_weight: int | None = None,
+    weigher: Callable[[Any, Any], int] | None = None,
+    child_limits: Limits | None = None,
+    require_namespace: bool = False,
+    max_pending_age: float | timedelta = 30.0,
+    sweep_interval: float | timedelta | None = None,
+    max_idle_namespaces: int = 10_000,
+    clock: Callable[[], float] | None = None,
+    name: str = "flowcache",
+) -> Cache[Any]:
+    """Make a cache, to be shared by every tenant of this process.
+
+    ``default_ttl``: seconds (or a ``timedelta``) that an entry stored without a TTL stays fresh;
+    ``None``: for ever. ``max_entries``: the bound on entries of the whole cache; ``None``: none.
+    ``max_weight``: the bound on the sum of ``weigher(key, value)``, an ``int`` of at least 0 that
+    is called once a store. ``child_limits``: the :class:`Limits` that every namespace right below
+    the root starts with. ``require_namespace``: refuse keyed calls on the root with
+    ``NamespaceRequiredError``. ``max_pending_age``: seconds after which a running load no longer
+    holds up new callers, nor is stored. ``sweep_interval``: seconds between sweeps by a daemon
+    thread; ``None``: no thread, expired entries are reclaimed as the cache is used.
+    ``max_idle_namespaces``: how many empty, unused namespaces keep their counters. ``clock``:
+    returns seconds, for tests; the monotonic clock by default. ``name``: a label.
+
+    Raises ``TypeError`` or ``ValueError`` that names the argument.
+    """
+    return Cache(
+        default_ttl=default_ttl,
+        max_entries=max_entries,
+        max_weight=max_weight,
+        weigher=weigher,
+        child_limits=child_limits,
+        require_namespace=require_namespace,
+        max_pending_age=max_pending_age,
+        sweep_interval=sweep_interval,
+        max_idle_namespaces=max_idle_namespaces,
+        clock=clock,
+        name=name,
+    )

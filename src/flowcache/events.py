@@ -1,0 +1,75 @@
+"""Events: who is told what a cache did."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from . import _core
+
+__all__ = ["Event", "Listener"]
+
+logger = logging.getLogger("flowcache")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that a cache did. What does not apply to its kind is ``None`` (``seconds``: 0)."""
+
+    kind: str
+    """hit, miss, stale_hit, set, remove, load, load_error, refresh or sweep."""
+    path: tuple[str, ...]
+    """The namespace's path."""
+    key: Hashable
+    cause: str | None
+    """Why an entry was removed: deleted, replaced, expired, evicted, over_limit, tag, prefix,
+    cleared."""
+    value: Any
+    """The value stored, served or removed; for a sweep, how many entries it expired."""
+    error: BaseException | None
+    """What a loader raised."""
+    seconds: float
+    """What a load took."""
+
+
+Listener = Callable[[Event], object]
+
+
+def dispatch(
+    listeners: list[Listener],
+    kind: str,
+    path: tuple[str, ...],
+    key: Hashable,
+    cause: str | None,
+    value: Any,
+    error: BaseException | None,
+    seconds: float,
+) -> None:
+    """Call each listener; log what one raises and go on with the next."""
+    event = Event(kind, path, key, cause, value, error, seconds)
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception:
+            logger.exception("a listener for %r raised", kind)
+
+
+def subscribe(
+    namespace: _core.Namespace[Any], listener: Listener, kinds: str | Iterable[str] | None
+) -> Callable[[], None]:
+    """Register a listener; return the function that ends it."""
+    if not callable(listener):
+        raise TypeError(f"listener: must be callable, got {type(listener).__name__}")
+    wanted = _core.KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    unknown = [kind for kind in wanted if kind not in _core.KINDS]
+    if unknown:
+        raise ValueError(f"kinds: {unknown[0]!r} is none of {', '.join(_core.KINDS)}")
+    mask = sum({1 << _core.KINDS.index(kind) for kind in wanted})
+    token = namespace._listen(listener, mask)
+
+    def unsubscribe() -> None:
+        namespace._unlisten(token)
+
+    return unsubscribe

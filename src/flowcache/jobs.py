@@ -1,0 +1,433 @@
+"""One run of a loader, for one key or for many: it starts, it ends, and whatever happens its loads are settled.
+
+A sync loader runs in the thread that asked first, an async one in a task of its own that belongs to nobody: callers
+come and go. A run can end in five ways, and each leaves no record in the table of running loads and no waiter asleep:
+a value; an error; an interrupt (`KeyboardInterrupt` and its like) or a cancellation from outside, after which the
+waiters lead; the close of the loop that it ran on; a `fork`, which leaves its thread behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from contextlib import suppress
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from . import background, rings
+from .errors import CacheClosedError, EntryTooHeavyError
+from .waiting import ABANDONED, ABSENT, Outcome, Running, running_loop
+
+if TYPE_CHECKING:
+    from .calls import Call
+
+__all__ = ["Job"]
+
+logger = logging.getLogger("flowcache")
+
+INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What strikes the thread that runs a loader and is none of its waiters' business."""
+
+FAR_FUTURE = 3650 * 86400.0
+"""Seconds until the timer that watches over a loop would fire."""
+
+_forks = 0
+_watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[LoopWatch]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+class LoopWatch:
+    """Ends the jobs of an event loop that closes under them.
+
+    Nothing but a timer of that loop holds it. `close()` drops the timers, and with this one the jobs, which no
+    callback of the loop would ever end. It holds the jobs, so that no running load is collected.
+    """
+
+    __slots__ = ("__weakref__", "jobs")
+
+    def __init__(self) -> None:
+        self.jobs: set[Job] = set()
+
+    def __call__(self) -> None:
+        """The timer fires, ten years from now."""
+
+    def __del__(self) -> None:
+        for job in tuple(self.jobs):
+            job.end()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> LoopWatch:
+        """Return the watch over a loop; to be called on the loop's own thread."""
+        known = _watches.get(loop)
+        watch = None if known is None else known()
+        if watch is None:
+            watch = cls()
+            loop.call_later(FAR_FUTURE, watch)
+            _watches[loop] = weakref.ref(watch)
+        return watch
+
+
+class Job:
+    """A run of `loader` for the loads that it leads."""
+
+    __slots__ = (
+        "__weakref__",
+        "_ticket",
+        "background",
+        "call",
+        "detached",
+        "forks",
+        "forsaken",
+        "is_refresh",
+        "is_started",
+        "loader",
+        "loads",
+        "loop",
+        "many",
+        "namespace",
+        "stands_in_for",
+        "struck",
+        "task",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        namespace: Any,
+        loader: Callable[..., Any],
+        call: Call,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        many: bool = False,
+        is_refresh: bool = False,
+        background: bool = False,
+    ) -> None:
+        self.namespace = namespace
+        self.loader: Callable[..., Any] | None = loader
+        self.call = call
+        self.loop = loop
+        self.many = many
+        self.is_refresh = is_refresh
+        self.background = background
+        self.is_started = False
+        self.detached = background
+        """Runs on when nobody waits for it."""
+        self.forsaken = False
+        self.forks = _forks
+        self.loads: list[Running] = []
+        self.stands_in_for: Running | None = None
+        """The registered load in whose place the result is stored, for a run beside it."""
+        self.struck: BaseException | None = None
+        """What ended the run and is for its first caller alone."""
+        self.task: asyncio.Task[None] | None = None
+        self.watch: LoopWatch | None = None
+        self._ticket = [None]
+
+    # Registering
+
+    def begin(self, key: Hashable) -> Running:
+        """Register a load of `key` for this job, or return the one that runs already.
+
+        Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for a key that is not hashable.
+        """
+        load = Running(self.namespace, key, self.call.tags)
+        load.job = self
+        try:
+            running: Running = self.namespace._begin(load, self.background)
+            if running is load:
+                self.loads.append(load)
+        except BaseException:
+            self._take_out(load)  # An interrupt may come between the two.
+            raise
+        return running
+
+    def begin_beside(self, target: Running) -> Running:
+        """Make a load that is not registered, whose result is stored in place of `target`'s if that still stands."""
+        load = Running(self.namespace, target.key, self.call.tags)
+        load.job = self
+        self.loads.append(load)
+        self.stands_in_for = target
+        return load
+
+    def give_up(self, load: Running, outcome: Outcome) -> None:
+        """Let go of a load that need not run: settle it with what is known."""
+        self._take_out(load)
+        self.loads.remove(load)
+        load.settle(outcome)
+
+    def claim(self) -> bool:
+        """Take the right to run a job of the pool, or to put it aside before it runs; True for the first who asks."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        return True
+
+    def may_be_joined(self) -> bool:
+        """True if somebody runs it. If not, its loads are abandoned, and the next to begin one leads.
+
+        Nobody does if its thread was left behind by a fork, or if its loop does not run. One that only waits for a
+        thread of the pool is put aside too: who asks now need not wait for what is before it.
+        """
+        if (
+            self.forks != _forks
+            or (self.loop is not None and not self.loop.is_running())
+            or (self.loop is None and self.background and self.claim())
+        ):
+            self.end()
+            return False
+        return True
+
+    # Running
+
+    def run(self) -> None:
+        """Run a sync loader to its end in this thread. Raises only what is for this thread alone."""
+        self.is_started = True
+        scope, token = rings.enter_scope(self.loads[0])
+        began = perf_counter()
+        try:
+            try:
+                produced = self._produce()
+                error = None if not inspect.isawaitable(produced) else refuse_awaitable(produced)
+            except INTERRUPTS:
+                raise
+            except BaseException as failure:
+                self._fail_all(failure, perf_counter() - began)
+            else:
+                if error is None:
+                    self._deliver(produced, perf_counter() - began)
+                elif self.background:
+                    self._fail_all(error, perf_counter() - began)
+                else:
+                    raise error
+        except BaseException as strike:
+            self.struck = strike
+            raise
+        finally:
+            rings.leave_scope(scope, token)
+            self.end()
+
+    def run_in_thread(self) -> None:
+        """Run a sync loader in a daemon thread of its own, in a copy of the caller's context."""
+        run = contextvars.copy_context().run
+        self.is_started = True
+        try:
+            threading.Thread(
+                target=run, args=(self.run_apart,), name="flowcache-load", daemon=True
+            ).start()
+        except BaseException:
+            self.end()
+            raise
+
+    def run_apart(self) -> None:
+        """Run in a thread that has no caller: what strikes it is kept for the first caller, or logged."""
+        try:
+            self.run()
+        except BaseException as strike:
+            if self.detached:
+                logger.warning("a load in the background was struck by %r", strike)
+
+    def start(self) -> None:
+        """Run the loader, sync or async, in a task of this thread's running loop."""
+        assert self.loop is not None
+        self.is_started = True
+        coroutine = self._run_in_task()
+        try:
+            self.watch = LoopWatch.of(self.loop)
+            self.watch.jobs.add(self)
+            self.task = self.loop.create_task(coroutine)
+            # A task that is cancelled before its first step never enters the coroutine.
+            self.task.add_done_callback(self._task_done)
+        except BaseException:
+            coroutine.close()
+            self.end()
+            raise
+
+    async def _run_in_task(self) -> None:
+        scope, _ = rings.enter_scope(self.loads[0])
+        began = perf_counter()
+        try:
+            try:
+                produced = self._produce()
+                if inspect.isawaitable(produced):
+                    produced = await produced
+            except INTERRUPTS:
+                raise
+            except BaseException as failure:
+                if isinstance(failure, asyncio.CancelledError) and is_being_cancelled():
+                    raise
+                self._fail_all(failure, perf_counter() - began)
+            else:
+                self._deliver(produced, perf_counter() - began)
+        except BaseException as strike:
+            if not isinstance(strike, asyncio.CancelledError):
+                self.struck = strike
+            raise
+        finally:
+            rings.leave_scope(scope, None)
+            self.end()
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self.end()
+        if not task.cancelled():
+            task.exception()  # Seen: `struck` bears it, or it was raised out of the loop.
+
+    def forsake(self) -> None:
+        """Cancel the task if nobody waits for any of its loads."""
+        task, loop = self.task, self.loop
+        if task is None or loop is None or self.detached or self.forsaken:
+            return
+        if any(load.waiters for load in self.loads):
+            return
+        # The load stays registered until the loader has really ended, so that no second one runs beside it. Who joins
+        # until then waits for that, and leads next.
+        self.forsaken = True
+        if running_loop() is loop:
+            task.cancel()
+        else:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
+
+    # Ending
+
+    def end(self) -> None:
+        """Abandon whatever is not settled and let go of everything. Safe at any time, from any thread, repeatedly."""
+        for load in tuple(self.loads):
+            if load.outcome is None:
+                self._take_out(load)
+            load.settle(ABANDONED)
+        if self.watch is not None:
+            self.watch.jobs.discard(self)
+        self.loads.clear()
+        self.loader = self.watch = self.task = self.stands_in_for = None
+
+    def end_unless_started(self) -> None:
+        """End a job whose first caller was struck before it could run it."""
+        if not self.is_started:
+            self.end()
+
+    def _produce(self) -> Any:
+        loader = self.loader
+        assert loader is not None
+        return loader([load.key for load in self.loads]) if self.many else loader()
+
+    def _deliver(self, produced: Any, seconds: float) -> None:
+        if not self.many:
+            self._keep(self.loads[0], produced, seconds, seconds)
+            return
+        if not isinstance(produced, Mapping):
+            error = TypeError(
+                f"loader_many: must return a mapping of keys to values, got {type(produced).__name__}"
+            )
+            self._fail_all(error, seconds)
+            return
+        counted = seconds
+        for load in tuple(self.loads):
+            try:
+                absent = load.key not in produced
+                value = None if absent else produced[load.key]
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
+                self._fail(load, error, seconds, counted)
+            else:
+                if absent:
+                    self._take_out(load)
+                    load.settle(ABSENT)
+                    continue
+                self._keep(load, value, seconds, counted)
+            counted = 0.0
+
+    def _keep(self, load: Running, produced: Any, seconds: float, counted: float) -> None:
+        """Store the value, unless the load was overtaken by an invalidation, and hand it to whoever waits."""
+        namespace, call = self.namespace, self.call
+        try:
+            value, ttl, tags, store = call.unpack(produced)
+            if store and (call.store_if is None or call.store_if(value)):
+                # Closed: nowhere to store it. Too heavy: it is handed over all the same.
+                with suppress(CacheClosedError, EntryTooHeavyError):
+                    namespace._finish(
+                        self.stands_in_for or load, value, ttl, tags, call.stale, call.stale_if_error
+                    )
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
+            self._fail(load, error, seconds, counted)
+            return
+        self._take_out(load)
+        self._count("loads", counted)
+        background.forget_failures(namespace, load.key)
+        load.settle(Outcome(value))
+        self._emit("load", load.key, value, None, seconds)
+        if self.is_refresh or self.background:
+            self._emit("refresh", load.key, value, None, seconds)
+
+    def _fail_all(self, error: BaseException, seconds: float) -> None:
+        counted = seconds
+        for load in tuple(self.loads):
+            self._fail(load, error, seconds, counted)
+            counted = 0.0
+
+    def _fail(self, load: Running, error: BaseException, seconds: float, counted: float) -> None:
+        unseen = self.background or (self.detached and not load.waiters)
+        self._take_out(load)
+        self._count("load_failures", counted)
+        if self.background:
+            background.note_failure(self.namespace, load.key)
+        load.settle(Outcome(error=error))
+        self._emit("load_error", load.key, None, error, seconds)
+        if unseen:
+            logger.warning(
+                "a background load of key %r in namespace %r failed",
+                load.key,
+                self.namespace.path,
+                exc_info=error,
+            )
+
+    def _take_out(self, load: Running) -> None:
+        if self.stands_in_for is None:
+            with suppress(CacheClosedError):
+                self.namespace._abandon(load)
+
+    def _count(self, name: str, seconds: float) -> None:
+        with suppress(CacheClosedError):
+            self.namespace._count(name, 1)
+            if seconds:
+                self.namespace._count("load_seconds", seconds)
+
+    def _emit(
+        self, kind: str, key: Hashable, value: Any, error: BaseException | None, seconds: float
+    ) -> None:
+        with suppress(CacheClosedError):
+            self.namespace._emit(kind, key, None, value, error, seconds)
+
+
+def is_being_cancelled() -> bool:
+    """True if somebody asked the current task to stop, as against a `CancelledError` of the loader's own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def refuse_awaitable(produced: Any) -> TypeError:
+    """Return the error for a sync call whose loader made an awaitable, which is closed so that it warns of nothing."""
+    if isinstance(produced, Coroutine):
+        produced.close()
+    return TypeError(
+        f"loader: returned an awaitable ({type(produced).__name__}); use afetch (arefresh, afetch_many) for it"
+    )

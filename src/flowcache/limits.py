@@ -1,0 +1,45 @@
+"""Limits: the settings that a namespace can start with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any, Final
+
+from . import _core
+
+__all__ = ["Limits"]
+
+UNSET: Final[Any] = _core.UNSET
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a namespace may hold, and how it fares under pressure; what is omitted is inherited.
+
+    ``default_ttl``: seconds, a ``timedelta``, or ``None`` for never. ``max_entries``,
+    ``max_weight``, ``max_pending``: at most so many entries, so much weight, so many running
+    loads; ``None``: no limit of its own. ``reserved``: entries that pressure from outside never
+    takes. ``share``: its weight against its siblings. ``child_limits``: what namespaces right below
+    it start with in turn. Raises ``TypeError`` or ``ValueError`` that names the field.
+    """
+
+    default_ttl: float | timedelta | None = UNSET
+    max_entries: int | None = UNSET
+    max_weight: int | None = UNSET
+    max_pending: int | None = UNSET
+    reserved: int = UNSET
+    share: float = UNSET
+    child_limits: Limits | None = UNSET
+
+    def __post_init__(self) -> None:
+        _core.check_settings(self.as_settings())
+
+    def as_settings(self) -> dict[str, Any]:
+        """Return what was given, by name."""
+        given = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in given if value is not UNSET}
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.as_settings().items())
+        return f"Limits({given})"

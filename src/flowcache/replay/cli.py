@@ -1,0 +1,161 @@
+"""The command line tool: reads, replays, reports, and tells how it went by its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from flowcache import Cache, ConfigurationError
+
+from .arguments import CURVE, DEFAULT_MAX_ENTRIES, entries_of, layout_of, make_parser
+from .extras import ReplayError, need
+from .optimum import next_reads, optimum_hits
+from .progress import Progress, progress_bars
+from .reading import TraceError, read_trace
+from .report import Run, as_json, draw, print_run, print_sizes, print_trace
+from .simulate import Settings, replay
+from .trace import READ, Trace
+
+OK: Final = 0
+BAD_TRACE: Final = 1
+BAD_USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+
+def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) -> list[Run]:
+    """Replay the trace at every size asked for."""
+    labels = options.sizes or (CURVE.split(",") if options.plot else None)
+    several = labels is not None
+    if labels is None:
+        unbounded = options.max_entries is None and options.max_weight is not None
+        labels = ["" if unbounded else options.max_entries or DEFAULT_MAX_ENTRIES]
+    settings = Settings(
+        max_weight=options.max_weight,
+        default_ttl=options.default_ttl,
+        child_limits=options.per_tenant,
+        tenants=dict(options.tenant),
+        fill=not options.no_fill,
+    )
+    following = None
+    runs: list[Run] = []
+    reads = len(trace)
+    if trace.operations is not None:
+        reads = trace.operations.count(READ)
+    for label in labels:
+        chosen = dataclasses.replace(
+            settings, max_entries=entries_of(label, trace) if label else None
+        )
+        with progress.stage(f"replay {label}".strip(), len(trace)) as done:
+            outcome = replay(trace, chosen, observe=teller(done))
+        optimum = None
+        if several and not options.no_optimum and chosen.max_entries is not None:
+            with progress.stage(f"optimum {label}", len(trace)) as done:
+                following = following or next_reads(trace)
+                hits = optimum_hits(
+                    trace,
+                    chosen.max_entries,
+                    following,
+                    default_ttl=options.default_ttl,
+                    fill=chosen.fill,
+                    progress=done,
+                )
+            optimum = hits / reads if reads else 0.0
+        runs.append(Run(label, outcome, optimum))
+    return runs
+
+
+def teller(done: Callable[[int], None]) -> Callable[[int, Cache[int]], None]:
+    """Return an observer of a replay that moves a progress bar."""
+
+    def tell(requests: int, _cache: Cache[int]) -> None:
+        done(requests)
+
+    return tell
+
+
+def warn(message: str) -> None:
+    """Say something on standard error."""
+    print(f"flowcache.replay: {message}", file=sys.stderr)
+
+
+def check_against(trace: Trace, options: argparse.Namespace, parser: Any) -> None:
+    """Refuse limits that this log cannot be held to, and mention those that have no effect."""
+    if options.max_weight is not None and trace.sizes is None:
+        parser.error("--max-weight needs a column of sizes: --size-column")
+    if options.default_ttl is not None and trace.times is None:
+        parser.error("--default-ttl needs a column of times: --time-column")
+    if (options.tenant or options.per_tenant) and trace.tenants is None:
+        parser.error("limits of tenants need a column of tenants: --tenant-column")
+    if trace.ttls is not None and trace.times is None:
+        warn("there is a column of TTLs but none of times: nothing expires")
+    for name, _ in options.tenant:
+        if name not in trace.tenant_names:
+            warn(f"no request is of tenant {name!r}")
+    if options.no_fill and trace.operations is None:
+        warn("all requests are reads and with --no-fill nothing is ever stored")
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Do what the command line asks for."""
+    layout = layout_of(options, parser)
+    # What is missing is said before an hour's log is read.
+    if options.plot:
+        need("matplotlib.figure", "--plot")
+    if not options.json:
+        need("rich.table", "the report (--json: none)")
+    name = "standard input" if options.trace == "-" else Path(options.trace).name
+    with progress_bars(options.quiet) as progress:
+        total = None if options.trace == "-" else Path(options.trace).stat().st_size
+        with progress.stage(f"read {name}", total) as done:
+            trace = read_trace(
+                options.trace,
+                layout,
+                compression=options.compression,
+                skip_bad=options.skip_bad,
+                progress=done,
+            )
+        check_against(trace, options, parser)
+        runs = replay_all(trace, options, progress)
+    if options.json:
+        print(json.dumps(as_json(trace, runs), indent=2))
+    else:
+        console = need("rich.console", "the report").Console()
+        if not console.is_terminal:
+            # A file or a pipe has no width of its own: a table is not to be squeezed into 80.
+            console.width = max(console.width, 120)
+        print_trace(console, trace, name)
+        if options.sizes or options.plot:
+            print_sizes(console, trace, runs, options.top)
+        else:
+            print_run(console, trace, runs[0], options.top)
+    if options.plot:
+        draw(options.plot, trace, runs, name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool and return its exit status."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        run(options, parser)
+        sys.stdout.flush()
+    except TraceError as error:
+        warn(str(error))
+        return BAD_TRACE
+    except (ReplayError, ConfigurationError) as error:
+        warn(str(error))
+        return BAD_USAGE
+    except BrokenPipeError:
+        # Whoever read the report has seen enough; what is left must not be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        warn("interrupted")
+        return INTERRUPTED
+    return OK

@@ -1,0 +1,277 @@
+"""What a person reads of a replay: tables, a plot; and the same as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flowcache import Stats
+
+from .extras import ReplayError, need
+from .simulate import Outcome
+from .trace import Trace
+
+ENTRY_BYTES: Final = 80
+"""At most so many bytes of its own flowcache takes for an entry, key and value not counted."""
+
+ENOUGH_READS: Final = 100
+"""A tenant with fewer reads is not called the worst: its ratio is chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One replay, how its size was asked for, and the optimum's hit ratio if it was worked out."""
+
+    label: str
+    outcome: Outcome
+    optimum: float | None = None
+
+    @property
+    def hit_ratio(self) -> float:
+        """The part of reads that hit, from 0 to 1."""
+        return self.outcome.total.hit_rate
+
+
+def amount(count: float) -> str:
+    """Return a number of bytes as people say it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def percent(ratio: float | None) -> str:
+    """Return a ratio as a percentage; a dash where there is none."""
+    return "-" if ratio is None else f"{100 * ratio:.2f}%"
+
+
+def hit_ratio(stats: Stats) -> float | None:
+    """Return the part of reads that hit, or None if nothing was read."""
+    return stats.hit_rate if stats.hits + stats.misses else None
+
+
+def bound(outcome: Outcome) -> str:
+    """Return the cache's limits in words."""
+    settings = outcome.settings
+    words = []
+    if settings.max_entries is not None:
+        words.append(f"{settings.max_entries:,} entries")
+    if settings.max_weight is not None:
+        words.append(amount(settings.max_weight))
+    return " and ".join(words) or "no bound"
+
+
+def by_reads(tenants: dict[str, Stats]) -> list[tuple[str, Stats]]:
+    """Return the tenants, those that read most first."""
+    return sorted(tenants.items(), key=lambda item: -(item[1].hits + item[1].misses))
+
+
+def worst_tenant(outcome: Outcome) -> tuple[str, float] | None:
+    """Return the tenant with the lowest hit ratio, of those whose ratio means something."""
+    ratios = [
+        (name, stats.hit_rate)
+        for name, stats in outcome.tenants.items()
+        if stats.hits + stats.misses >= ENOUGH_READS
+    ]
+    return min(ratios, key=lambda pair: pair[1]) if len(outcome.tenants) > 1 and ratios else None
+
+
+def summed(parts: Iterable[Stats]) -> dict[str, float]:
+    """Return the sums of what several tenants' counters say."""
+    total: dict[str, float] = {}
+    for stats in parts:
+        for name, count in stats.as_dict().items():
+            total[name] = total.get(name, 0) + count
+    asked = total["hits"] + total["misses"]
+    total["hit_rate"] = total["hits"] / asked if asked else 0.0
+    return total
+
+
+def print_trace(console: Any, trace: Trace, name: str) -> None:
+    """Print what was read, and what was wrong with it."""
+    tenants = len(trace.tenant_names)
+    whose = f" of {tenants:,} tenants" if trace.tenants is not None else ""
+    span = f" over {trace.times[-1] - trace.times[0]:,.0f} s" if trace.times else ""
+    console.print(
+        f"{name}: {len(trace):,} requests{whose}, {trace.distinct_keys:,} distinct keys{span}",
+        highlight=False,
+        markup=False,
+    )
+    if trace.skipped:
+        console.print(
+            f"skipped {trace.skipped:,} malformed; the first: {trace.first_skipped}",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
+    if trace.late:
+        console.print(
+            f"{trace.late:,} requests are older than the one before them and count as simultaneous",
+            style="yellow",
+            highlight=False,
+        )
+
+
+def print_run(console: Any, trace: Trace, run: Run, top: int) -> None:
+    """Print one replay: a row a tenant, and all together."""
+    table = need("rich.table", "the report").Table(title=f"A cache of {bound(run.outcome)}")
+    columns = ["reads", "hit ratio", "stored", "evicted", "caused", "expired", "entries"]
+    table.add_column("tenant")
+    for column in columns:
+        table.add_column(column, justify="right")
+    if trace.sizes is not None:
+        table.add_column("data", justify="right")
+    if trace.tenants is not None:
+        ordered = by_reads(run.outcome.tenants)
+        for name, stats in ordered[:top]:
+            table.add_row(escaped(name), *cells(stats.as_dict(), trace))
+        if rest := [stats for _, stats in ordered[top:]]:
+            table.add_row(f"{len(rest):,} others", *cells(summed(rest), trace), style="dim")
+        table.add_section()
+    table.add_row("all", *cells(run.outcome.total.as_dict(), trace), style="bold")
+    console.print(table)
+    print_memory(console, trace, run)
+
+
+def cells(counts: dict[str, float], trace: Trace) -> list[str]:
+    """Return a row of `print_run`, without its name."""
+    reads = counts["hits"] + counts["misses"]
+    row = [
+        f"{reads:,.0f}",
+        percent(counts["hit_rate"] if reads else None),
+        *(
+            f"{counts[name]:,.0f}"
+            for name in ("sets", "evictions", "evictions_caused", "expirations", "entries")
+        ),
+    ]
+    return row if trace.sizes is None else [*row, amount(counts["weight"])]
+
+
+def print_memory(console: Any, trace: Trace, run: Run) -> None:
+    """Print what was held at the fullest, and what was refused."""
+    outcome = run.outcome
+    data = "" if trace.sizes is None else f"{amount(outcome.peak_weight)} of data and "
+    console.print(
+        f"At its fullest: {outcome.peak_entries:,} entries, {data}at most "
+        f"{amount(outcome.peak_entries * ENTRY_BYTES)} of flowcache's own.",
+        highlight=False,
+    )
+    if outcome.refused:
+        console.print(
+            f"{outcome.refused:,} values were heavier than a limit and not stored.",
+            style="yellow",
+            highlight=False,
+        )
+    if run.optimum is not None:
+        console.print(f"The optimum (Belady) hits {percent(run.optimum)}.", highlight=False)
+
+
+def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
+    """Print several sizes: a row each, then what each tenant gets at which size."""
+    table_type = need("rich.table", "the report").Table
+    table = table_type(title="Hit ratio against size")
+    columns = ["size", "entries", "hit ratio", "optimum", "evicted", "expired", "peak entries"]
+    for column in columns:
+        table.add_column(column, justify="right")
+    if trace.sizes is not None:
+        table.add_column("peak data", justify="right")
+    if trace.tenants is not None:
+        table.add_column("worst tenant")
+    for run in runs:
+        total = run.outcome.total
+        row = [
+            run.label,
+            f"{run.outcome.settings.max_entries:,}",
+            percent(run.hit_ratio),
+            percent(run.optimum),
+            f"{total.evictions:,}",
+            f"{total.expirations:,}",
+            f"{run.outcome.peak_entries:,}",
+        ]
+        if trace.sizes is not None:
+            row.append(amount(run.outcome.peak_weight))
+        if trace.tenants is not None:
+            worst = worst_tenant(run.outcome)
+            row.append(f"{escaped(worst[0])} {percent(worst[1])}" if worst else "-")
+        table.add_row(*row)
+    console.print(table)
+    if trace.tenants is None:
+        return
+    shown = by_reads(runs[-1].outcome.tenants)[:top]
+    table = table_type(title=f"Hit ratio of the {len(shown)} tenants that read most")
+    table.add_column("tenant")
+    table.add_column("reads", justify="right")
+    for run in runs:
+        table.add_column(run.label, justify="right")
+    for name, stats in shown:
+        ratios = [percent(hit_ratio(run.outcome.tenants[name])) for run in runs]
+        table.add_row(escaped(name), f"{stats.hits + stats.misses:,}", *ratios)
+    console.print(table)
+
+
+def escaped(name: str) -> str:
+    """Return a tenant's name as rich prints it literally, control characters made visible."""
+    visible = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
+    return str(need("rich.markup", "the report").escape(visible))
+
+
+def as_json(trace: Trace, runs: list[Run]) -> dict[str, Any]:
+    """Return all that was found, for programs."""
+    return {
+        "requests": len(trace),
+        "tenants": len(trace.tenant_names),
+        "distinct_keys": trace.distinct_keys,
+        "skipped": trace.skipped,
+        "late": trace.late,
+        "runs": [
+            {
+                "size": run.label,
+                "max_entries": run.outcome.settings.max_entries,
+                "max_weight": run.outcome.settings.max_weight,
+                "hit_ratio": run.hit_ratio,
+                "optimum": run.optimum,
+                "refused": run.outcome.refused,
+                "peak_entries": run.outcome.peak_entries,
+                "peak_weight": run.outcome.peak_weight,
+                "total": run.outcome.total.as_dict(),
+                "tenants": {name: stats.as_dict() for name, stats in by_reads(run.outcome.tenants)},
+            }
+            for run in runs
+        ],
+    }
+
+
+def draw(path: str, trace: Trace, runs: list[Run], name: str) -> None:
+    """Draw hit ratio against size, beside the optimum, to a file of any kind matplotlib knows."""
+    figure = need("matplotlib.figure", "--plot").Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    runs = sorted(runs, key=lambda run: run.outcome.settings.max_entries or 0)
+    sizes = [run.outcome.settings.max_entries for run in runs]
+    if all(run.optimum is not None for run in runs):
+        optima = [100 * (run.optimum or 0.0) for run in runs]
+        axes.plot(sizes, optima, "--", color="0.45", marker=".", label="optimum (Belady)")
+    ratios = [100 * run.hit_ratio for run in runs]
+    axes.plot(sizes, ratios, color="tab:blue", marker="o", label="flowcache")
+    worst = [worst_tenant(run.outcome) for run in runs]
+    if all(worst):
+        axes.plot(
+            sizes,
+            [100 * pair[1] for pair in worst if pair],
+            color="tab:red",
+            marker="v",
+            linewidth=1,
+            label=f"worst tenant of {ENOUGH_READS} reads or more",
+        )
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("size (entries)")
+    axes.set_ylabel("hit ratio (%)")
+    axes.set_title(f"{name}: {len(trace):,} requests, {trace.distinct_keys:,} distinct keys")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ReplayError(f"--plot: cannot write {path}: {error}") from error

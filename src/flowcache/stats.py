@@ -1,0 +1,54 @@
+"""Stats: what happened in a namespace and below it, and what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+__all__ = ["Stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts since the namespace was made, or since ``reset_stats()``, and what is held now."""
+
+    hits: int
+    """Look-ups that found a fresh value."""
+    misses: int
+    """Look-ups that found nothing usable."""
+    stale_hits: int
+    """Look-ups that were served a value past its TTL, within its window."""
+    coalesced: int
+    """Misses that joined a load that was running already."""
+    loads: int
+    """Loads that ended with a value."""
+    load_failures: int
+    """Loads that raised."""
+    load_seconds: float
+    """Time spent in loaders, in seconds."""
+    sets: int
+    """Values stored, by whatever call."""
+    evictions: int
+    """Entries that had to give way before their time."""
+    evictions_caused: int
+    """Entries, anybody's, that gave way so that a value could be stored here."""
+    expirations: int
+    """Entries reclaimed because their time was over."""
+    invalidations: int
+    """Entries removed by ``delete``, ``pop``, ``clear`` and ``invalidate_*``."""
+    entries: int
+    """Entries held now, stale ones and those not yet reclaimed included."""
+    weight: int
+    """What the entries held now weigh; 0 without a weigher."""
+    pending: int
+    """Loads that run now."""
+
+    @property
+    def hit_rate(self) -> float:
+        """The part of look-ups that were served from the cache, from 0 to 1; 0 before the first."""
+        served = self.hits + self.stale_hits
+        asked = served + self.misses
+        return served / asked if asked else 0.0
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Return all fields, and ``hit_rate``, by name: ready for JSON."""
+        return {**asdict(self), "hit_rate": self.hit_rate}

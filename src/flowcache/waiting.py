@@ -1,0 +1,175 @@
+"""Running loads and those who wait for them.
+
+A load is settled once, with an outcome; whoever waits is then woken. Nothing here takes a lock: a finalizer or a signal
+handler may ask for the same key at any instant, on this very thread. Instead, one order is kept everywhere:
+
+- who waits first adds itself to `waiters`, then looks whether there is an outcome;
+- who settles first publishes the outcome, then wakes all `waiters`.
+
+Whichever comes first, nobody sleeps on. Waking twice does no harm, so an interrupt in the middle can be made good by
+doing it all again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Hashable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+
+if TYPE_CHECKING:
+    from .jobs import Job
+
+__all__ = ["ABANDONED", "ABSENT", "Outcome", "Running", "running_loop", "wait_in_task", "wait_in_thread"]
+
+
+class Outcome:
+    """How a load ended: a value, or an error and the traceback that it was raised with."""
+
+    __slots__ = ("error", "traceback", "value")
+
+    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
+        self.value = value
+        self.error = error
+        self.traceback: TracebackType | None = None if error is None else error.__traceback__
+
+
+ABANDONED = Outcome()
+"""The outcome of a load that nobody runs any more: those who waited start again, and one of them leads."""
+
+ABSENT = Outcome()
+"""The same for a key that a batch loader left out of its mapping. Whoever asked for the batch does not try again."""
+
+
+class Running(_core.Load):
+    """One running load of one key: its outcome once there is one, and who waits for that."""
+
+    job: Job
+    outcome: Outcome | None = None
+
+    def __init__(self, namespace: Any, key: Hashable, tags: Iterable[str]) -> None:
+        super().__init__(namespace, key, tags)
+        self.waiters: dict[ThreadWaiter | TaskWaiter, None] = {}
+        self.waits: list[Running] = []
+        """The loads that this one's loader waits for; `rings` looks after it."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """Publish the outcome unless there is one already, and wake whoever waits."""
+        # One atomic step decides between the runner, a loop that closes and a caller that retires the load.
+        self.__dict__.setdefault("outcome", outcome)
+        if self.waiters:
+            wake(self.waiters)
+
+    def leave(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+        """Stop waiting. The last one to leave an async load that is not done has it cancelled."""
+        self.waiters.pop(waiter, None)
+        if self.outcome is None:
+            self.job.forsake()
+
+
+class ThreadWaiter:
+    """A thread that blocks until it is woken."""
+
+    __slots__ = ("_asleep",)
+    loop = None
+
+    def __init__(self) -> None:
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def wake(self) -> None:
+        try:
+            self._asleep.release()
+        except RuntimeError:
+            pass  # Woken before.
+
+    def wait(self, deadline: float | None) -> bool:
+        """Block until woken or until `deadline` on `time.monotonic`; False: it passed."""
+        if deadline is None:
+            return self._asleep.acquire()
+        left = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        return self._asleep.acquire(timeout=left)
+
+
+class TaskWaiter:
+    """A task that is suspended on a future of its own loop, so that no loop sees another's future."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[bool] = loop.create_future()
+
+    def wake(self) -> None:
+        if not self.future.done():
+            self.future.set_result(True)
+
+    def expire(self) -> None:
+        if not self.future.done():
+            self.future.set_result(False)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs on this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def wake(waiters: dict[ThreadWaiter | TaskWaiter, None]) -> None:
+    """Wake all waiters, those of another loop through one call to it, and empty the dict."""
+    here = running_loop()
+    elsewhere: dict[asyncio.AbstractEventLoop, list[TaskWaiter]] = {}
+    for waiter in tuple(waiters):
+        if isinstance(waiter, ThreadWaiter) or waiter.loop is here:
+            waiter.wake()
+        else:
+            elsewhere.setdefault(waiter.loop, []).append(waiter)
+    for loop, group in elsewhere.items():
+        try:
+            loop.call_soon_threadsafe(wake_group, group)
+        except RuntimeError:
+            pass  # That loop is closed: nobody is left there to be told.
+    waiters.clear()
+
+
+def wake_group(group: list[TaskWaiter]) -> None:
+    for waiter in group:
+        waiter.wake()
+
+
+def wait_in_thread(load: Running, deadline: float | None) -> Outcome | None:
+    """Block until the load is settled; None: `deadline` on `time.monotonic` came first."""
+    waiter = ThreadWaiter()
+    load.waiters[waiter] = None
+    try:
+        if load.outcome is None and not waiter.wait(deadline):
+            # Who runs out of patience still wants the result in the cache.
+            load.job.detached = True
+    finally:
+        load.leave(waiter)
+    return load.outcome
+
+
+async def wait_in_task(load: Running, deadline: float | None) -> Outcome | None:
+    """Suspend until the load is settled; None: `deadline` on `time.monotonic` came first."""
+    loop = asyncio.get_running_loop()
+    waiter = TaskWaiter(loop)
+    load.waiters[waiter] = None
+    timer = None
+    try:
+        if load.outcome is None:
+            if deadline is not None:
+                timer = loop.call_later(max(0.0, deadline - time.monotonic()), waiter.expire)
+            if not await waiter.future:
+                load.job.detached = True
+    finally:
+        if timer is not None:
+            timer.cancel()
+        load.leave(waiter)
+    return load.outcome

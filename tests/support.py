@@ -1,0 +1,103 @@
+"""What several test modules share: a clock that tests move, caches that run on it, and hostile programs kept apart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flowcache
+from flowcache import Cache, Namespace, create_cache
+
+SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(flowcache.__file__)))
+
+
+class VirtualClock:
+    """A clock that stands still until a test moves it; seconds."""
+
+    def __init__(self, now: float = 1_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Colliding:
+    """A key that is equal by its label and whose hash is everybody's."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Colliding) and self.label == other.label
+
+    def __repr__(self) -> str:
+        return f"Colliding({self.label!r})"
+
+
+def new_cache(**settings: Any) -> tuple[Cache[Any], VirtualClock]:
+    """A cache on a clock of its own; without settings it has no bound and no TTL."""
+    clock = VirtualClock()
+    chosen: dict[str, Any] = {"default_ttl": None, "max_entries": None, "clock": clock}
+    return create_cache(**(chosen | settings)), clock
+
+
+def census(namespace: Namespace[Any]) -> dict[tuple[str, ...], Any]:
+    """Everything that the public calls tell of a namespace and those below, without counting as use."""
+    names = sorted(namespace.namespaces())
+    items = list(namespace.items())
+    lives = [namespace.ttl(key) for key, _ in items]
+    found = {namespace.path: (items, lives, namespace.stats(), names)}
+    for name in names:
+        found.update(census(namespace.namespace(name)))
+    return found
+
+
+@contextlib.contextmanager
+def unchanged(cache: Cache[Any]) -> Iterator[None]:
+    """Assert that what happens inside leaves the cache exactly as it was."""
+    before = census(cache)
+    yield
+    cache._check()
+    assert census(cache) == before
+
+
+def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
+    """What a call did, in a form that two implementations can be compared by."""
+    try:
+        return "returned", call()
+    except Exception as error:
+        return "raised", type(error)
+
+
+def run_isolated(program: str, *, seconds: float = 120) -> str:
+    """Run a program in a process of its own and return what it printed; a crash, a hang or an error fails the test.
+
+    The debug allocator fills freed memory, so that a use after free shows.
+    """
+    finished = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", textwrap.dedent(program)],
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join([SOURCE_FOLDER, os.path.dirname(__file__)]),
+            "PYTHONMALLOC": "debug",
+        },
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    assert finished.returncode == 0, (
+        f"exit {finished.returncode}\n{finished.stdout}\n{finished.stderr}"
+    )
+    assert "Exception ignored" not in finished.stderr, finished.stderr
+    return finished.stdout
