@@ -266,26 +266,23 @@ cdef class Namespace(Many):
                 break
         lock_release(&core.lock)
 
-    def _sweep(self):
-        """Expire all that is due, here and below; return how many."""
+    def _sweep(self, Py_ssize_t most):
+        """Expire what is due, here and below, and reclaim debris: at most so many; how many."""
         cdef Store store = self.store
         cdef Core* core = &store.core
         cdef double now = store_now(store)
         cdef Py_ssize_t swept = 0
         space_guard_closed(store)
-        while True:
-            lock_acquire(&core.lock)
-            if not space_settle_one_locked(core, self.space, now, True):
-                lock_release(&core.lock)
-                break
-            lock_release(&core.lock)
+        lock_acquire(&core.lock)
+        debris_reclaim_locked(core, most)
+        while swept < most and space_settle_one_locked(core, self.space, now, True):
             swept += 1
-            if swept % 256 == 0:
-                store_drain(store)
+        lock_release(&core.lock)
         store_drain(store)
-        if core.mask & (1 << SWEEP):
-            emit(store, self.space, SWEEP, None, None, swept)
         return swept
+
+    def _has_debris(self):
+        return self.store.core.debris != NULL
 
     def _close(self):
         """Refuse all further use, let running loads end in vain, and drop every entry."""
@@ -296,7 +293,8 @@ cdef class Namespace(Many):
             lock_release(&core.lock)
             return
         core.closed = True
-        clear_locked(core, core.root, -INFINITY)
+        clear_locked(store, core.root, -INFINITY)
+        debris_reclaim_locked(core, core.live)
         lock_release(&core.lock)
         store_drain(store)
 

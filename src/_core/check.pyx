@@ -86,7 +86,8 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
                        <= -space_ratio(child, BY_ENTRIES, 0),
                        f"{label}: a child is fuller than seated")
         child = child.next
-    check_that(n_children == space.children_count == len(<dict>space.children),
+    check_that(n_children == space.children_count
+               and (space.children == NULL or n_children == len(<dict>space.children)),
                f"{label}: children miscounted")
     check_that(entries == space.entries, f"{label}: entries is {space.entries}, counted {entries}")
     check_that(weight == space.weight, f"{label}: weight is {space.weight}, counted {weight}")
@@ -122,12 +123,18 @@ cdef bint check_table_holds(Core* core, uint32_t hash, uint32_t i) noexcept:
 cdef int check_store(Store store) except -1:
     """The whole cache. No other thread is in it, and no call is under way."""
     cdef Core* core = &store.core
-    cdef int64_t links = 0
+    cdef int64_t links = 0, entries
     cdef uint32_t p, b, slot, in_part, in_table = 0, idle = 0
     cdef Space* space
     lock_acquire(&core.lock)
     try:
         check_space(store, core.root, &links)
+        entries = core.root.entries
+        space = core.debris
+        while space != NULL:
+            check_space(store, space, &links)
+            entries += space.own
+            space = space.next
         check_that(core.limbo_first == NONE and core.limbo_count == 0, "entries are left in limbo")
         check_that(links == core.tags.links_live, "links miscounted")
         for p in range(1 << core.table.bits):
@@ -137,7 +144,7 @@ cdef int check_store(Store store) except -1:
                     in_part += core.table.parts[p].buckets[b].hash[slot] != 0
             check_that(in_part == core.table.parts[p].count, "a part of the table is miscounted")
             in_table += in_part
-        check_that(in_table == core.live == core.root.entries, "table and namespaces disagree")
+        check_that(in_table == core.live == entries, "table and namespaces disagree")
         check_that(core.slab.used - core.slab.n_free == core.live,
                    "the slab and the table disagree")
         space = core.idle_newest

@@ -53,7 +53,8 @@ cdef class Many(Mapping):
         """Remove every entry of this namespace and of those below it, and of no other.
 
         Returns how many. Loads that run there are not stored. Costs O(what is removed, and the
-        namespaces right below it).
+        namespaces right below it). Of a namespace with more than 8,192 entries the memory comes
+        back a little at a time, with later writes or ``sweep()``.
         """
         cdef Store store = self.store
         cdef Core* core = &store.core
@@ -61,7 +62,8 @@ cdef class Many(Mapping):
         cdef int64_t removed
         space_guard_closed(store)
         lock_acquire(&core.lock)
-        removed = clear_locked(core, self.space, now)
+        removed = clear_locked(store, self.space, now)
+        debris_reclaim_locked(core, AT_ONCE)
         lock_release(&core.lock)
         if core.limbo_first != NONE:
             store_drain(store)

@@ -223,10 +223,47 @@ cdef inline int64_t space_demand(Space* space) noexcept nogil:
 
 # ------------------------------------------------------------------------------- birth and death
 
+cdef int space_id_reserve(Core* core) noexcept nogil:
+    """Make sure that one more id can be taken; -1 when memory is out."""
+    cdef void* grown
+    cdef uint32_t wanted
+    if core.free_count or core.spaces_used < core.spaces_capacity:
+        return 0
+    wanted = core.spaces_capacity * 2 if core.spaces_capacity else 8
+    grown = realloc(core.spaces, wanted * sizeof(Space*))
+    if grown == NULL:
+        return -1
+    core.spaces = <Space**>grown
+    grown = realloc(core.free_ids, wanted * sizeof(uint32_t))
+    if grown == NULL:
+        return -1
+    core.free_ids = <uint32_t*>grown
+    core.spaces_capacity = wanted
+    return 0
+
+
+cdef inline uint32_t space_next_id(Core* core) noexcept nogil:
+    return core.free_ids[core.free_count - 1] if core.free_count else core.spaces_used
+
+
+cdef inline void space_take_id(Core* core, Space* space) noexcept nogil:
+    space.id = space_next_id(core)
+    if core.free_count:
+        core.free_count -= 1
+    else:
+        core.spaces_used += 1
+    core.spaces[space.id] = space
+
+
+cdef inline void space_give_id(Core* core, uint32_t id) noexcept nogil:
+    core.spaces[id] = NULL
+    core.free_ids[core.free_count] = id
+    core.free_count += 1
+
+
 cdef Space* space_new(Core* core, Space* parent, object name) except NULL:
     """Make a namespace without settings below `parent` (NULL: the root). Every allocation first."""
     cdef Space* space = NULL
-    cdef void* grown
     cdef uint32_t wanted, id
     cdef PyObject* existing
     children = {}
@@ -235,24 +272,15 @@ cdef Space* space_new(Core* core, Space* parent, object name) except NULL:
         existing = PyDict_GetItemWithError(<object>parent.children, name)
         if existing != NULL:
             return core.spaces[PyLong_AsUnsignedLong(<object>existing)]
-    if core.free_count == 0 and core.spaces_used == core.spaces_capacity:
-        wanted = core.spaces_capacity * 2 if core.spaces_capacity else 8
-        grown = realloc(core.spaces, wanted * sizeof(Space*))
-        if grown == NULL:
-            raise MemoryError()
-        core.spaces = <Space**>grown
-        grown = realloc(core.free_ids, wanted * sizeof(uint32_t))
-        if grown == NULL:
-            raise MemoryError()
-        core.free_ids = <uint32_t*>grown
-        core.spaces_capacity = wanted
+    if space_id_reserve(core) < 0:
+        raise MemoryError()
     if parent != NULL:
         wanted = parent.children_count + 1
         if (heap_reserve(&parent.due, wanted) < 0
                 or heap_reserve(&parent.by_entries, wanted) < 0
                 or (core.slab.weighs and heap_reserve(&parent.by_weight, wanted) < 0)):
             raise MemoryError()
-    id = core.free_ids[core.free_count - 1] if core.free_count else core.spaces_used
+    id = space_next_id(core)
     space = <Space*>calloc(1, sizeof(Space))
     if space == NULL:
         raise MemoryError()
@@ -262,12 +290,7 @@ cdef Space* space_new(Core* core, Space* parent, object name) except NULL:
         except MemoryError:
             free(space)
             raise
-    if core.free_count:
-        core.free_count -= 1
-    else:
-        core.spaces_used += 1
-    core.spaces[id] = space
-    space.id = id
+    space_take_id(core, space)
     space.order.newest = NONE
     space.order.oldest = NONE
     space.parent = parent
@@ -326,9 +349,7 @@ cdef void space_forget(Core* core, Space* space, list dropped):
         space.next.previous = space.previous
     parent.children_count -= 1
     del (<object>parent.children)[<object>space.name]
-    core.spaces[space.id] = NULL
-    core.free_ids[core.free_count] = space.id
-    core.free_count += 1
+    space_give_id(core, space.id)
     if space.listeners != NULL:
         dropped.append(<object>space.listeners)
     space_free(space)

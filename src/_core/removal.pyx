@@ -85,21 +85,109 @@ cdef int64_t remove_one_locked(Core* core, uint32_t i, Cause cause, double now) 
     return 1
 
 
-cdef int64_t clear_locked(Core* core, Space* space, double now) noexcept:
+# A large namespace is cleared by cutting its entries off: they keep the namespace's id, which the
+# namespace gives up for a new one, so that no look-up can meet them again. They go a few at a time
+# as the cache is used. So clear() takes effect at once and holds nobody up.
+
+cdef enum:
+    CUT_OFF = 8192                # entries beyond which they are cut off
+    AT_ONCE = 4096                # entries that clear() itself still removes
+
+
+cdef bint space_cut_off_locked(Store store, Space* space) noexcept:
+    """Turn a namespace's own entries into debris; False, and nothing done, when memory is out."""
+    cdef Core* core = &store.core
+    cdef Space* cut
+    cdef uint32_t old = space.id, t, up
+    if space_id_reserve(core) < 0:
+        return False
+    cut = <Space*>calloc(1, sizeof(Space))
+    if cut == NULL:
+        return False
+    if space.parent != NULL:
+        try:
+            (<dict>space.parent.children)[<object>space.name] = space_next_id(core)
+        except MemoryError:
+            free(cut)
+            return False
+    cut.id = old
+    cut.order = space.order
+    cut.deadlines = space.deadlines
+    cut.own = space.own
+    cut.own_stale = space.own_stale
+    cut.own_weight = space.own_weight
+    cut.entries = space.own
+    cut.weight = space.own_weight
+    cut.max_entries = -1
+    cut.max_weight = -1
+    cut.share = 1.0
+    cut.tags = space.tags
+    cut.next = core.debris
+    core.debris = cut
+    core.spaces[old] = cut
+    space.counters.invalidations += space.own
+    space_take_id(core, space)
+    space.order.newest = NONE
+    space.order.oldest = NONE
+    memset(&space.deadlines, 0, sizeof(Heap))
+    space.own_stale = 0
+    space.tags = NULL
+    if space.parent != NULL:
+        if space.seat[<int>BY_DUE] != NONE:
+            space.parent.due.ids[space.seat[<int>BY_DUE]] = space.id
+        if space.seat[<int>BY_ENTRIES] != NONE:
+            space.parent.by_entries.ids[space.seat[<int>BY_ENTRIES]] = space.id
+        if space.seat[<int>BY_WEIGHT] != NONE:
+            space.parent.by_weight.ids[space.seat[<int>BY_WEIGHT]] = space.id
+    space_add(core, space, -<int64_t>space.own, -space.own_weight)
+    if old in store.child_limits:
+        store.child_limits[space.id] = store.child_limits.pop(old)
+    if cut.tags != NULL:
+        # Its tags' records go with it, and no longer count above. What was below is gone already.
+        for t in (<dict>cut.tags).values():
+            core.tags.records[t].space = cut
+            up = core.tags.records[t].parent
+            if up != NONE:
+                tag_unhang(&core.tags, t)
+                tag_release_locked(core, up)
+    return True
+
+
+cdef void debris_reclaim_locked(Core* core, int64_t most) noexcept:
+    """Remove at most so many of the entries that were cut off."""
+    cdef Space* cut
+    while most > 0 and core.debris != NULL:
+        cut = core.debris
+        if cut.own:
+            entry_unlink_locked(core, cut.order.oldest, CLEARED)
+            most -= 1
+        else:
+            core.debris = cut.next
+            space_give_id(core, cut.id)
+            space_free(cut)
+
+
+cdef int64_t clear_locked(Store store, Space* space, double now) noexcept:
     """Remove all of a namespace and of those below it, and let its running loads end in vain."""
+    cdef Core* core = &store.core
     cdef int64_t removed = 0
-    cdef Space* child
+    cdef Space* child = space.child
     if space.own_pending:
         fence_all_locked(space)
+    while child != NULL:                          # first those below: see space_cut_off_locked
+        if child.entries or child.pending:
+            removed += clear_locked(store, child, now)
+        child = child.next
+    if space.own > CUT_OFF and not core.mask & (1 << REMOVE):
+        removed += space.own
+        if space_cut_off_locked(store, space):
+            idle_consider(core, space)
+            return removed
+        removed -= space.own
     while space.order.oldest != NONE:
         removed += remove_one_locked(core, space.order.oldest, CLEARED, now)
     if space.deadlines.capacity > 64:
         heap_free(&space.deadlines)
-    child = space.child
-    while child != NULL:
-        if child.entries or child.pending:
-            removed += clear_locked(core, child, now)
-        child = child.next
     return removed
 
 

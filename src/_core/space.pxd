@@ -102,7 +102,8 @@ cdef struct Core:
     uint32_t limbo_first          # entries that are out of every structure and wait to be dropped
     uint32_t limbo_last
     uint32_t limbo_count
-    uint32_t live                 # entries in the table
+    uint32_t live                 # entries in the table, debris included
+    Space* debris                 # what clear() cut off and nobody can reach: see removal
     uint32_t mask                 # kinds of events that somebody listens to
     bint closed
     bint require_namespace

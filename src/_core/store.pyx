@@ -484,6 +484,8 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
         if core.root.deadlines.n + core.root.due.n == 0 or space_bound(core.root) > now:
             break
         space_settle_one_locked(core, core.root, now, True)
+    if core.debris != NULL:
+        debris_reclaim_locked(core, 4)
     return 1
 
 

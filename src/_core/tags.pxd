@@ -160,15 +160,28 @@ cdef inline uint32_t tag_take(Tags* tags, PyObject* name, Space* space,
     return t
 
 
+cdef inline void tag_unhang(Tags* tags, uint32_t t) noexcept nogil:
+    """Take a record from below its parent, and its links out of the counts above."""
+    cdef Tag* tag = &tags.records[t]
+    cdef uint32_t up = tag.parent
+    if tag.previous != NONE:
+        tags.records[tag.previous].next = tag.next
+    elif up != NONE:
+        tags.records[up].child = tag.next
+    if tag.next != NONE:
+        tags.records[tag.next].previous = tag.previous
+    while up != NONE:
+        tags.records[up].total -= tag.total
+        up = tags.records[up].parent
+    tag.parent = NONE
+    tag.previous = NONE
+    tag.next = NONE
+
+
 cdef inline void tag_give(Tags* tags, uint32_t t) noexcept nogil:
     """Unhang and free a record that nothing hangs below. Its name is the caller's to drop."""
     cdef Tag* tag = &tags.records[t]
-    if tag.previous != NONE:
-        tags.records[tag.previous].next = tag.next
-    elif tag.parent != NONE:
-        tags.records[tag.parent].child = tag.next
-    if tag.next != NONE:
-        tags.records[tag.next].previous = tag.previous
+    tag_unhang(tags, t)
     tag.space = NULL
     tag.name = NULL
     tag.parent = tags.free

@@ -17,6 +17,9 @@ __all__ = ["Cache", "Namespace", "create_cache"]
 
 V = TypeVar("V")
 
+SWEEP_SLICE = 1_000
+"""Entries that a sweep reclaims before other threads may have their turn."""
+
 MutableMapping.register(Namespace)
 
 
@@ -94,7 +97,13 @@ class Cache(Namespace[V]):
 
     def sweep(self) -> int:
         """Expire every entry whose time is over; return how many. Costs O(log n) for each."""
-        return self._sweep()
+        swept = 0
+        while expired := self._sweep(SWEEP_SLICE):
+            swept += expired
+        while self._has_debris():
+            self._sweep(SWEEP_SLICE)
+        self._emit("sweep", None, value=swept)
+        return swept
 
     def __enter__(self) -> Cache[V]:
         """Return the cache; it is closed at the end."""

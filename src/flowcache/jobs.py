@@ -247,7 +247,7 @@ class Job:
         """Run the loader, sync or async, in a task of this thread's running loop."""
         assert self.loop is not None
         self.is_started = True
-        coroutine = self._run_in_task()
+        coroutine = self._run_in_task(self.loads[0])
         try:
             self.watch = LoopWatch.of(self.loop)
             self.watch.jobs.add(self)
@@ -259,8 +259,10 @@ class Job:
             self.end()
             raise
 
-    async def _run_in_task(self) -> None:
-        scope, _ = rings.enter_scope(self.loads[0])
+    async def _run_in_task(self, load: Running) -> None:
+        if load.outcome is not None:
+            return  # The loop stood still, and somebody else has taken over.
+        scope, _ = rings.enter_scope(load)
         began = perf_counter()
         try:
             try:
@@ -328,8 +330,10 @@ class Job:
         return loader([load.key for load in self.loads]) if self.many else loader()
 
     def _deliver(self, produced: Any, seconds: float) -> None:
+        # Others may have ended the job meanwhile: then there is no load, and nobody to want the result.
         if not self.many:
-            self._keep(self.loads[0], produced, seconds, seconds)
+            for load in tuple(self.loads):
+                self._keep(load, produced, seconds, seconds)
             return
         if not isinstance(produced, Mapping):
             error = TypeError(

@@ -29,6 +29,9 @@ examples:
   python -m flowcache.replay cluster52.csv.xz --preset twitter --sizes 1%,5%,20% --plot curve.png
   zcat access.csv.gz | python -m flowcache.replay - --tenant acme:reserved=1000,share=2
 
+The optimum is that of one cache of the same number of entries that knows what is read next, without
+tenants and their limits.
+
 exit status: 0 done; 1 the log cannot be read or a line of it is malformed; 2 wrong usage, or a
 library of the extra "replay" is missing; 130 interrupted.
 """
@@ -137,6 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m flowcache.replay",
+        usage="%(prog)s [options] TRACE",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -28,13 +28,22 @@ BAD_USAGE: Final = 2
 INTERRUPTED: Final = 130
 
 
+def sizes_of(trace: Trace, options: argparse.Namespace) -> list[str]:
+    """Return the sizes to replay at, as they were given; an empty one is without a bound."""
+    if options.sizes:
+        return list(options.sizes)
+    if options.plot:
+        # A log of few keys has the same number of entries for several percentages.
+        return list({entries_of(label, trace): label for label in CURVE.split(",")}.values())
+    if options.max_entries is None and options.max_weight is not None:
+        return [""]
+    return [options.max_entries or DEFAULT_MAX_ENTRIES]
+
+
 def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) -> list[Run]:
     """Replay the trace at every size asked for."""
-    labels = options.sizes or (CURVE.split(",") if options.plot else None)
-    several = labels is not None
-    if labels is None:
-        unbounded = options.max_entries is None and options.max_weight is not None
-        labels = ["" if unbounded else options.max_entries or DEFAULT_MAX_ENTRIES]
+    several = bool(options.sizes or options.plot)
+    labels = sizes_of(trace, options)
     settings = Settings(
         max_weight=options.max_weight,
         default_ttl=options.default_ttl,
@@ -101,6 +110,14 @@ def check_against(trace: Trace, options: argparse.Namespace, parser: Any) -> Non
         warn("all requests are reads and with --no-fill nothing is ever stored")
 
 
+def file_size(path: str) -> int | None:
+    """Return a file's size in bytes; None for what has none, or is not there."""
+    try:
+        return None if path == "-" else os.path.getsize(path) or None
+    except OSError:
+        return None
+
+
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Do what the command line asks for."""
     layout = layout_of(options, parser)
@@ -111,8 +128,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         need("rich.table", "the report (--json: none)")
     name = "standard input" if options.trace == "-" else Path(options.trace).name
     with progress_bars(options.quiet) as progress:
-        total = None if options.trace == "-" else Path(options.trace).stat().st_size
-        with progress.stage(f"read {name}", total) as done:
+        with progress.stage(f"read {name}", file_size(options.trace)) as done:
             trace = read_trace(
                 options.trace,
                 layout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,8 +29,8 @@ class Progress:
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress]:
-    """Show progress on standard error while the block runs."""
-    if quiet:
+    """Show progress on standard error while the block runs; nothing unless it is a terminal."""
+    if quiet or not sys.stderr.isatty():
         yield Progress(None)
         return
     rich = need("rich.progress", "the progress bar (--quiet: none)")

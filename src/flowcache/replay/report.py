@@ -42,6 +42,13 @@ def amount(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words."""
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number:,} {thing[:-1]}ies" if thing.endswith("ry") else f"{number:,} {thing}s"
+
+
 def percent(ratio: float | None) -> str:
     """Return a ratio as a percentage; a dash where there is none."""
     return "-" if ratio is None else f"{100 * ratio:.2f}%"
@@ -57,7 +64,7 @@ def bound(outcome: Outcome) -> str:
     settings = outcome.settings
     words = []
     if settings.max_entries is not None:
-        words.append(f"{settings.max_entries:,} entries")
+        words.append(counted(settings.max_entries, "entry"))
     if settings.max_weight is not None:
         words.append(amount(settings.max_weight))
     return " and ".join(words) or "no bound"
@@ -91,11 +98,11 @@ def summed(parts: Iterable[Stats]) -> dict[str, float]:
 
 def print_trace(console: Any, trace: Trace, name: str) -> None:
     """Print what was read, and what was wrong with it."""
-    tenants = len(trace.tenant_names)
-    whose = f" of {tenants:,} tenants" if trace.tenants is not None else ""
+    whose = "" if trace.tenants is None else f" of {counted(len(trace.tenant_names), 'tenant')}"
     span = f" over {trace.times[-1] - trace.times[0]:,.0f} s" if trace.times else ""
     console.print(
-        f"{name}: {len(trace):,} requests{whose}, {trace.distinct_keys:,} distinct keys{span}",
+        f"{name}: {counted(len(trace), 'request')}{whose}, "
+        f"{counted(trace.distinct_keys, 'distinct key')}{span}",
         highlight=False,
         markup=False,
     )
@@ -154,7 +161,7 @@ def print_memory(console: Any, trace: Trace, run: Run) -> None:
     outcome = run.outcome
     data = "" if trace.sizes is None else f"{amount(outcome.peak_weight)} of data and "
     console.print(
-        f"At its fullest: {outcome.peak_entries:,} entries, {data}at most "
+        f"At its fullest: {counted(outcome.peak_entries, 'entry')}, {data}at most "
         f"{amount(outcome.peak_entries * ENTRY_BYTES)} of flowcache's own.",
         highlight=False,
     )
@@ -199,8 +206,10 @@ def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
     console.print(table)
     if trace.tenants is None:
         return
-    shown = by_reads(runs[-1].outcome.tenants)[:top]
-    table = table_type(title=f"Hit ratio of the {len(shown)} tenants that read most")
+    tenants = by_reads(runs[-1].outcome.tenants)
+    shown = tenants[:top]
+    which = "" if len(shown) == len(tenants) else f" ({len(shown)} of {len(tenants):,})"
+    table = table_type(title=f"Hit ratio by tenant{which}")
     table.add_column("tenant")
     table.add_column("reads", justify="right")
     for run in runs:
@@ -248,7 +257,7 @@ def draw(path: str, trace: Trace, runs: list[Run], name: str) -> None:
     figure = need("matplotlib.figure", "--plot").Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     runs = sorted(runs, key=lambda run: run.outcome.settings.max_entries or 0)
-    sizes = [run.outcome.settings.max_entries for run in runs]
+    sizes = [run.outcome.settings.max_entries or 0 for run in runs]
     if all(run.optimum is not None for run in runs):
         optima = [100 * (run.optimum or 0.0) for run in runs]
         axes.plot(sizes, optima, "--", color="0.45", marker=".", label="optimum (Belady)")
@@ -265,6 +274,8 @@ def draw(path: str, trace: Trace, runs: list[Run], name: str) -> None:
             label=f"worst tenant of {ENOUGH_READS} reads or more",
         )
     axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_xlabel("size (entries)")
     axes.set_ylabel("hit ratio (%)")
