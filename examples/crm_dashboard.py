@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
 from crm.checks import Checks
 from crm.dashboard import Dashboard
 from crm.load import Load
@@ -30,8 +33,6 @@ from crm.report import print_report
 from crm.scenario import Scenario
 from crm.servers import serving
 from crm.upstream import Upstream
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What several test modules share: a clock that tests move, caches that run on it, and hostile programs kept apart."""
+"""What test modules share: a clock that they move, caches on it, hostile programs kept apart."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def new_cache(**settings: Any) -> tuple[Cache[Any], VirtualClock]:
 
 
 def census(namespace: Namespace[Any]) -> dict[tuple[str, ...], Any]:
-    """Everything that the public calls tell of a namespace and those below, without counting as use."""
+    """What the public calls tell of a namespace and those below, without counting as use."""
     names = sorted(namespace.namespaces())
     items = list(namespace.items())
     lives = [namespace.ttl(key) for key, _ in items]
@@ -81,9 +81,10 @@ def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
 
 
 def run_isolated(program: str, *, seconds: float = 120) -> str:
-    """Run a program in a process of its own and return what it printed; a crash, a hang or an error fails the test.
+    """Run a program in a process of its own and return what it printed.
 
-    The debug allocator fills freed memory, so that a use after free shows.
+    A crash, a hang or an error fails the test; the debug allocator fills freed memory, so that a
+    use after free shows.
     """
     finished = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-W", "error", "-c", textwrap.dedent(program)],

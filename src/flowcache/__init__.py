@@ -1,20 +1,22 @@
 """flowcache: one in-process cache that many tenants share without ever reaching each other.
 
-    from flowcache import create_cache
+from flowcache import create_cache
 
-    crm = create_cache(default_ttl=300, max_entries=50_000)
-    acme = crm.namespace("tenant:acme")
-    acme.set("plan", "gold", tags="billing")
-    acme.get("plan")
+crm = create_cache(default_ttl=300, max_entries=50_000)
+acme = crm.namespace("tenant:acme")
+acme.set("plan", "gold", tags="billing")
+acme.get("plan")
 """
 
 from __future__ import annotations
 
 from . import _core, events, loading, wrapping
+
 try:  # TEMPORARY
     from . import tenancy
 except ImportError:
     import types
+
     tenancy = types.SimpleNamespace(for_current_tenant=None)
 from .cache import Cache, Namespace, create_cache
 from .errors import (

@@ -84,7 +84,9 @@ class Call:
         if self.ttl is not UNSET:
             _core.duration(self.ttl, "ttl", True)
         if self.store_if is not None and not callable(self.store_if):
-            raise TypeError(f"store_if: must be callable or None, got {type(self.store_if).__name__}")
+            raise TypeError(
+                f"store_if: must be callable or None, got {type(self.store_if).__name__}"
+            )
         unknown = options.keys() - ACCEPTED
         if unknown:
             raise TypeError(

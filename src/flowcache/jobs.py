@@ -367,7 +367,12 @@ class Job:
                 # Closed: nowhere to store it. Too heavy: it is handed over all the same.
                 with suppress(CacheClosedError, EntryTooHeavyError):
                     namespace._finish(
-                        self.stands_in_for or load, value, ttl, tags, call.stale, call.stale_if_error
+                        self.stands_in_for or load,
+                        value,
+                        ttl,
+                        tags,
+                        call.stale,
+                        call.stale_if_error,
                     )
         except INTERRUPTS:
             raise

@@ -199,7 +199,8 @@ def fall_back(job: Job, key: Hashable, *, timed_out: bool) -> Answer | None:
 
 def load_behind(job: Job, keys: list[Hashable]) -> None:
     """Start a load that nobody waits for, of those keys that are not resting or loading: a task of the job's loop, or
-    without one a thread of the pool."""
+    without one a thread of the pool.
+    """
     for key in keys:
         if background.is_resting(job.namespace, key):
             continue
@@ -295,9 +296,7 @@ def count_joined(job: Job, key: Hashable) -> None:
         job.namespace._count("coalesced", 1)
 
 
-def settle_in_thread(
-    job: Job, load: Running | Outcome, deadline: float | None
-) -> Outcome | None:
+def settle_in_thread(job: Job, load: Running | Outcome, deadline: float | None) -> Outcome | None:
     """Run the job if the load is its own, or wait for whoever runs it; None: `deadline` came first."""
     if isinstance(load, Outcome):
         return load

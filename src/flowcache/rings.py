@@ -17,12 +17,21 @@ from contextvars import ContextVar, Token
 from .errors import RecursiveLoadError
 from .waiting import Running
 
-__all__ = ["Scope", "current_load", "enter_scope", "leave_scope", "may_wait", "stop_waiting", "wait_for"]
+__all__ = [
+    "Scope",
+    "current_load",
+    "enter_scope",
+    "leave_scope",
+    "may_wait",
+    "stop_waiting",
+    "wait_for",
+]
 
 
 class Scope:
     """Names the load that a context runs for. Emptied at its end, for contexts outlive loads (a task that the loader
-    started keeps a copy) and must not keep its value alive."""
+    started keeps a copy) and must not keep its value alive.
+    """
 
     __slots__ = ("load",)
 

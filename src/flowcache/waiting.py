@@ -24,7 +24,15 @@ from . import _core
 if TYPE_CHECKING:
     from .jobs import Job
 
-__all__ = ["ABANDONED", "ABSENT", "Outcome", "Running", "running_loop", "wait_in_task", "wait_in_thread"]
+__all__ = [
+    "ABANDONED",
+    "ABSENT",
+    "Outcome",
+    "Running",
+    "running_loop",
+    "wait_in_task",
+    "wait_in_thread",
+]
 
 
 class Outcome:

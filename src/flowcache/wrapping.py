@@ -14,7 +14,17 @@ import itertools
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+)
 
 from .calls import Call, tags_of
 from .loading import is_async

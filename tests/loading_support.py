@@ -1,0 +1,164 @@
+"""What the tests of loading share: loaders that wait to be let go, threads that report, and patience without sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flowcache import Namespace
+from flowcache.waiting import Running
+
+PATIENCE = 30.0
+"""Seconds after which a test that waits has failed. Nothing waits that long unless the code is broken."""
+
+
+class Gate:
+    """A loader for threads: it says that it has begun, and returns once it is let go."""
+
+    def __init__(self, value: Any = "loaded") -> None:
+        self.value = value
+        self.calls = 0
+        self.begun = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self) -> Any:
+        self.calls += 1
+        self.begun.set()
+        assert self.open.wait(PATIENCE), "nobody opened the gate"
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+
+class AsyncGate:
+    """The same for asyncio; it also tells whether it was cancelled."""
+
+    def __init__(self, value: Any = "loaded") -> None:
+        self.value = value
+        self.calls = 0
+        self.cancelled = 0
+        self.begun = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def __call__(self) -> Any:
+        self.calls += 1
+        self.begun.set()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+
+class Caller(threading.Thread):
+    """A thread that makes one call and keeps what came of it."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._call = call
+        self._value: Any = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:
+            self.error = error
+
+    def result(self) -> Any:
+        self.join(PATIENCE)
+        assert not self.is_alive(), "the call never came back"
+        if self.error is not None:
+            raise self.error
+        return self._value
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for what other threads do; fails when it does not come to be."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.0005)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what other tasks or threads do; fails when it does not come to be."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        await asyncio.sleep(0.0005)
+
+
+async def settle() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class LoopThread:
+    """An event loop on a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Caller:
+        """Run a coroutine there; the result is fetched by a thread, so that this one is free."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        return Caller(lambda: future.result(PATIENCE))
+
+    def stop(self) -> None:
+        """Stop the loop without closing it, whatever is pending on it."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    def close(self) -> None:
+        self.stop()
+        self.loop.close()
+
+
+async def cancel_all() -> None:
+    """Cancel every other task of this loop and let them end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def loop_thread() -> Iterator[LoopThread]:
+    """An event loop on a thread of its own, whose tasks are cancelled at the end."""
+    thread = LoopThread()
+    try:
+        yield thread
+    finally:
+        thread.stop()
+        if not thread.loop.is_closed():
+            thread.loop.run_until_complete(cancel_all())
+            thread.loop.close()
+
+
+def assert_nothing_left(cache: Namespace[Any]) -> None:
+    """No load is registered, and none of this cache's is kept alive by anything."""
+    assert cache.stats().pending == 0
+    gc.collect()
+    left = [load for load in gc.get_objects() if isinstance(load, Running)]
+    for load in left:
+        path = load.namespace.path
+        own = cache.namespace(*path) if path else cache
+        assert load.namespace != own, f"the load of {load.key!r} is still there: {load.outcome}"

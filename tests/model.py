@@ -1,0 +1,499 @@
+"""The public contract in plain Python: what the core must do, for reading and not for speed.
+
+Entries live in plain dicts whose order is the LRU order, least recent first. Whatever is past its
+TTL and its stale window goes at the start of the next call. Namespaces are never forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from flowcache import ConfigurationError, EntryTooHeavyError, Limits
+
+NEVER = math.inf
+OMITTED: Any = object()
+
+
+@dataclass(frozen=True)
+class Entry:
+    value: Any
+    weight: int
+    deadline: float  # fresh before this
+    window: float  # seconds past the deadline in which it is served stale
+    tags: frozenset[str]
+
+    @property
+    def gone(self) -> float:
+        return self.deadline + self.window
+
+
+class Node:
+    """One namespace: its place in the tree, its settings, its entries, its subtree's totals."""
+
+    def __init__(self, name: str, parent: Node | None) -> None:
+        self.name = name
+        self.parent = parent
+        self.children: dict[str, Node] = {}  # in the order of creation
+        self.entries: dict[Hashable, Entry] = {}
+        self.totals: Counter[str] = Counter()
+        self.default_ttl: Any = OMITTED
+        self.max_entries: int | None = None
+        self.max_weight: int | None = None
+        self.reserved = 0
+        self.share = 1.0
+        self.child_limits: Limits | None = None
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return () if self.parent is None else (*self.parent.path, self.name)
+
+    def line(self) -> Iterator[Node]:
+        """This namespace, then each one above it."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def tree(self) -> Iterator[Node]:
+        """This namespace, then each one below it."""
+        yield self
+        for child in self.children.values():
+            yield from child.tree()
+
+    def count(self) -> int:
+        return sum(len(node.entries) for node in self.tree())
+
+    def weight(self) -> int:
+        return sum(entry.weight for node in self.tree() for entry in node.entries.values())
+
+    def held_back(self) -> int:
+        """Entries that reservations here and below keep."""
+        return max(self.reserved, sum(child.held_back() for child in self.children.values()))
+
+    def tally(self, counter: str, amount: int = 1) -> None:
+        for node in self.line():
+            node.totals[counter] += amount
+
+
+class ModelCache:
+    """The tree, the clock and the rule of who gives way."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        default_ttl: float | None = 300.0,
+        max_entries: int | None = 10_000,
+        max_weight: int | None = None,
+        weigher: Callable[[Any, Any], int] | None = None,
+        child_limits: Limits | None = None,
+    ) -> None:
+        self.clock = clock
+        self.weigher = weigher
+        self.root = Node("", None)
+        self.root.default_ttl = default_ttl
+        self.root.max_entries = max_entries
+        self.root.max_weight = max_weight
+        self.root.child_limits = child_limits
+        self.newcomer = (
+            False  # the entry being stored replaces none, so that nobody has seen it yet
+        )
+        self.removed: list[
+            tuple[tuple[str, ...], Any, str]
+        ] = []  # path, key and cause of each removal, in order
+
+    def namespace(self, *names: str) -> ModelNamespace:
+        return ModelNamespace(self, self.root).namespace(*names)
+
+    def weigh(self, key: Hashable, value: Any) -> int:
+        return 0 if self.weigher is None else self.weigher(key, value)
+
+    def sweep(self) -> int:
+        """Drop what is past its TTL and its stale window."""
+        now = self.clock()
+        due = [
+            (node, key)
+            for node in self.root.tree()
+            for key, entry in node.entries.items()
+            if entry.gone <= now
+        ]
+        for node, key in due:
+            self.drop(node, key, "expired")
+        return len(due)
+
+    def drop(self, node: Node, key: Hashable, cause: str) -> Entry:
+        entry = node.entries.pop(key)
+        if cause != "refused":
+            self.removed.append((node.path, key, cause))
+        counter = COUNTED_AS.get(cause)
+        if counter is not None:
+            node.tally(counter)
+        return entry
+
+    def make_room(self, top: Node, storing: Node | None) -> None:
+        """Evict at or below a namespace until it is within its limits.
+
+        `storing` holds the new entry, as its most recent, which goes only when nothing else may.
+        """
+        while top.max_entries is not None and top.count() > top.max_entries:
+            self.evict(top, storing, Node.count, len)
+        while top.max_weight is not None and top.weight() > top.max_weight:
+            self.evict(top, storing, Node.weight, own_weight)
+
+    def evict(
+        self, top: Node, storing: Node | None, measure: Measure, measure_own: OwnMeasure
+    ) -> None:
+        node = victim_namespace(top, storing, measure, measure_own)
+        if storing is None:
+            # A limit that shrinks on weight does not spare what is reserved in entries.
+            node = node or victim_namespace(top, None, measure, measure_own, spare_reserved=False)
+            self.drop(node, next(iter(node.entries)), "over_limit")
+            return
+        key = next(iter((node or storing).entries))
+        if node is None and self.newcomer:
+            self.drop(storing, key, "refused")
+        else:
+            self.drop(node or storing, key, "evicted")
+        storing.tally("evictions_caused")
+
+
+Measure = Callable[[Node], int]
+OwnMeasure = Callable[[Mapping[Hashable, Entry]], int]
+
+COUNTED_AS = {
+    "expired": "expirations",
+    "evicted": "evictions",
+    "refused": "evictions",
+    "over_limit": "evictions",
+    "deleted": "invalidations",
+    "cleared": "invalidations",
+    "tag": "invalidations",
+    "prefix": "invalidations",
+}
+
+
+def own_weight(entries: Mapping[Hashable, Entry]) -> int:
+    return sum(entry.weight for entry in entries.values())
+
+
+def victim_namespace(
+    top: Node,
+    storing: Node | None,
+    measure: Measure,
+    measure_own: OwnMeasure,
+    *,
+    spare_reserved: bool = True,
+) -> Node | None:
+    """The namespace at or below `top` whose least recent entry gives way; None: nothing may.
+
+    Level by level the fullest for its share, the new entry counted; ties fall to the one that is
+    storing, then to a namespace's own entries, then to the child created first.
+    """
+    path = [] if storing is None else list(storing.line())
+
+    def own_may_give(node: Node) -> bool:
+        return len(node.entries) > (1 if node is storing else 0) and measure_own(node.entries) > 0
+
+    def may_give(node: Node) -> bool:
+        if spare_reserved and node not in path and node.count() <= node.reserved:
+            return False
+        return own_may_give(node) or any(may_give(child) for child in node.children.values())
+
+    node = top
+    while True:
+        candidates = []
+        if own_may_give(node):
+            candidates.append((measure_own(node.entries) / 1.0, node is storing, True, 0, node))
+        for order, child in enumerate(node.children.values()):
+            if may_give(child):
+                candidates.append(
+                    (measure(child) / child.share, child in path, False, -order, child)
+                )
+        if not candidates:
+            return None
+        fullest = max(candidates, key=lambda candidate: candidate[:4])[4]
+        if fullest is node:
+            return node
+        node = fullest
+
+
+class ModelNamespace:
+    """The calls of a namespace, by the names that the cache gives them."""
+
+    def __init__(self, cache: ModelCache, node: Node) -> None:
+        self.cache = cache
+        self.node = node
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return self.node.path
+
+    def namespace(self, *names: str, **settings: Any) -> ModelNamespace:
+        node = self.node
+        for name in names:
+            if name not in node.children:
+                node.children[name] = Node(name, node)
+                if node.child_limits is not None:
+                    assign(node.children[name], settings_of(node.child_limits))
+            node = node.children[name]
+        found = ModelNamespace(self.cache, node)
+        if settings:
+            found.configure(**settings)
+        return found
+
+    def namespaces(self) -> set[str]:
+        """Names of the children that hold entries, here or below."""
+        self.cache.sweep()
+        return {name for name, child in self.node.children.items() if child.count()}
+
+    def configure(self, **settings: Any) -> None:
+        self.cache.sweep()
+        before = vars(self.node).copy()
+        assign(self.node, settings)
+        for node in self.node.line():
+            if node.max_entries is not None and node.held_back() > node.max_entries:
+                vars(self.node).update(before)
+                raise ConfigurationError
+        self.cache.make_room(self.node, None)
+
+    # Look-ups
+
+    def fresh(self, key: Hashable) -> Entry | None:
+        self.cache.sweep()
+        entry = self.node.entries.get(key)
+        return entry if entry is not None and self.cache.clock() < entry.deadline else None
+
+    def use(self, key: Hashable) -> Entry | None:
+        """A look-up that counts, and makes what it finds the most recent."""
+        entry = self.fresh(key)
+        self.node.tally("misses" if entry is None else "hits")
+        if entry is not None:
+            self.node.entries[key] = self.node.entries.pop(key)
+        return entry
+
+    def get(self, key: Hashable, default: Any = None) -> Any:
+        entry = self.use(key)
+        return default if entry is None else entry.value
+
+    def peek(self, key: Hashable, default: Any = None) -> Any:
+        entry = self.fresh(key)
+        return default if entry is None else entry.value
+
+    def get_many(self, keys: Iterable[Hashable]) -> dict[Hashable, Any]:
+        found = {}
+        for key in keys:
+            entry = self.use(key)
+            if entry is not None:
+                found[key] = entry.value
+        return found
+
+    def ttl(self, key: Hashable) -> float | None:
+        entry = self.fresh(key)
+        if entry is None:
+            raise KeyError(key)
+        return None if entry.deadline == NEVER else entry.deadline - self.cache.clock()
+
+    def contents(self) -> list[tuple[Hashable, Any]]:
+        """Fresh entries, least recent first."""
+        self.cache.sweep()
+        now = self.cache.clock()
+        return [
+            (key, entry.value) for key, entry in self.node.entries.items() if now < entry.deadline
+        ]
+
+    def __getitem__(self, key: Hashable) -> Any:
+        entry = self.use(key)
+        if entry is None:
+            raise KeyError(key)
+        return entry.value
+
+    def __contains__(self, key: Hashable) -> bool:
+        return self.fresh(key) is not None
+
+    def __len__(self) -> int:
+        return len(self.contents())
+
+    # Stores
+
+    def default_ttl(self) -> float | None:
+        return next(
+            node.default_ttl for node in self.node.line() if node.default_ttl is not OMITTED
+        )
+
+    def set(
+        self,
+        key: Hashable,
+        value: Any,
+        *,
+        ttl: Any = OMITTED,
+        tags: Any = (),
+        stale: float | bool | None = None,
+    ) -> None:
+        self.cache.sweep()
+        weight = self.cache.weigh(key, value)
+        if any(
+            node.max_weight is not None and weight > node.max_weight for node in self.node.line()
+        ):
+            raise EntryTooHeavyError
+        window = NEVER if stale is True else (stale or 0.0)
+        bears = frozenset((tags,) if isinstance(tags, str) else tags)
+        self.place(key, Entry(value, weight, self.deadline(ttl), window, bears))
+
+    def deadline(self, ttl: Any) -> float:
+        seconds = self.default_ttl() if ttl is OMITTED else ttl
+        return NEVER if seconds is None else self.cache.clock() + seconds
+
+    def place(self, key: Hashable, entry: Entry) -> None:
+        self.cache.newcomer = key not in self.node.entries
+        if not self.cache.newcomer:
+            self.cache.drop(self.node, key, "replaced")
+        if entry.deadline <= self.cache.clock():
+            return  # a TTL of 0 stores nothing
+        self.node.tally("sets")
+        self.node.entries[key] = entry
+        for above in self.node.line():
+            self.cache.make_room(above, self.node)
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        self.set(key, value)
+
+    def set_many(self, mapping: Mapping[Hashable, Any], **options: Any) -> None:
+        for key, value in mapping.items():
+            self.set(key, value, **options)
+
+    def add(self, key: Hashable, value: Any, **options: Any) -> bool:
+        if self.fresh(key) is not None or options.get("ttl") == 0:
+            return False
+        self.set(key, value, **options)
+        return key in self.node.entries
+
+    def setdefault(self, key: Hashable, default: Any = None) -> Any:
+        entry = self.use(key)
+        if entry is not None:
+            return entry.value
+        self.set(key, default)
+        return default
+
+    def incr(self, key: Hashable, delta: int = 1, *, default: int = 0, ttl: Any = OMITTED) -> int:
+        """What is there keeps its TTL, tags and weight: `ttl` is for a counter that begins."""
+        entry = self.fresh(key)
+        if entry is None:
+            self.add(key, default + delta, ttl=ttl)
+            return default + delta
+        if type(entry.value) is not int:
+            raise TypeError(key)
+        total = entry.value + delta
+        self.place(key, replace(entry, value=total))
+        return total
+
+    def touch(self, key: Hashable, ttl: Any = OMITTED) -> bool:
+        entry = self.fresh(key)
+        if entry is None:
+            return False
+        deadline = self.deadline(ttl)
+        if deadline <= self.cache.clock():
+            self.cache.drop(self.node, key, "expired")
+        else:
+            self.node.entries[key] = replace(entry, deadline=deadline)
+        return True
+
+    # Removals
+
+    def take(self, key: Hashable) -> Entry | None:
+        """Remove what is held, stale or not, and tell what was fresh."""
+        entry = self.fresh(key)
+        if key in self.node.entries:
+            self.cache.drop(self.node, key, "deleted")
+        return entry
+
+    def delete(self, key: Hashable) -> bool:
+        return self.take(key) is not None
+
+    def delete_many(self, keys: Iterable[Hashable]) -> int:
+        return sum(self.delete(key) for key in keys)
+
+    def __delitem__(self, key: Hashable) -> None:
+        if self.take(key) is None:
+            raise KeyError(key)
+
+    def pop(self, key: Hashable, default: Any = OMITTED) -> Any:
+        entry = self.take(key)
+        if entry is not None:
+            return entry.value
+        if default is OMITTED:
+            raise KeyError(key)
+        return default
+
+    def popitem(self) -> tuple[Hashable, Any]:
+        fresh = self.contents()
+        if not fresh:
+            raise KeyError("empty")
+        key, value = fresh[0]
+        self.cache.drop(self.node, key, "deleted")
+        return key, value
+
+    def remove_where(
+        self, nodes: Iterable[Node], cause: str, covers: Callable[[Hashable, Entry], bool]
+    ) -> int:
+        self.cache.sweep()
+        covered = [
+            (node, key)
+            for node in nodes
+            for key, entry in node.entries.items()
+            if covers(key, entry)
+        ]
+        for node, key in covered:
+            self.cache.drop(node, key, cause)
+        return len(covered)
+
+    def clear(self) -> int:
+        return self.remove_where(self.node.tree(), "cleared", lambda key, entry: True)
+
+    def invalidate_tag(self, tag: str) -> int:
+        return self.invalidate_tags((tag,))
+
+    def invalidate_tags(self, tags: Any, *, match: str = "any") -> int:
+        wanted = frozenset((tags,) if isinstance(tags, str) else tags)
+
+        def covers(key: Hashable, entry: Entry) -> bool:
+            return (
+                bool(wanted & entry.tags)
+                if match == "any"
+                else bool(wanted) and wanted <= entry.tags
+            )
+
+        return self.remove_where(self.node.tree(), "tag", covers)
+
+    def invalidate_prefix(self, prefix: str) -> int:
+        return self.remove_where(
+            [self.node],
+            "prefix",
+            lambda key, entry: isinstance(key, str) and key.startswith(prefix),
+        )
+
+    # Counters
+
+    def counters(self) -> dict[str, int]:
+        self.cache.sweep()
+        return {**self.node.totals, "entries": self.node.count(), "weight": self.node.weight()}
+
+    def reset_stats(self) -> None:
+        self.cache.sweep()
+        for node in self.node.tree():
+            node.totals.clear()
+
+
+def settings_of(limits: Limits) -> dict[str, Any]:
+    """What `limits` says, without what it leaves out."""
+    blank = Limits()
+    said = {field.name: getattr(limits, field.name) for field in fields(limits)}
+    return {name: value for name, value in said.items() if value is not getattr(blank, name)}
+
+
+def assign(node: Node, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        setattr(node, name, value)
