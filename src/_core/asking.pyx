@@ -250,7 +250,7 @@ cdef class Namespace(Many):
             Py_INCREF(made)                           # Space.listeners owns it
             space.listeners = <PyObject*>made
         (<list>space.listeners).append(token)
-        mask_recompute_locked(core)
+        listeners_count_locked(core, <uint32_t>mask, 1)
         lock_release(&core.lock)
         return token
 
@@ -262,7 +262,7 @@ cdef class Namespace(Many):
         for at in range(len(listeners)):
             if listeners[at] is token:
                 del listeners[at]
-                mask_recompute_locked(core)
+                listeners_count_locked(core, <uint32_t>token[0], -1)
                 break
         lock_release(&core.lock)
 

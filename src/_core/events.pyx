@@ -45,10 +45,13 @@ cdef int emit(Store store, Space* space, Kind kind, object key, object cause, ob
     return 0
 
 
-cdef void mask_recompute_locked(Core* core) noexcept:
-    cdef uint32_t n, mask = 0
-    for n in range(core.spaces_used):
-        if core.spaces[n] != NULL and core.spaces[n].listeners != NULL:
-            for kinds, _ in <list>core.spaces[n].listeners:
-                mask |= <uint32_t>kinds
-    core.mask = mask
+cdef void listeners_count_locked(Core* core, uint32_t mask, int by) noexcept:
+    """Count a listener that came (`by` 1) or went (-1), kind by kind; Core.mask follows."""
+    cdef int kind
+    for kind in range(KINDS_COUNT):
+        if mask & (1 << kind):
+            core.listening[kind] += by
+            if core.listening[kind]:
+                core.mask |= 1 << kind
+            else:
+                core.mask &= ~<uint32_t>(1 << kind)

@@ -118,18 +118,22 @@ cdef class Keyed(View):
         cdef Store store = self.store
         cdef Core* core = &store.core
         cdef uint32_t hash = key_hash(self.space, key), i
-        cdef double now = store_now(store), deadline = 0
+        cdef double now = store_now(store), deadline = 0, most = 0
         lock_acquire(&core.lock)
         try:
             space_guard(store, self.space)
             i = store_find_locked(core, self.space, key, hash)
             if i != NONE:
                 deadline = entry_at(&core.slab, i).deadline
+                most = fabs(entry_at(&core.slab, i).ttl)
         finally:
             lock_release(&core.lock)
         if i == NONE or deadline <= now:
             raise KeyError(key)
-        return None if isinf(deadline) else deadline - now
+        if isinf(deadline):
+            return None
+        # The difference of two rounded sums may exceed the TTL by the last bit.
+        return min(deadline - now, most)
 
     def incr(self, key, /, delta=1, *, default=0, ttl=UNSET):
         """Add ``delta`` to the counter at ``key``, atomically, and return the sum.

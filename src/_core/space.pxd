@@ -82,6 +82,9 @@ cdef extern from * nogil:
     void lock_acquire "flowcache_acquire"(Lock* lock)
     void lock_release "flowcache_release"(Lock* lock)
 
+cdef enum:
+    KINDS_COUNT = 9               # of events: see events.pyx
+
 cdef struct Core:
     Slab slab
     Table table
@@ -105,6 +108,7 @@ cdef struct Core:
     uint32_t live                 # entries in the table, debris included
     Space* debris                 # what clear() cut off and nobody can reach: see removal
     uint32_t mask                 # kinds of events that somebody listens to
+    uint32_t listening[KINDS_COUNT]   # how many listeners, by kind
     bint closed
     bint require_namespace
     double max_pending_age

@@ -544,6 +544,7 @@ cdef void store_release_entries(Store store) noexcept:
             while space.order.oldest != NONE:
                 entry_unlink_locked(core, space.order.oldest, CLEARED)
     core.mask = 0
+    memset(core.listening, 0, sizeof(core.listening))
     lock_release(&core.lock)
     for n in range(core.spaces_used):
         space = core.spaces[n]

@@ -95,8 +95,9 @@ cdef int store_trim_idle(Store store) except? -1:
         space = core.idle_oldest
         store.child_limits.pop(space.id, None)
         space_forget(core, space, dropped)
-    if dropped:
-        mask_recompute_locked(core)
+    for listeners in dropped:
+        for mask, _ in <list>listeners:
+            listeners_count_locked(core, <uint32_t>mask, -1)
     lock_release(&core.lock)
     return 0
 
