@@ -73,7 +73,7 @@ cdef inline double entry_keep(Entry* e) noexcept nogil:
 
 
 cdef inline bint entry_counts_as_stale(Entry* e) noexcept nogil:
-    return signbit(e.keep)
+    return signbit(e.keep) != 0                   # C promises no more than "not zero" of the bit
 
 
 cdef inline double entry_last(Entry* e) noexcept nogil:
