@@ -61,7 +61,7 @@ def run_suite(version: str, path: str, arguments: list[str], *, packaging: bool)
     if not packaging:
         pytest += ["-m", "not packaging"]
     process = subprocess.Popen(
-        [path, script, "test", "demo", "--", *pytest, *arguments],
+        [path, script, "test", "demo", "replay", "--", *pytest, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -214,7 +214,9 @@ def read_csv(
 def header_of(rows: Iterator[list[str]], name: str) -> tuple[str, ...]:
     """Return the names that the first line gives to the columns."""
     try:
-        return tuple(column.strip() for column in next(rows, []))
+        return tuple(column.strip() for column in next(rows))
+    except StopIteration:
+        raise TraceError(f"{name}: holds no request: it is empty") from None
     except csv.Error as error:
         raise TraceError(f"{name}: line 1: {error}") from error
 
