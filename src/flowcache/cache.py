@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from . import _core
 from ._core import Namespace
+from .errors import CacheClosedError
 from .limits import Limits
 
 __all__ = ["Cache", "Namespace", "create_cache"]
@@ -108,7 +109,7 @@ class Cache(Namespace[V]):
     def __enter__(self) -> Cache[V]:
         """Return the cache; it is closed at the end."""
         if self._is_closed():
-            raise _core.CacheClosedError("the cache is closed")
+            raise CacheClosedError("the cache is closed")
         return self
 
     def __exit__(self, *exc: object) -> None:

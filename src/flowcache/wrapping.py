@@ -157,7 +157,7 @@ class Cached(Generic[P, R]):
         return result
 
     @overload
-    def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
     @overload
     def __get__(
         self: Cached[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
@@ -293,7 +293,7 @@ class CachedClassMethod(Generic[P, R]):
     """What `cached` above `@classmethod` makes: it binds to the class on every Python."""
 
     def __init__(self, function: Cached[Any, R]) -> None:
-        functools.update_wrapper(self, function)
+        self.__doc__ = function.__doc__
         self._function = function
 
     def __get__(self, instance: object, owner: type | None = None, /) -> Bound[P, R]:
@@ -308,11 +308,11 @@ class Decorator(Protocol):
 
 def wrap(namespace: Any, function: Callable[P, R], /, **options: Any) -> Cached[P, R]:
     """Return `function` with its results kept in `namespace`; sync or async by what it is."""
-    made: Any
-    if isinstance(function, classmethod):
-        made = CachedClassMethod(Cached(namespace, function.__func__, **options))
-    elif isinstance(function, staticmethod):
-        made = staticmethod(Cached(namespace, function.__func__, **options))
+    made: Any = function
+    if isinstance(made, classmethod):
+        made = CachedClassMethod(Cached(namespace, made.__func__, **options))
+    elif isinstance(made, staticmethod):
+        made = staticmethod(Cached(namespace, made.__func__, **options))
     else:
         made = Cached(namespace, function, **options)
     result: Cached[P, R] = made

@@ -1,0 +1,387 @@
+"""The compiled core, as checkers and editors see it."""
+
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Iterator,
+    MutableMapping,
+)
+from collections.abc import Mapping as AnyMapping
+from datetime import timedelta
+from types import GenericAlias, TracebackType
+from typing import (
+    Any,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    final,
+    overload,
+    type_check_only,
+)
+
+from .calls import Loaded
+from .events import Listener
+from .limits import Limits
+from .stats import Stats
+from .wrapping import Cached, CachedClassMethod, Decorator
+
+_D = TypeVar("_D")
+_K = TypeVar("_K", bound=Hashable)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_S = TypeVar("_S")
+_V = TypeVar("_V")
+_V_co = TypeVar("_V_co", covariant=True)
+
+_Seconds: TypeAlias = float | timedelta
+_Tags: TypeAlias = str | Iterable[str]
+
+@final
+class _Unset:
+    def __reduce__(self) -> str: ...
+
+UNSET: Final[_Unset]
+KINDS: Final[tuple[str, ...]]
+CAUSES: Final[tuple[str, ...]]
+SETTINGS: Final[frozenset[str]]
+
+@type_check_only
+class _Settings(TypedDict, total=False):
+    default_ttl: _Seconds | None
+    max_entries: int | None
+    max_weight: int | None
+    max_pending: int | None
+    reserved: int
+    share: float
+    child_limits: Limits | None
+
+@type_check_only
+class _Storing(TypedDict, total=False):
+    ttl: _Seconds | None
+    tags: _Tags
+    stale: _Seconds | bool | None
+
+@type_check_only
+class _Loading(_Storing, Generic[_V], total=False):
+    stale_if_error: _Seconds | None
+    refresh_ahead: float | None
+    store_if: Callable[[_V], object] | None
+    timeout: _Seconds | None
+
+# `tags` may be a callable of the arguments, so it cannot be inherited.
+@type_check_only
+class _Wrapping(TypedDict, total=False):
+    key: Hashable
+    typed: bool
+    tags: _Tags | Callable[..., _Tags]
+    ttl: _Seconds | None
+    stale: _Seconds | bool | None
+    stale_if_error: _Seconds | None
+    refresh_ahead: float | None
+    store_if: Callable[[Any], object] | None
+    timeout: _Seconds | None
+
+@type_check_only
+class _Pairs(Protocol[_V_co]):
+    def keys(self) -> Iterable[Any]: ...
+    def __getitem__(self, key: Any, /) -> _V_co: ...
+
+def duration(value: object, name: str, allow_none: bool = False) -> float: ...
+def check_settings(settings: AnyMapping[str, object]) -> None: ...
+
+class Store:
+    @property
+    def clock(self) -> Callable[[], float] | None: ...
+    @property
+    def weigher(self) -> Callable[[Any, Any], int] | None: ...
+    @property
+    def name(self) -> str: ...
+
+class View(Generic[_V]):
+    @property
+    def path(self) -> tuple[str, ...]: ...
+    @property
+    def name(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __copy__(self) -> Self: ...
+    def __deepcopy__(self, memo: object, /) -> Self: ...
+    def namespace(self, *names: str, **settings: Unpack[_Settings]) -> Namespace[_V]: ...
+    def namespaces(self) -> Iterator[str]: ...
+    def configure(self, **settings: Unpack[_Settings]) -> None: ...
+    def _namespace(self, *names: str, **settings: Unpack[_Settings]) -> Namespace[_V]: ...
+    def _open(
+        self,
+        max_entries: int | None,
+        max_weight: int | None,
+        weigher: Callable[[Any, Any], int] | None,
+        default_ttl: _Seconds | None,
+        child_limits: Limits | None,
+        max_pending_age: float,
+        require_namespace: bool,
+        max_idle: int,
+        clock: Callable[[], float] | None,
+        name: str,
+    ) -> None: ...
+
+class Keyed(View[_V]):
+    @overload
+    def get(self, key: Hashable, /, default: None = None) -> _V | None: ...
+    @overload
+    def get(self, key: Hashable, /, default: _V | _D) -> _V | _D: ...
+    @overload
+    def peek(self, key: Hashable, /, default: None = None) -> _V | None: ...
+    @overload
+    def peek(self, key: Hashable, /, default: _V | _D) -> _V | _D: ...
+    def set(self, key: Hashable, value: _V, /, **options: Unpack[_Storing]) -> None: ...
+    def add(self, key: Hashable, value: _V, /, **options: Unpack[_Storing]) -> bool: ...
+    def delete(self, key: Hashable, /) -> bool: ...
+    @overload
+    def pop(self, key: Hashable, /) -> _V: ...
+    @overload
+    def pop(self, key: Hashable, default: _V | _D, /) -> _V | _D: ...
+    def popitem(self) -> tuple[Any, _V]: ...
+    def touch(self, key: Hashable, /, ttl: _Seconds | None = ...) -> bool: ...
+    def ttl(self, key: Hashable, /) -> float | None: ...
+    def incr(
+        self,
+        key: Hashable,
+        /,
+        delta: int = 1,
+        *,
+        default: int = 0,
+        ttl: _Seconds | None = ...,
+    ) -> int: ...
+
+# Registered as a MutableMapping; where a call tells more than that asks for, it is no override.
+class Mapping(Keyed[_V], MutableMapping[Any, _V]):
+    def __getitem__(self, key: Hashable, /) -> _V: ...
+    def __setitem__(self, key: Hashable, value: _V, /) -> None: ...
+    def __delitem__(self, key: Hashable, /) -> None: ...
+    def __contains__(self, key: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def keys(self) -> list[Any]: ...  # type: ignore[override]
+    def values(self) -> list[_V]: ...  # type: ignore[override]
+    def items(self) -> list[tuple[Any, _V]]: ...  # type: ignore[override]
+    def setdefault(self, key: Hashable, default: _V, /) -> _V: ...
+    def update(
+        self, other: _Pairs[_V] | Iterable[tuple[Hashable, _V]] = (), /, **more: _V
+    ) -> None: ...
+
+class Many(Mapping[_V]):
+    def get_many(self, keys: Iterable[_K], /) -> dict[_K, _V]: ...
+    def set_many(
+        self,
+        mapping: _Pairs[_V] | Iterable[tuple[Hashable, _V]],
+        /,
+        **options: Unpack[_Storing],
+    ) -> None: ...
+    def delete_many(self, keys: Iterable[Hashable], /) -> int: ...
+    def clear(self) -> int: ...  # type: ignore[override]
+    def invalidate_tag(self, tag: str, /) -> int: ...
+    def invalidate_tags(self, tags: _Tags, /, *, match: Literal["any", "all"] = "any") -> int: ...
+    def invalidate_prefix(self, prefix: str, /) -> int: ...
+
+class Namespace(Many[_V]):
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+
+    # A loader made with `async def` comes first: its result is awaitable, whatever V is.
+    @overload
+    def fetch(
+        self,
+        key: Hashable,
+        loader: Callable[[], Coroutine[Any, Any, _V | Loaded[_V]]],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def fetch(
+        self,
+        key: Hashable,
+        loader: Callable[[], _V | Loaded[_V]],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> _V: ...
+    def afetch(
+        self,
+        key: Hashable,
+        loader: Callable[[], Awaitable[_V | Loaded[_V]] | _V | Loaded[_V]],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def refresh(
+        self,
+        key: Hashable,
+        loader: Callable[[], Coroutine[Any, Any, _V | Loaded[_V]]],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def refresh(
+        self,
+        key: Hashable,
+        loader: Callable[[], _V | Loaded[_V]],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> _V: ...
+    def arefresh(
+        self,
+        key: Hashable,
+        loader: Callable[[], Awaitable[_V | Loaded[_V]] | _V | Loaded[_V]],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def fetch_many(
+        self,
+        keys: Iterable[_K],
+        loader: Callable[[list[_K]], Coroutine[Any, Any, AnyMapping[_K, _V | Loaded[_V]]]],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, dict[_K, _V]]: ...
+    @overload
+    def fetch_many(
+        self,
+        keys: Iterable[_K],
+        loader: Callable[[list[_K]], AnyMapping[_K, _V | Loaded[_V]]],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> dict[_K, _V]: ...
+    def afetch_many(
+        self,
+        keys: Iterable[_K],
+        loader: Callable[
+            [list[_K]],
+            Awaitable[AnyMapping[_K, _V | Loaded[_V]]] | AnyMapping[_K, _V | Loaded[_V]],
+        ],
+        /,
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, dict[_K, _V]]: ...
+    @overload
+    def wrap(
+        self, function: classmethod[_S, _P, _R], /, **options: Unpack[_Wrapping]
+    ) -> CachedClassMethod[_P, _R]: ...
+    @overload
+    def wrap(  # type: ignore[overload-overlap]
+        self, function: staticmethod[_P, _R], /, **options: Unpack[_Wrapping]
+    ) -> staticmethod[_P, _R]: ...
+    @overload
+    def wrap(
+        self, function: Callable[_P, _R], /, **options: Unpack[_Wrapping]
+    ) -> Cached[_P, _R]: ...
+    def cached(self, **options: Unpack[_Wrapping]) -> Decorator: ...
+    def for_current_tenant(
+        self, path: Callable[[str], str | Iterable[str]] | None = None, /
+    ) -> Namespace[_V]: ...
+    def subscribe(
+        self, listener: Listener, /, kinds: str | Iterable[str] | None = None
+    ) -> Callable[[], None]: ...
+    @property
+    def limits(self) -> Limits: ...
+    def stats(self) -> Stats: ...
+    def reset_stats(self) -> None: ...
+
+    # For the Python face.
+    def _now(self) -> float: ...
+    def _begin(self, load: Load, background: bool = False) -> Load: ...
+    def _finish(
+        self,
+        load: Load,
+        value: Any,
+        ttl: _Seconds | _Unset | None = ...,
+        tags: _Tags = (),
+        stale: _Seconds | bool | None = None,
+        keep: _Seconds | None = None,
+    ) -> bool: ...
+    def _abandon(self, load: Load) -> None: ...
+    def _held(self, key: Hashable, /) -> tuple[_V, float, float, float, bool] | None: ...
+    def _touch_hit(self, key: Hashable, /) -> None: ...
+    def _count(self, name: str, amount: float = 1) -> None: ...
+    def _emit(
+        self,
+        kind: str,
+        key: Hashable,
+        cause: str | None = None,
+        value: object = None,
+        error: BaseException | None = None,
+        seconds: float = 0.0,
+    ) -> None: ...
+    def _listen(self, listener: Listener, mask: int) -> tuple[int, Listener]: ...
+    def _unlisten(self, token: tuple[int, Listener]) -> None: ...
+    def _sweep(self, most: int) -> int: ...
+    def _has_debris(self) -> bool: ...
+    def _close(self) -> None: ...
+    def _is_closed(self) -> bool: ...
+    def _tagged(self, tag: str) -> int: ...
+    def _store(self) -> Store: ...
+    def _check(self) -> None: ...
+    def _probe_length(self, key: Hashable, /) -> int: ...
+    def _namespaces_held(self) -> int: ...
+
+class Load:
+    def __init__(self, namespace: Namespace[Any], key: Hashable, tags: _Tags = ()) -> None: ...
+    @property
+    def namespace(self) -> Namespace[Any]: ...
+    @property
+    def key(self) -> Hashable: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    @property
+    def fenced(self) -> bool: ...
+    @property
+    def started(self) -> float: ...
+    @property
+    def background(self) -> bool: ...
+
+@final
+class Ready(Coroutine[Any, Any, _V]):
+    def __await__(self) -> Any: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def send(self, value: Any, /) -> Any: ...
+    def throw(
+        self,
+        kind: type[BaseException] | BaseException,
+        value: object = None,
+        traceback: TracebackType | None = None,
+        /,
+    ) -> Any: ...
+    def close(self) -> None: ...
+
+class Called:
+    _calls: int
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def _take_short_cut(self, place: Namespace[Any], label: str, is_async: bool) -> None: ...
+
+def _enable_vectorcall(called: type[Called]) -> None: ...
+def _connect(
+    *,
+    fetch_miss: Callable[..., Any],
+    afetch_miss: Callable[..., Any],
+    fetch_any: Callable[..., Any],
+    refresh: Callable[..., Any],
+    arefresh: Callable[..., Any],
+    fetch_many: Callable[..., Any],
+    afetch_many: Callable[..., Any],
+    wrap: Callable[..., Any],
+    cached: Callable[..., Any],
+    for_current_tenant: Callable[..., Any],
+    subscribe: Callable[..., Any],
+    dispatch: Callable[..., Any],
+    stats: type[Stats],
+    is_async: Callable[[object], bool],
+    limits_type: type[Limits],
+) -> None: ...
