@@ -57,8 +57,8 @@
 #    store_find_by_eq_locked, which lets the lock go. With the GIL the lock is nothing.
 #
 # 8. A load is stored only if nothing has fenced it. Whatever invalidates a key marks the running
-#    loads that it covers, under the lock and together with the removal; keyed writes mark before
-#    and after, so that no load ends unmarked in between.
+#    loads that it covers, under the lock and together with the change. Keyed writes look for the
+#    load before, for that may run __eq__; one that has begun since is marked by its hash alone.
 
 cimport cython
 from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError

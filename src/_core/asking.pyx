@@ -117,33 +117,10 @@ cdef class Namespace(Many):
         cdef Space* space = self.space
         cdef double now = store_now(store)
         space_guard(store, space)
-        dict_prepare(core, &space.loads)
-        loads = <dict>space.loads
+        load.hash = key_hash(space, load.key)
         load.started = now
         load.background = background
-        running = loads.get(load.key)
-        if running is not None and load_may_be_joined(<Load>running, now):
-            return running
-        if space.max_pending >= 0 and space.own_pending >= space.max_pending:
-            raise TooManyLoadsError(
-                f"namespace {space_label(space)} already has max_pending={space.max_pending} loads "
-                "running")
-        # Another thread may have been faster, here or (where __eq__ is Python) within the look-up.
-        if running is None:
-            running = loads.setdefault(load.key, load)
-            if running is not load:
-                return self._begin(load, background)
-        else:
-            (<Load>running).fenced = True             # too old, if it was not fenced before
-            loads[load.key] = load
-        load.registered = True
-        lock_acquire(&core.lock)
-        space.own_pending += 1
-        while space != NULL:
-            space.pending += 1
-            space = space.parent
-        lock_release(&core.lock)
-        return load
+        return load_register(core, space, load, now)
 
     def _finish(self, Load load not None, value, ttl=UNSET, tags=(), stale=None, keep=None):
         """End a load: store its value if nothing has invalidated it; say whether it was stored."""

@@ -13,14 +13,23 @@ cdef class Load:
     cdef readonly bint fenced
     cdef readonly double started      # cache clock
     cdef readonly bint background
-    cdef bint registered
-    cdef set lost                     # tags invalidated since it began; None: none
+    cdef readonly Py_ssize_t losses   # invalidations of tags that it did not bear when they came
+    cdef dict lost                    # those tags, each with the number of its first; None: none
+    cdef bint registered              # counted in Space.own_pending
+    cdef uint32_t hash                # of the key, mixed; what Space.loads knows it by
+    cdef uint64_t number              # Core.loads_begun when it was registered
     cdef object __weakref__
 
     def __init__(self, Namespace namespace not None, key, tags=()):
         self.namespace = namespace
         self.key = key
         self.tags = (() if tags is () else tags_checked(tags)) or ()
+
+    def first_loss(self, tags):
+        """The number of the first invalidation that covered one of the tags; 0 if none did."""
+        if self.lost is None:
+            return 0
+        return min([self.lost[tag] for tag in tags if tag in self.lost], default=0)
 
 
 cdef bint load_stands(Load load, tuple tags, double now):
@@ -38,10 +47,132 @@ cdef bint load_may_be_joined(Load load, double now):
     return not load.fenced and now - load.started <= load.namespace.store.core.max_pending_age
 
 
+# Space.loads leads from the hash of a key to a tuple of the loads that have it, nearly always one.
+# Only a search compares keys, and so may run a user's __eq__. A load is taken out by what it is:
+# no key can keep it there. A tuple is replaced as a whole, so that a search sees if it was.
+
+cdef Load bucket_find(tuple bucket, object key):
+    """The load of the key, or None. May run __eq__."""
+    for load in bucket:
+        if (<Load>load).key is key or (<Load>load).key == key:
+            return load
+    return None
+
+
+cdef Load load_find(Space* space, object key, uint32_t hash):
+    """The load of the key that runs in the namespace, or None. May run the key's __eq__."""
+    cdef Load found
+    for _ in range(1000):
+        if space.loads == NULL:
+            return None
+        bucket = (<dict>space.loads).get(hash)
+        if bucket is None:
+            return None
+        found = bucket_find(<tuple>bucket, key)
+        if space.loads != NULL and (<dict>space.loads).get(hash) is bucket:
+            return found
+    raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
+
+
+cdef Load load_register(Core* core, Space* space, Load load, double now):
+    """Put the load into the table, or return the one that is to be joined. May run __eq__."""
+    cdef Load running
+    for _ in range(1000):
+        dict_prepare(core, &space.loads)
+        bucket = (<dict>space.loads).get(load.hash, ())
+        running = bucket_find(<tuple>bucket, load.key)
+        if running is not None and load_may_be_joined(running, now):
+            return running
+        # Allocated before the look at what may have changed, for this may run the collector.
+        ours = tuple([other for other in <tuple>bucket if other is not running]) + (load,)
+        lock_acquire(&core.lock)
+        try:
+            if core.closed:
+                raise closed_error()
+            if space.loads == NULL or (<dict>space.loads).get(load.hash, ()) is not bucket:
+                continue
+            if space.max_pending >= 0 and space.own_pending >= space.max_pending:
+                raise TooManyLoadsError(
+                    f"namespace {space_label(space)} already has max_pending={space.max_pending} "
+                    "loads running")
+            (<dict>space.loads)[load.hash] = ours
+            if running is not None:
+                running.fenced = True             # too old, if it was not fenced before
+            core.loads_begun += 1
+            load.number = core.loads_begun
+            load.registered = True
+            space.own_pending += 1
+            while space != NULL:
+                space.pending += 1
+                space = space.parent
+        finally:
+            lock_release(&core.lock)
+        return load
+    raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
+
+
+cdef int load_unregister(Load load) except -1:
+    """Take the load out of the table, if it is there. Runs no user code."""
+    cdef Namespace view = load.namespace
+    cdef Core* core = &view.store.core
+    cdef Space* space = view.space
+    lock_acquire(&core.lock)
+    if not load.registered:
+        lock_release(&core.lock)
+        return 0
+    load.registered = False
+    space.own_pending -= 1
+    while space != NULL:
+        space.pending -= 1
+        space = space.parent
+    lock_release(&core.lock)
+    space = view.space
+    while space.loads != NULL:
+        bucket = (<dict>space.loads).get(load.hash)
+        if bucket is None:
+            break
+        ours = tuple([other for other in <tuple>bucket if other is not load])
+        if len(ours) == len(<tuple>bucket):
+            break                                 # another load of the key took its place
+        lock_acquire(&core.lock)
+        try:
+            if space.loads != NULL and (<dict>space.loads).get(load.hash) is bucket:
+                if ours:
+                    (<dict>space.loads)[load.hash] = ours
+                else:
+                    del (<dict>space.loads)[load.hash]
+        finally:
+            lock_release(&core.lock)
+    return 0
+
+
+cdef int fence_key_locked(Core* core, Space* space, Load found, uint32_t hash,
+                          uint64_t since) except -1:
+    """Let the load of a key end in vain. Runs no user code.
+
+    ``found`` is what :c:func:`load_find` found before the change; whatever has the key's hash and
+    began since then (``since``: Core.loads_begun at that time) may be the key's too.
+    """
+    if found is not None:
+        found.fenced = True
+    if core.loads_begun != since and space.loads != NULL:
+        for load in (<dict>space.loads).get(hash, ()):
+            if (<Load>load).number > since:
+                (<Load>load).fenced = True
+    return 0
+
+
+cdef list loads_of(Space* space):
+    """The loads that run in the namespace itself and are not fenced."""
+    if space.loads == NULL:
+        return []
+    return [load for bucket in list((<dict>space.loads).values()) for load in <tuple>bucket
+            if not (<Load>load).fenced]
+
+
 cdef void fence_all_locked(Space* space) noexcept:
-    if space.loads != NULL:
-        for running in list((<dict>space.loads).values()):
-            (<Load>running).fenced = True
+    for load in loads_of(space):
+        (<Load>load).fenced = True
 
 
 cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
@@ -52,11 +183,9 @@ cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
     """
     cdef Space* child = space.child
     cdef Load load
-    if space.own_pending and space.loads != NULL:
-        for running in list((<dict>space.loads).values()):
+    if space.own_pending:
+        for running in loads_of(space):
             load = <Load>running
-            if load.fenced:
-                continue
             borne = 0
             for tag in tags:
                 borne += tag in load.tags
@@ -64,8 +193,11 @@ cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
                 load.fenced = True
             else:
                 if load.lost is None:
-                    load.lost = set()
-                load.lost.update([tag for tag in tags if tag not in load.tags])
+                    load.lost = {}
+                load.losses += 1
+                for tag in tags:
+                    if tag not in load.tags:
+                        load.lost.setdefault(tag, load.losses)
     while child != NULL:
         if child.pending:
             fence_tags_locked(child, tags, every)
@@ -73,30 +205,10 @@ cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
 
 
 cdef void fence_prefix_locked(Space* space, str prefix) noexcept:
-    if space.loads != NULL:
-        for running in list((<dict>space.loads).values()):
-            key = (<Load>running).key
-            if isinstance(key, str) and str.startswith(key, prefix):
-                (<Load>running).fenced = True
-
-
-cdef void load_unregister(Load load) except *:
-    """Take the load out of the table. May run the key's __eq__."""
-    cdef Namespace view = load.namespace
-    cdef Core* core = &view.store.core
-    cdef Space* space = view.space
-    if not load.registered:
-        return
-    load.registered = False
-    lock_acquire(&core.lock)
-    space.own_pending -= 1
-    while space != NULL:
-        space.pending -= 1
-        space = space.parent
-    lock_release(&core.lock)
-    loads = <dict>view.space.loads
-    if loads.get(load.key) is load:
-        loads.pop(load.key, None)
+    for load in loads_of(space):
+        key = (<Load>load).key
+        if isinstance(key, str) and str.startswith(key, prefix):
+            (<Load>load).fenced = True
 
 
 # ------------------------------------------------------------------------------- awaiting a hit

@@ -35,7 +35,7 @@ cdef struct Space:
     PyObject* name                # owned; an exact str, the root: None
     PyObject* children            # owned dict: name -> id
     PyObject* tags                # owned dict: tag -> record; NULL until the first
-    PyObject* loads               # owned dict: key -> running Load; NULL until the first
+    PyObject* loads               # owned dict: hash -> running Loads; NULL until the first
     PyObject* listeners           # owned list of (mask, listener); NULL until the first
     PyObject* settings            # owned dict of what was set here by name; NULL: nothing
 
@@ -112,4 +112,5 @@ cdef struct Core:
     bint closed
     bint require_namespace
     double max_pending_age
+    uint64_t loads_begun          # loads registered so far
     Lock lock

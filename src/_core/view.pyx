@@ -102,15 +102,6 @@ cdef int store_trim_idle(Store store) except? -1:
     return 0
 
 
-cdef int fence_key(Space* space, object key) except -1:
-    """Let a running load of the key end in vain. May run the key's __eq__."""
-    if space.own_pending and space.loads != NULL:
-        running = (<dict>space.loads).get(key)
-        if running is not None:
-            (<Load>running).fenced = True
-    return 0
-
-
 cdef int terms_of(Store store, Space* space, Terms* terms, object ttl, object stale) except -1:
     terms.ttl = space.default_ttl if ttl is UNSET else seconds_of(ttl, "ttl", True)
     terms.keep = 0
@@ -174,18 +165,19 @@ cdef bint put(Store store, Space* space, object key, object value, Terms* terms,
     cdef PyObject* dropped = NULL
     cdef bint stored
     cdef double now = store_now(store)
+    cdef uint64_t begun = core.loads_begun
+    cdef Load running = None
     if tags is not None:
         tags_prepare(core, space)
-    if load is None and space.own_pending and not terms.only_absent:
-        # A load may end between this and the store; one that begins between is fenced after it.
-        fence_key(space, key)
+    if load is None and space.own_pending:
+        running = load_find(space, key, hash)
     lock_acquire(&core.lock)
     try:
         stored = store_put_locked(store, space, key, hash, value, terms, tags, now, load, &dropped)
+        if load is None and space.own_pending and (stored or not terms.only_absent):
+            fence_key_locked(core, space, running, hash, begun)
     finally:
         lock_release(&core.lock)
-    if load is None and space.own_pending and (stored or not terms.only_absent):
-        fence_key(space, key)
     if dropped != NULL:
         try:
             if core.mask & (1 << REMOVE):
@@ -210,11 +202,14 @@ cdef object take(View view, object key, Cause cause, bint* fresh):
     cdef uint32_t hash, i
     cdef Entry* e
     cdef double now
+    cdef uint64_t begun = core.loads_begun
+    cdef Load running = None
     fresh[0] = False
     space_guard(store, space)
     hash = key_hash(space, key)
     now = store_now(store)
-    fence_key(space, key)
+    if space.own_pending:
+        running = load_find(space, key, hash)
     value = None
     lock_acquire(&core.lock)
     try:
@@ -226,9 +221,10 @@ cdef object take(View view, object key, Cause cause, bint* fresh):
             value = <object>e.value
             fresh[0] = e.deadline > now
             entry_unlink_locked(core, i, cause if entry_last(e) > now else EXPIRED)
+        if space.own_pending:
+            fence_key_locked(core, space, running, hash, begun)
     finally:
         lock_release(&core.lock)
-    fence_key(space, key)
     if core.limbo_first != NONE:
         store_drain(store)
     return value
@@ -286,9 +282,12 @@ cdef object raise_counter(View view, object key, uint32_t hash, object delta):
     cdef double now = store_now(store)
     cdef uint32_t i
     cdef Entry* e
+    cdef uint64_t begun = core.loads_begun
+    cdef Load running = None
     total = None
     old = None
-    fence_key(space, key)
+    if space.own_pending:
+        running = load_find(space, key, hash)
     lock_acquire(&core.lock)
     try:
         i = store_find_locked(core, space, key, hash)
@@ -305,10 +304,11 @@ cdef object raise_counter(View view, object key, uint32_t hash, object delta):
             Py_DECREF(old)                        # what Entry.value owned; `old` holds another
             lru_touch(&core.slab, &space.order, e, i)
             space.counters.sets += 1
+            if space.own_pending:
+                fence_key_locked(core, space, running, hash, begun)
     finally:
         lock_release(&core.lock)
     if total is not None:
-        fence_key(space, key)
         if core.mask & (1 << REMOVE):
             emit(store, space, REMOVE, key, "replaced", old)
         if core.mask & (1 << SET):

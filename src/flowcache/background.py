@@ -1,4 +1,4 @@
-"""Loads that nobody waits for: the threads that run them, and the rest that a key is given after a failure."""
+"""Loads that nobody waits for: the threads that run them, and the rest of a key after a failure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Hashable
 from contextvars import Context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import CacheClosedError
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -25,7 +27,7 @@ MOST_FAILURES = 10_000
 
 
 class Pool:
-    """A few daemon threads, made as they are needed. They end with the process and never hold up its exit."""
+    """A few daemon threads, made when they are first needed. They never hold up the exit."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[tuple[Context, Job]] = SimpleQueue()
@@ -34,7 +36,7 @@ class Pool:
         self._lock = threading.RLock()
 
     def submit(self, job: Job) -> None:
-        """Run the job in a copy of the caller's context; `RuntimeError` if no thread can be started."""
+        """Run the job in a copy of the caller's context; `RuntimeError` if no thread starts."""
         with self._lock:
             if len(self._threads) < THREADS:
                 name = f"flowcache-refresh-{len(self._threads) + 1}"
@@ -56,7 +58,7 @@ _pool = Pool()
 
 
 def _forked() -> None:
-    global _pool
+    global _pool  # noqa: PLW0603  its threads are the parent's
     _pool = Pool()
 
 
@@ -77,10 +79,11 @@ class Failure(NamedTuple):
     again: float
     """When the next load may begin, on the cache's clock."""
     stamp: tuple[float, float]
-    """Bounds of the deadline of the value that was to be replaced. A value stored since has a later one."""
+    """Bounds of the deadline of the value to be replaced. A value stored since has a later one."""
 
 
-# By hashes: what is remembered keeps neither a key nor a cache alive. Should two meet, a load waits a while longer.
+# By hashes: what is remembered keeps neither a key nor a cache alive. Should two meet, a load waits
+# a while longer.
 _failures: OrderedDict[int, Failure] = OrderedDict()
 
 
@@ -103,22 +106,25 @@ def last_failure(namespace: Any, key: Hashable) -> Failure | None:
 
 
 def is_resting(namespace: Any, key: Hashable) -> bool:
-    """True while a background load of what is held for the key failed too recently to be tried again."""
+    """True while the last background load for what is held failed too recently to be repeated."""
     failure = last_failure(namespace, key)
     return failure is not None and namespace._now() < failure.again
 
 
 def note_failure(namespace: Any, key: Hashable) -> None:
     """Remember that a background load failed: the rest is 1 s, then doubles up to 30 s."""
-    stamp = stamp_of(namespace, key)
+    try:
+        stamp = stamp_of(namespace, key)
+    except CacheClosedError:
+        stamp = None
     if stamp is None:
         return  # Nothing is held any more that could be served meanwhile.
     failure = last_failure(namespace, key)
     count = 1 if failure is None else failure.count + 1
     rest = min(LONGEST_REST, SHORTEST_REST * 2.0 ** min(count - 1, 30))
     which = hash((namespace, key))
+    _failures.pop(which, None)  # To the end.
     _failures[which] = Failure(count, namespace._now() + rest, stamp)
-    _failures.move_to_end(which)
     while len(_failures) > MOST_FAILURES:
         _failures.popitem(last=False)
 

@@ -1,4 +1,4 @@
-"""The options of one loading call, checked before anything changes, and what they mean for a value that is held."""
+"""The options of one loading call: their checks, and what they mean for a value that is held."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ UNSET: Any = _core.UNSET
 class Loaded(Generic[V]):
     """What a loader returns to say how its value is to be kept; callers receive `value`.
 
-    `ttl` (seconds, a `timedelta`, or `None` for ever) takes the place of the call's, `tags` are added to the call's,
-    and `store=False` hands the value over without keeping it.
+    `ttl` (seconds, a `timedelta`, or `None` for ever) takes the place of the call's, `tags` are
+    added to the call's, and `store=False` hands the value over without keeping it.
     """
 
     value: V
@@ -64,7 +64,7 @@ class Call:
     )
 
     def __init__(self, name: str, loader: object, options: dict[str, Any]) -> None:
-        """Check the options of a call of `name`; `TypeError` or `ValueError` names the one that is wrong."""
+        """Check the options of a call of `name`; the error names the one that is wrong."""
         if not callable(loader):
             raise TypeError(f"loader: must be callable, got {type(loader).__name__}")
         given = options.get
@@ -73,7 +73,7 @@ class Call:
         stale = given("stale", UNSET)
         self.stale = None if stale is UNSET else stale
         self.window = None if stale is UNSET else window_of(stale)
-        """Seconds past its TTL in which this call takes a stale value; None: what the entry was stored with."""
+        """Seconds past its TTL in which this call takes a stale value; None: as it was stored."""
         self.stale_if_error = seconds_or_none(given("stale_if_error"), "stale_if_error")
         self.refresh_ahead = fraction_of(given("refresh_ahead"))
         self.store_if: Callable[[Any], Any] | None = given("store_if")
@@ -90,7 +90,8 @@ class Call:
         unknown = options.keys() - ACCEPTED
         if unknown:
             raise TypeError(
-                f"{name}() got an unexpected option {min(unknown)!r}; accepted are {', '.join(PUBLIC)}"
+                f"{name}() got an unexpected option {min(unknown)!r}; "
+                f"accepted are {', '.join(PUBLIC)}"
             )
 
     def deadline(self) -> float | None:
@@ -114,7 +115,7 @@ class Call:
         return self.is_ahead_of(held) if held.left > 0 else self.takes_stale(held)
 
     def falls_back_on(self, held: Held, *, timed_out: bool) -> bool:
-        """True if the value may stand in for a load that raised, or that took longer than `timeout`."""
+        """True if the value may stand in for a load that raised, or that takes too long."""
         if held.left > 0:
             return timed_out or self.stale_if_error is not None
         named = [seconds for seconds in (self.window, self.stale_if_error) if seconds is not None]
@@ -123,7 +124,7 @@ class Call:
         return self.stale_if_error is not None and -held.left <= min(held.keep, self.stale_if_error)
 
     def unpack(self, produced: Any) -> tuple[Any, Any, tuple[str, ...], bool]:
-        """Return the value, TTL and tags that a loader's result asks for, and whether to store it."""
+        """Return the value, TTL and tags that a loader asks for, and whether to store it."""
         if not isinstance(produced, Loaded):
             return produced, self.ttl, self.tags, True
         ttl = self.ttl if produced.ttl is UNSET else produced.ttl

@@ -1,9 +1,10 @@
-"""One run of a loader, for one key or for many: it starts, it ends, and whatever happens its loads are settled.
+"""One run of a loader, for one key or for many. Whatever happens to it, its loads are settled.
 
-A sync loader runs in the thread that asked first, an async one in a task of its own that belongs to nobody: callers
-come and go. A run can end in five ways, and each leaves no record in the table of running loads and no waiter asleep:
-a value; an error; an interrupt (`KeyboardInterrupt` and its like) or a cancellation from outside, after which the
-waiters lead; the close of the loop that it ran on; a `fork`, which leaves its thread behind.
+A sync loader runs in the thread that asked first, an async one in a task of its own that belongs to
+nobody: callers come and go. A run can end in five ways, and each leaves no record in the table of
+running loads and no waiter asleep: a value; an error; an interrupt (`KeyboardInterrupt` and its
+like) or a cancellation from outside, after which the waiters lead; the close of the loop that it
+ran on; a `fork`, which leaves its thread behind.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[LoopW
 
 
 def _forked() -> None:
-    global _forks
+    global _forks  # noqa: PLW0603  a count of this process alone
     _forks += 1
 
 
@@ -55,8 +56,9 @@ if hasattr(os, "register_at_fork"):
 class LoopWatch:
     """Ends the jobs of an event loop that closes under them.
 
-    Nothing but a timer of that loop holds it. `close()` drops the timers, and with this one the jobs, which no
-    callback of the loop would ever end. It holds the jobs, so that no running load is collected.
+    Nothing but a timer of that loop holds it. `close()` drops the timers, and with this one the
+    jobs, which no callback of the loop would ever end. It holds the jobs, so that no running load
+    is collected.
     """
 
     __slots__ = ("__weakref__", "jobs")
@@ -94,6 +96,7 @@ class Job:
         "detached",
         "forks",
         "forsaken",
+        "is_apart",
         "is_refresh",
         "is_started",
         "loader",
@@ -126,6 +129,8 @@ class Job:
         self.is_refresh = is_refresh
         self.background = background
         self.is_started = False
+        self.is_apart = False
+        """It runs where its first caller is not: what strikes that one does not end it."""
         self.detached = background
         """Runs on when nobody waits for it."""
         self.forsaken = False
@@ -144,7 +149,7 @@ class Job:
     def begin(self, key: Hashable) -> Running:
         """Register a load of `key` for this job, or return the one that runs already.
 
-        Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for a key that is not hashable.
+        Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for an unhashable key.
         """
         load = Running(self.namespace, key, self.call.tags)
         load.job = self
@@ -153,12 +158,14 @@ class Job:
             if running is load:
                 self.loads.append(load)
         except BaseException:
-            self._take_out(load)  # An interrupt may come between the two.
+            # An interrupt may come between the two, and others may wait for it by then.
+            self._take_out(load)
+            load.settle(ABANDONED)
             raise
         return running
 
     def begin_beside(self, target: Running) -> Running:
-        """Make a load that is not registered, whose result is stored in place of `target`'s if that still stands."""
+        """Make a load that is not registered; it is stored as `target`'s, if that still stands."""
         load = Running(self.namespace, target.key, self.call.tags)
         load.job = self
         self.loads.append(load)
@@ -172,24 +179,24 @@ class Job:
         load.settle(outcome)
 
     def claim(self) -> bool:
-        """Take the right to run a job of the pool, or to put it aside before it runs; True for the first who asks."""
+        """Take the right to run a job of the pool, or to end it before it runs: True, once."""
         try:
             self._ticket.pop()
         except IndexError:
             return False
         return True
 
-    def may_be_joined(self) -> bool:
-        """True if somebody runs it. If not, its loads are abandoned, and the next to begin one leads.
+    def is_left(self) -> bool:
+        """True if nobody goes on with it: a fork left its thread behind, or its loop stands."""
+        return self.forks != _forks or (self.loop is not None and not self.loop.is_running())
 
-        Nobody does if its thread was left behind by a fork, or if its loop does not run. One that only waits for a
-        thread of the pool is put aside too: who asks now need not wait for what is before it.
+    def may_be_joined(self) -> bool:
+        """True if somebody runs it. If not, it is ended, and the next to begin a load leads.
+
+        One that only waits for a thread of the pool is ended too: who asks now need not wait for
+        what is before it.
         """
-        if (
-            self.forks != _forks
-            or (self.loop is not None and not self.loop.is_running())
-            or (self.loop is None and self.background and self.claim())
-        ):
+        if self.is_left() or (self.loop is None and self.background and self.claim()):
             self.end()
             return False
         return True
@@ -197,7 +204,7 @@ class Job:
     # Running
 
     def run(self) -> None:
-        """Run a sync loader to its end in this thread. Raises only what is for this thread alone."""
+        """Run a sync loader to its end in this thread. Raises what is for this thread alone."""
         self.is_started = True
         scope, token = rings.enter_scope(self.loads[0])
         began = perf_counter()
@@ -226,7 +233,7 @@ class Job:
     def run_in_thread(self) -> None:
         """Run a sync loader in a daemon thread of its own, in a copy of the caller's context."""
         run = contextvars.copy_context().run
-        self.is_started = True
+        self.is_started = self.is_apart = True
         try:
             threading.Thread(
                 target=run, args=(self.run_apart,), name="flowcache-load", daemon=True
@@ -236,7 +243,7 @@ class Job:
             raise
 
     def run_apart(self) -> None:
-        """Run in a thread that has no caller: what strikes it is kept for the first caller, or logged."""
+        """Run in a thread without a caller: what strikes it is for the first caller, or logged."""
         try:
             self.run()
         except BaseException as strike:
@@ -246,7 +253,7 @@ class Job:
     def start(self) -> None:
         """Run the loader, sync or async, in a task of this thread's running loop."""
         assert self.loop is not None
-        self.is_started = True
+        self.is_started = self.is_apart = True
         coroutine = self._run_in_task(self.loads[0])
         try:
             self.watch = LoopWatch.of(self.loop)
@@ -297,8 +304,8 @@ class Job:
             return
         if any(load.waiters for load in self.loads):
             return
-        # The load stays registered until the loader has really ended, so that no second one runs beside it. Who joins
-        # until then waits for that, and leads next.
+        # The load stays registered until the loader has really ended, so that no second one runs
+        # beside it. Who joins until then waits for that, and leads next.
         self.forsaken = True
         if running_loop() is loop:
             task.cancel()
@@ -309,7 +316,7 @@ class Job:
     # Ending
 
     def end(self) -> None:
-        """Abandon whatever is not settled and let go of everything. Safe at any time, from any thread, repeatedly."""
+        """Abandon what is not settled and let go of everything. At any time, by anybody, again."""
         for load in tuple(self.loads):
             if load.outcome is None:
                 self._take_out(load)
@@ -319,9 +326,9 @@ class Job:
         self.loads.clear()
         self.loader = self.watch = self.task = self.stands_in_for = None
 
-    def end_unless_started(self) -> None:
-        """End a job whose first caller was struck before it could run it."""
-        if not self.is_started:
+    def withdraw(self) -> None:
+        """End a job whose first caller was struck, unless somebody else runs it."""
+        if not self.is_apart and self.claim():
             self.end()
 
     def _produce(self) -> Any:
@@ -330,14 +337,15 @@ class Job:
         return loader([load.key for load in self.loads]) if self.many else loader()
 
     def _deliver(self, produced: Any, seconds: float) -> None:
-        # Others may have ended the job meanwhile: then there is no load, and nobody to want the result.
+        # Others may have ended the job meanwhile: then there is no load, and nobody to want this.
         if not self.many:
             for load in tuple(self.loads):
                 self._keep(load, produced, seconds, seconds)
             return
         if not isinstance(produced, Mapping):
             error = TypeError(
-                f"loader_many: must return a mapping of keys to values, got {type(produced).__name__}"
+                "loader_many: must return a mapping of keys to values, "
+                f"got {type(produced).__name__}"
             )
             self._fail_all(error, seconds)
             return
@@ -359,10 +367,12 @@ class Job:
             counted = 0.0
 
     def _keep(self, load: Running, produced: Any, seconds: float, counted: float) -> None:
-        """Store the value, unless the load was overtaken by an invalidation, and hand it to whoever waits."""
+        """Store the value, unless an invalidation came before, and hand it to whoever waits."""
         namespace, call = self.namespace, self.call
+        loss = 0
         try:
             value, ttl, tags, store = call.unpack(produced)
+            loss = load.first_loss(tags)
             if store and (call.store_if is None or call.store_if(value)):
                 # Closed: nowhere to store it. Too heavy: it is handed over all the same.
                 with suppress(CacheClosedError, EntryTooHeavyError):
@@ -382,7 +392,7 @@ class Job:
         self._take_out(load)
         self._count("loads", counted)
         background.forget_failures(namespace, load.key)
-        load.settle(Outcome(value))
+        load.settle(Outcome(value, loss=loss))
         self._emit("load", load.key, value, None, seconds)
         if self.is_refresh or self.background:
             self._emit("refresh", load.key, value, None, seconds)
@@ -394,7 +404,7 @@ class Job:
             counted = 0.0
 
     def _fail(self, load: Running, error: BaseException, seconds: float, counted: float) -> None:
-        unseen = self.background or (self.detached and not load.waiters)
+        unseen = self.background or ((self.detached or self.forsaken) and not load.waiters)
         self._take_out(load)
         self._count("load_failures", counted)
         if self.background:
@@ -428,15 +438,16 @@ class Job:
 
 
 def is_being_cancelled() -> bool:
-    """True if somebody asked the current task to stop, as against a `CancelledError` of the loader's own."""
+    """True if somebody asked the current task to stop: the error is then not the loader's own."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def refuse_awaitable(produced: Any) -> TypeError:
-    """Return the error for a sync call whose loader made an awaitable, which is closed so that it warns of nothing."""
+    """Return the error for a sync call whose loader made an awaitable; close that, in silence."""
     if isinstance(produced, Coroutine):
         produced.close()
     return TypeError(
-        f"loader: returned an awaitable ({type(produced).__name__}); use afetch (arefresh, afetch_many) for it"
+        f"loader: returned an awaitable ({type(produced).__name__}); "
+        "use afetch (arefresh, afetch_many) for it"
     )

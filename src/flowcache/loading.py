@@ -1,9 +1,10 @@
-"""Loading: what `fetch` and its like do when a hit alone does not answer. One engine for threads and for asyncio.
+"""Loading: what `fetch` and its like do when a hit alone does not answer, in threads and tasks.
 
-Every call goes the same way. It looks at what is held; it registers a load of the key, or is given the one that runs;
-whoever registered it runs the loader (`jobs`), everybody waits for it (`waiting`), unless the wait would close a ring
-(`rings`). A load that is abandoned sends its waiters back to the start. The sync and the async path differ in how they
-run and how they wait, and in nothing else.
+Every call goes the same way. It looks at what is held; it registers a load of the key, or is given
+the one that runs; whoever registered it runs the loader (`jobs`), everybody waits for it
+(`waiting`), unless the wait would close a ring (`rings`). A load that is abandoned sends its
+waiters back to the start. The sync and the async path differ in how they run and how they wait, and
+in nothing else.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ def fetch_miss(namespace: Any, key: Hashable, loader: Loader, /, **options: Any)
 
 
 def fetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
-    """Answer a `fetch` that compiled code has not looked at: with `refresh_ahead=`, or with wrong arguments."""
+    """Answer a `fetch` that compiled code has not looked at: `refresh_ahead=`, wrong arguments."""
     if is_async(loader):
         return afetch(namespace, key, loader, **options)
     return fetch_miss(namespace, key, loader, **options)
 
 
 def afetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Awaitable[Any]:
-    """Answer an `afetch` that compiled code did not. Bad options raise here, not when it is awaited."""
+    """Answer an `afetch` that compiled code did not. Bad options raise before it is awaited."""
     call = Call("afetch", loader, options)
 
     async def afetch() -> Any:
@@ -95,7 +96,7 @@ def is_async(loader: object) -> bool:
 
 
 def refresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
-    """Load the key though it be fresh, or join the load that runs; with an `async def` loader this is `arefresh`."""
+    """Load the key though it be fresh, or join the load that runs. `async def`: `arefresh`."""
     if is_async(loader):
         return arefresh(namespace, key, loader, **options)
     call = Call("refresh", loader, options)
@@ -111,7 +112,7 @@ def arefresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -
 def fetch_many(
     namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
 ) -> Any:
-    """Return a dict of `keys`; `loader` is called once, with the list of those that nobody else is loading."""
+    """Return a dict of `keys`; `loader` is called once, with those that nobody else is loading."""
     if is_async(loader):
         return afetch_many(namespace, keys, loader, **options)
     batch = Batch(namespace, keys, loader, Call("fetch_many", loader, options))
@@ -119,23 +120,25 @@ def fetch_many(
     batch.look_up_all(None)
     while batch.missing:
         job = batch.new_job(None)
+        loads: list[Running] = []
         try:
-            own, others = batch.begin_all(job)
-            outcome = settle_in_thread(job, own[0], deadline) if own else None
+            batch.begin_all(job, loads)
+            while loads:
+                runner = job if loads[-1].job is job else batch.new_job(None)
+                batch.take(runner, loads[-1].key, settle_in_thread(runner, loads[-1], deadline))
+                loads.pop()
         except BaseException:
-            job.end_unless_started()
+            job.withdraw()
             raise
-        batch.take_own(job, own, outcome)
-        for load in others:
-            job = batch.new_job(None)
-            batch.take(job, load.key, settle_in_thread(job, load, deadline))
+        finally:
+            loads.clear()  # A traceback would keep this frame, and so their values.
     return batch.result()
 
 
 def afetch_many(
     namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
 ) -> Awaitable[dict[Any, Any]]:
-    """Await a dict of `keys`; `loader` is called once, with the list of those that nobody else is loading."""
+    """Await a dict of `keys`; `loader` is called once, with those that nobody else is loading."""
     batch = Batch(namespace, keys, loader, Call("afetch_many", loader, options))
 
     async def afetch_many() -> dict[Any, Any]:
@@ -144,16 +147,19 @@ def afetch_many(
         batch.look_up_all(loop)
         while batch.missing:
             job = batch.new_job(loop)
+            loads: list[Running] = []
             try:
-                own, others = batch.begin_all(job)
-                outcome = await settle_in_task(job, own[0], deadline) if own else None
+                batch.begin_all(job, loads)
+                while loads:
+                    runner = job if loads[-1].job is job else batch.new_job(loop)
+                    settled = settle_in_task(runner, loads[-1], deadline)
+                    batch.take(runner, loads[-1].key, await settled)
+                    loads.pop()
             except BaseException:
-                job.end_unless_started()
+                job.withdraw()
                 raise
-            batch.take_own(job, own, outcome)
-            for load in others:
-                job = batch.new_job(loop)
-                batch.take(job, load.key, await settle_in_task(job, load, deadline))
+            finally:
+                loads.clear()
         return batch.result()
 
     return afetch_many()
@@ -198,27 +204,35 @@ def fall_back(job: Job, key: Hashable, *, timed_out: bool) -> Answer | None:
 
 
 def load_behind(job: Job, keys: list[Hashable]) -> None:
-    """Start a load that nobody waits for, of those keys that are not resting or loading: a task of the job's loop, or
-    without one a thread of the pool.
+    """Start a load that nobody waits for, of those keys that are neither resting nor loading.
+
+    It runs in a task of the job's loop, or without one in a thread of the pool.
     """
-    for key in keys:
-        if background.is_resting(job.namespace, key):
-            continue
-        try:
-            load = job.begin(key)
-        except TooManyLoadsError:
-            break
-        # Another load may have ended between the look-up and the registration.
-        if load.job is job:
-            held = held_for(job.namespace, key)
-            if held is None or not job.call.is_due(held):
-                job.give_up(load, ABANDONED)
-    if not job.loads:
-        return
-    if job.loop is None:
-        background.submit(job)
-    else:
-        job.start()
+    try:
+        for key in keys:
+            if background.is_resting(job.namespace, key):
+                continue
+            try:
+                load = job.begin(key)
+                while load.job.is_left():
+                    load.job.end()
+                    load = job.begin(key)
+            except TooManyLoadsError:
+                break
+            # Another load may have ended between the look-up and the registration.
+            if load.job is job:
+                held = held_for(job.namespace, key)
+                if held is None or not job.call.is_due(held):
+                    job.give_up(load, ABANDONED)
+        if not job.loads:
+            return
+        if job.loop is None:
+            background.submit(job)
+        else:
+            job.start()
+    except BaseException:
+        job.withdraw()
+        raise
 
 
 def load_in_thread(
@@ -252,7 +266,7 @@ def attempt_in_thread(job: Job, key: Hashable, deadline: float | None) -> Outcom
     try:
         return settle_in_thread(job, begin(job, key), deadline)
     except BaseException:
-        job.end_unless_started()
+        job.withdraw()
         raise
 
 
@@ -261,7 +275,7 @@ async def attempt_in_task(job: Job, key: Hashable, deadline: float | None) -> Ou
     try:
         return await settle_in_task(job, begin(job, key), deadline)
     except BaseException:
-        job.end_unless_started()
+        job.withdraw()
         raise
 
 
@@ -297,23 +311,25 @@ def count_joined(job: Job, key: Hashable) -> None:
 
 
 def settle_in_thread(job: Job, load: Running | Outcome, deadline: float | None) -> Outcome | None:
-    """Run the job if the load is its own, or wait for whoever runs it; None: `deadline` came first."""
+    """Run the job if the load is its own, or wait for who runs it; None: `deadline` came first."""
     if isinstance(load, Outcome):
         return load
     waiting, here = rings.current_load(), running_loop()
+    seen = 0 if load.job is job else load.losses
     beside = None
     if not rings.may_wait(waiting, load, here):
-        # This thread's loop would have to run meanwhile: load it here, beside that one, which waits for us now.
-        beside, load = load, job.begin_beside(load)
+        # This thread's loop would have to run meanwhile: load it here, beside that one, which waits
+        # for us now.
+        beside, load, seen = load, job.begin_beside(load), 0
         rings.wait_for(beside, load)
         rings.may_wait(waiting, load, here)
     try:
-        if load.job is job:
+        if load.job is job and not job.is_started:
             if deadline is None:
                 job.run()
                 return load.outcome
             job.run_in_thread()
-        return wait_in_thread(load, deadline)
+        return wait_in_thread(load, deadline, seen)
     finally:
         rings.stop_waiting(waiting, load, here)
         if beside is not None:
@@ -324,30 +340,32 @@ def settle_in_thread(job: Job, load: Running | Outcome, deadline: float | None) 
 async def settle_in_task(
     job: Job, load: Running | Outcome, deadline: float | None
 ) -> Outcome | None:
-    """Start the job if the load is its own, and wait for whoever runs it; None: `deadline` came first."""
+    """Start the job if the load is its own, and wait for it; None: `deadline` came first."""
     if isinstance(load, Outcome):
         return load
     waiting = rings.current_load()
+    seen = 0 if load.job is job else load.losses
     rings.may_wait(waiting, load, None)
     try:
-        if load.job is job:
+        if load.job is job and not job.is_started:
             job.start()
-        return await wait_in_task(load, deadline)
+        return await wait_in_task(load, deadline, seen)
     finally:
         rings.stop_waiting(waiting, load, None)
 
 
 def conclude(job: Job, key: Hashable, outcome: Outcome | None) -> Answer | None:
-    """Return the answer that a load's outcome gives to one of its callers, by the caller's own options.
+    """Return what a load's outcome is to one of its callers, by the caller's own options.
 
-    None: there is none, start again (or leave the key out, if the job ran and it was absent). Raises what the loader
-    raised, or `LoadTimeoutError`.
+    None: nothing, start again (or leave the key out, if the job ran and it was absent). Raises what
+    the loader raised, or `LoadTimeoutError`.
     """
     if outcome is None:
         answer = fall_back(job, key, timed_out=True)
         if answer is None:
             raise LoadTimeoutError(
-                f"timeout: key {key!r} was not loaded within {job.call.timeout:g} s; the load goes on"
+                f"timeout: key {key!r} was not loaded within {job.call.timeout:g} s; "
+                "the load goes on"
             )
         return answer
     if outcome is ABANDONED or outcome is ABSENT:
@@ -401,25 +419,23 @@ class Batch:
         if due:
             load_behind(self.new_job(loop, is_background=True), due)
 
-    def begin_all(self, job: Job) -> tuple[list[Running], list[Running]]:
-        """Register the job's own loads, to be led together, and find those of others that are to be joined."""
-        own, others = [], []
+    def begin_all(self, job: Job, loads: list[Running]) -> None:
+        """Put the loads to wait for into `loads`: first those of others, last the job's own.
+
+        The job's own are led together. They come last because the last is waited for first.
+        """
+        others = []
         for key in list(self.missing):
             load = begin(job, key)
             if isinstance(load, Outcome):
                 self.take(job, key, load)
             elif load.job is job:
-                if own:
-                    rings.wait_for(load, own[0])
-                own.append(load)
+                if loads:
+                    rings.wait_for(load, loads[0])
+                loads.append(load)
             else:
                 others.append(load)
-        return own, others
-
-    def take_own(self, job: Job, own: list[Running], first: Outcome | None) -> None:
-        """Take the results of loads that were led together; `first`: the outcome of the first, None: time was up."""
-        for load in own:
-            self.take(job, load.key, first if load is own[0] else load.outcome)
+        loads[:0] = others
 
     def take(self, job: Job, key: Hashable, outcome: Outcome | None) -> None:
         """Take one key's result, or leave it missing, to be tried again."""

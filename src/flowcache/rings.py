@@ -1,16 +1,19 @@
 """Who may not wait: loads that wait for each other in a ring would wait for ever.
 
-Each loader runs in a context that names its load. When it asks for another key it waits for that key's load: an edge.
-An edge that would close a ring is refused, in the call that asked for it. A thread that blocks on an event loop's own
-thread holds up all that this loop runs, so the loads that a loop's task runs wait for what blocks the loop.
+Each loader runs in a context that names its load. When it asks for another key it waits for that
+key's load: an edge. An edge that would close a ring is refused, in the call that asked for it. A
+thread that blocks on an event loop's own thread holds up all that this loop runs, so the loads that
+a loop's task runs wait for what blocks the loop.
 
-The one lock here is taken only by a loader that waits, or by a thread that would block an event loop. It is re-entrant,
-because a finalizer may ask for a key while it is held; no loader, listener or other code of a user runs under it.
+The one lock here is taken only by a loader that waits, or by a thread that would block an event
+loop. It is re-entrant, because a finalizer may ask for a key while it is held; no loader, listener
+or other code of a user runs under it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from contextvars import ContextVar, Token
 
@@ -29,8 +32,10 @@ __all__ = [
 
 
 class Scope:
-    """Names the load that a context runs for. Emptied at its end, for contexts outlive loads (a task that the loader
-    started keeps a copy) and must not keep its value alive.
+    """Names the load that a context runs for.
+
+    Emptied at its end: contexts outlive loads (a task that the loader started keeps a copy) and
+    must not keep its value alive.
     """
 
     __slots__ = ("load",)
@@ -42,6 +47,15 @@ class Scope:
 _scope: ContextVar[Scope | None] = ContextVar("flowcache_load", default=None)
 _lock = threading.RLock()
 _blocked: dict[asyncio.AbstractEventLoop, list[Running]] = {}
+
+
+def _forked() -> None:
+    global _lock  # noqa: PLW0603  a thread may have held it that is not here to let it go
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def current_load() -> Running | None:
@@ -66,10 +80,11 @@ def leave_scope(scope: Scope, token: Token[Scope | None] | None) -> None:
 def may_wait(
     waiting: Running | None, target: Running, blocking: asyncio.AbstractEventLoop | None
 ) -> bool:
-    """Enter the edge from `waiting`, if any, to `target`, and from the loop that the wait would block, if any.
+    """Enter the edges to `target` from `waiting` and from the loop that the wait would block.
 
-    Returns False, with nothing entered, if `target` needs that very loop to go on. Raises `RecursiveLoadError` if the
-    edge would close a ring. To be undone by `stop_waiting`. Costs nothing but a test when both are None.
+    Returns False, with nothing entered, if `target` needs that very loop to go on. Raises
+    `RecursiveLoadError` if an edge would close a ring. To be undone by `stop_waiting`. Costs
+    nothing but a test when both are None.
     """
     if waiting is None and blocking is None:
         return True
@@ -85,7 +100,8 @@ def may_wait(
         raise RecursiveLoadError(
             f"key: the loader of {waiting.key!r} asks for its own key"
             if target is waiting
-            else f"key: the loader of {waiting.key!r} waits for {target.key!r}, whose loader waits for it"
+            else f"key: the loader of {waiting.key!r} waits for {target.key!r}, "
+            "whose loader waits for it"
         )
     return not needs_loop
 
@@ -93,7 +109,7 @@ def may_wait(
 def _search(
     waiting: Running | None, target: Running, blocking: asyncio.AbstractEventLoop | None
 ) -> tuple[bool, bool]:
-    """Follow the edges from `target`: do they reach `waiting`, and do they reach a load that runs on `blocking`?"""
+    """Follow the edges from `target`: do they reach `waiting`, or a load that needs `blocking`?"""
     needs_loop = False
     seen = {target}
     ahead = [target]

@@ -1,13 +1,14 @@
 """Running loads and those who wait for them.
 
-A load is settled once, with an outcome; whoever waits is then woken. Nothing here takes a lock: a finalizer or a signal
-handler may ask for the same key at any instant, on this very thread. Instead, one order is kept everywhere:
+A load is settled once, with an outcome; whoever waits is then woken. Nothing here takes a lock: a
+finalizer or a signal handler may ask for the same key at any instant, on this very thread. Instead,
+one order is kept everywhere:
 
 - who waits first adds itself to `waiters`, then looks whether there is an outcome;
 - who settles first publishes the outcome, then wakes all `waiters`.
 
-Whichever comes first, nobody sleeps on. Waking twice does no harm, so an interrupt in the middle can be made good by
-doing it all again.
+Whichever comes first, nobody sleeps on. Waking twice does no harm, so an interrupt in the middle
+can be made good by doing it all again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -38,19 +40,23 @@ __all__ = [
 class Outcome:
     """How a load ended: a value, or an error and the traceback that it was raised with."""
 
-    __slots__ = ("error", "traceback", "value")
+    __slots__ = ("error", "loss", "traceback", "value")
 
-    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
+    def __init__(
+        self, value: Any = None, error: BaseException | None = None, *, loss: int = 0
+    ) -> None:
         self.value = value
         self.error = error
+        self.loss = loss
+        """The number, in the load, of the first invalidation of a tag that covers it; 0: none."""
         self.traceback: TracebackType | None = None if error is None else error.__traceback__
 
 
 ABANDONED = Outcome()
-"""The outcome of a load that nobody runs any more: those who waited start again, and one of them leads."""
+"""The outcome of a load that nobody runs any more: who waited starts again; one of them leads."""
 
 ABSENT = Outcome()
-"""The same for a key that a batch loader left out of its mapping. Whoever asked for the batch does not try again."""
+"""The same for a key that a batch loader left out; who asked for the batch does not try again."""
 
 
 class Running(_core.Load):
@@ -67,10 +73,19 @@ class Running(_core.Load):
 
     def settle(self, outcome: Outcome) -> None:
         """Publish the outcome unless there is one already, and wake whoever waits."""
-        # One atomic step decides between the runner, a loop that closes and a caller that retires the load.
+        # One atomic step decides between the runner, a loop that closes and a caller that ends it.
         self.__dict__.setdefault("outcome", outcome)
         if self.waiters:
             wake(self.waiters)
+
+    def outcome_for(self, seen: int) -> Outcome | None:
+        """Return the outcome for one who joined when `seen` invalidations of tags had been noted.
+
+        A loader may name its tags only at its end. Who joined after one of them was invalidated
+        is not to have what was loaded before: for them the load is abandoned.
+        """
+        outcome = self.outcome
+        return ABANDONED if outcome is not None and 0 < outcome.loss <= seen else outcome
 
     def leave(self, waiter: ThreadWaiter | TaskWaiter) -> None:
         """Stop waiting. The last one to leave an async load that is not done has it cancelled."""
@@ -90,10 +105,8 @@ class ThreadWaiter:
         self._asleep.acquire()
 
     def wake(self) -> None:
-        try:
+        with suppress(RuntimeError):  # Woken before.
             self._asleep.release()
-        except RuntimeError:
-            pass  # Woken before.
 
     def wait(self, deadline: float | None) -> bool:
         """Block until woken or until `deadline` on `time.monotonic`; False: it passed."""
@@ -104,7 +117,7 @@ class ThreadWaiter:
 
 
 class TaskWaiter:
-    """A task that is suspended on a future of its own loop, so that no loop sees another's future."""
+    """A task that is suspended on a future of its own loop: no loop sees another's future."""
 
     __slots__ = ("future", "loop")
 
@@ -139,10 +152,8 @@ def wake(waiters: dict[ThreadWaiter | TaskWaiter, None]) -> None:
         else:
             elsewhere.setdefault(waiter.loop, []).append(waiter)
     for loop, group in elsewhere.items():
-        try:
+        with suppress(RuntimeError):  # That loop is closed: nobody is left there to be told.
             loop.call_soon_threadsafe(wake_group, group)
-        except RuntimeError:
-            pass  # That loop is closed: nobody is left there to be told.
     waiters.clear()
 
 
@@ -151,7 +162,7 @@ def wake_group(group: list[TaskWaiter]) -> None:
         waiter.wake()
 
 
-def wait_in_thread(load: Running, deadline: float | None) -> Outcome | None:
+def wait_in_thread(load: Running, deadline: float | None, seen: int) -> Outcome | None:
     """Block until the load is settled; None: `deadline` on `time.monotonic` came first."""
     waiter = ThreadWaiter()
     load.waiters[waiter] = None
@@ -161,10 +172,10 @@ def wait_in_thread(load: Running, deadline: float | None) -> Outcome | None:
             load.job.detached = True
     finally:
         load.leave(waiter)
-    return load.outcome
+    return load.outcome_for(seen)
 
 
-async def wait_in_task(load: Running, deadline: float | None) -> Outcome | None:
+async def wait_in_task(load: Running, deadline: float | None, seen: int) -> Outcome | None:
     """Suspend until the load is settled; None: `deadline` on `time.monotonic` came first."""
     loop = asyncio.get_running_loop()
     waiter = TaskWaiter(loop)
@@ -180,4 +191,4 @@ async def wait_in_task(load: Running, deadline: float | None) -> Outcome | None:
         if timer is not None:
             timer.cancel()
         load.leave(waiter)
-    return load.outcome
+    return load.outcome_for(seen)
