@@ -75,7 +75,7 @@ def submit(job: Job) -> None:
 
 
 class Failure(NamedTuple):
-    count: int
+    in_a_row: int
     again: float
     """When the next load may begin, on the cache's clock."""
     stamp: tuple[float, float]
@@ -120,11 +120,11 @@ def note_failure(namespace: Any, key: Hashable) -> None:
     if stamp is None:
         return  # Nothing is held any more that could be served meanwhile.
     failure = last_failure(namespace, key)
-    count = 1 if failure is None else failure.count + 1
-    rest = min(LONGEST_REST, SHORTEST_REST * 2.0 ** min(count - 1, 30))
+    in_a_row = 1 if failure is None else failure.in_a_row + 1
+    rest = min(LONGEST_REST, SHORTEST_REST * 2.0 ** min(in_a_row - 1, 30))
     which = hash((namespace, key))
     _failures.pop(which, None)  # To the end.
-    _failures[which] = Failure(count, namespace._now() + rest, stamp)
+    _failures[which] = Failure(in_a_row, namespace._now() + rest, stamp)
     while len(_failures) > MOST_FAILURES:
         _failures.popitem(last=False)
 

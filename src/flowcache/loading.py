@@ -90,9 +90,8 @@ def is_async(loader: object) -> bool:
     """True for what `async def` made, and for objects that are called as such."""
     # Before 3.12 only asyncio knows of objects that are marked as coroutine functions.
     asks = inspect if sys.version_info >= (3, 12) else asyncio
-    return asks.iscoroutinefunction(loader) or asks.iscoroutinefunction(
-        getattr(type(loader), "__call__", None)  # noqa: B004
-    )
+    call = getattr(type(loader), "__call__", None)  # noqa: B004  what it is, not whether
+    return bool(asks.iscoroutinefunction(loader) or asks.iscoroutinefunction(call))
 
 
 def refresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
