@@ -1,4 +1,4 @@
-"""What the tests of loading share: loaders that wait to be let go, threads that report, and patience without sleep."""
+"""What the tests of loading share: loaders that wait to be let go, callers that report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowcache import Namespace
 from flowcache.waiting import Running
 
 PATIENCE = 30.0
-"""Seconds after which a test that waits has failed. Nothing waits that long unless the code is broken."""
+"""Seconds after which a test that waits has failed. Nothing waits so long in code that works."""
 
 
 class Gate:
@@ -151,6 +151,10 @@ def loop_thread() -> Iterator[LoopThread]:
         if not thread.loop.is_closed():
             thread.loop.run_until_complete(cancel_all())
             thread.loop.close()
+
+
+# What the test run itself holds is not looked through each time.
+gc.freeze()
 
 
 def assert_nothing_left(cache: Namespace[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Loading with threads: one load for all, interrupts, rings, time-outs, and event loops that a thread must not block."""
+"""Loading with threads: one load for all, interrupts, rings, time-outs, a loop's own thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from flowcache import LoadTimeoutError, Namespace, RecursiveLoadError, create_cache
+from flowcache import (
+    Cache,
+    Loaded,
+    LoadTimeoutError,
+    Namespace,
+    RecursiveLoadError,
+    create_cache,
+    rings,
+)
 from loading_support import (
     AsyncGate,
     Caller,
@@ -182,7 +190,8 @@ def test_keyboard_interrupt_from_the_terminal_frees_leader_and_waiter() -> None:
         print(results)
 
         started = threading.Event()
-        leader = threading.Thread(target=lambda: cache.fetch("j", lambda: (started.set(), go.wait(30))))
+        loader = lambda: (started.set(), go.wait(30))
+        leader = threading.Thread(target=lambda: cache.fetch("j", loader))
         leader.start()
         started.wait(30)
         interrupt(lambda: cache.stats().coalesced == 2)
@@ -232,6 +241,42 @@ def test_whoever_asks_after_an_invalidation_starts_a_new_load() -> None:
     assert (after.result(), late.result()) == ("second", "second")
     assert cache.peek("k") == "second"
     assert_nothing_left(cache)
+
+
+def test_who_joins_after_a_late_tag_was_invalidated_loads_again() -> None:
+    """Only its end tells that the load bears the tag; those who asked before get its result."""
+    cache = create_cache()
+    gate = Gate(Loaded("old", tags=("late", "later")))
+    before = Caller(lambda: cache.fetch("k", gate))
+    assert gate.begun.wait(30)
+    joined_before = Caller(lambda: cache.fetch("k", never))
+    wait_until(lambda: joined(cache) == 1)
+    cache.invalidate_tag("other")
+    between = Caller(lambda: cache.fetch("k", never))
+    wait_until(lambda: joined(cache) == 2)
+    cache.invalidate_tag("later")
+    after = [Caller(lambda: cache.fetch("k", lambda: "new")) for _ in range(3)]
+    wait_until(lambda: joined(cache) == 5)
+    cache.invalidate_tag("late")
+    cache.invalidate_tag("later")
+    gate.open.set()
+    assert [caller.result() for caller in (before, joined_before, between)] == ["old"] * 3
+    assert [caller.result() for caller in after] == ["new"] * 3
+    assert (cache.peek("k"), cache.stats().loads) == ("new", 2)
+    assert_nothing_left(cache)
+
+
+def test_a_loader_that_invalidates_its_own_late_tag_each_time_ends() -> None:
+    cache = create_cache()
+
+    def load() -> Loaded[str]:
+        cache.invalidate_tag("late")
+        return Loaded("value", tags="late")
+
+    assert cache.fetch("k", load) == "value"
+    callers = [Caller(lambda: cache.fetch("k", load)) for _ in range(5)]
+    assert {caller.result() for caller in callers} == {"value"}
+    assert "k" not in cache
 
 
 def test_an_invalidation_during_a_batch_fences_its_own_keys_only() -> None:
@@ -318,6 +363,180 @@ def test_a_batch_struck_by_an_interrupt_leaves_its_keys_to_their_waiters() -> No
         batch.result()
     batch.error = None  # Its traceback holds the frames of the call.
     assert [single.result() for single in singles] == ["my a", "my b"]
+    assert_nothing_left(cache)
+
+
+def test_a_batch_with_a_timeout_waits_for_each_of_its_keys() -> None:
+    """The first is settled a while before the last, when what is told of it takes its time."""
+    cache = create_cache()
+    told, go_on = threading.Event(), threading.Event()
+
+    def listen(event: object) -> None:
+        told.set()
+        assert go_on.wait(30)
+
+    cache.subscribe(listen, "load")
+    batch = Caller(
+        lambda: cache.fetch_many("abc", lambda missing: dict.fromkeys(missing, 1), timeout=30)
+    )
+    assert told.wait(30)
+    go_on.set()
+    assert batch.result() == {"a": 1, "b": 1, "c": 1}
+    assert_nothing_left(cache)
+
+
+def test_an_interrupt_between_registering_and_loading_strands_nobody() -> None:
+    """A signal may strike at any instruction: here right after the load is in the table."""
+    waiting: list[Caller] = []
+    armed = [True]
+
+    class Struck(Cache[Any]):
+        __slots__ = ()
+
+        def _begin(self, load: Any, background: bool = False) -> Any:
+            running = super()._begin(load, background)
+            if armed:
+                armed.clear()
+                waiting.append(Caller(lambda: cache.fetch("k", lambda: "theirs")))
+                wait_until(lambda: joined(cache) == 1)
+                raise KeyboardInterrupt
+            return running
+
+    cache = Struck()
+    with pytest.raises(KeyboardInterrupt):
+        cache.fetch("k", never)
+    assert waiting[0].result() == "theirs"
+    assert_nothing_left(cache)
+
+
+@pytest.mark.parametrize("moment", ["leave_scope", "stop_waiting"])
+def test_an_interrupt_after_the_loader_strands_nobody(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = create_cache()
+    waiting: list[Caller] = []
+    original = getattr(rings, moment)
+
+    def load() -> str:
+        waiting.append(Caller(lambda: cache.fetch("k", lambda: "theirs")))
+        wait_until(lambda: joined(cache) == 1)
+        raise KeyboardInterrupt
+
+    def strike(*arguments: Any) -> None:
+        monkeypatch.setattr(rings, moment, original)
+        raise SystemExit
+
+    monkeypatch.setattr(rings, moment, strike)
+    with pytest.raises(SystemExit):
+        cache.fetch("k", load)
+    assert waiting[0].result() == "theirs"
+    assert cache.stats().pending == 0
+
+
+# Keys that misbehave
+
+
+class Raising:
+    """A key that is nobody's equal but its own, and raises when it is to be compared."""
+
+    def __init__(self) -> None:
+        self.raises = True
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        if self.raises:
+            raise LookupError("not to be compared")
+        return self is other
+
+
+def test_a_load_of_a_key_that_cannot_be_compared_leaves_nothing_behind() -> None:
+    """Two loads run whose keys meet in the table: neither may keep the other there."""
+    cache = create_cache()
+    first, second = Raising(), Raising()
+    first.raises = second.raises = False
+    gates = [Gate(), Gate()]
+    one = Caller(lambda: cache.fetch(first, gates[0]))
+    two = Caller(lambda: cache.fetch(second, gates[1]))
+    assert gates[0].begun.wait(30)
+    assert gates[1].begun.wait(30)
+    first.raises = second.raises = True
+    gates[1].open.set()
+    assert two.result() == "loaded"
+    assert cache.stats().pending == 1
+    gates[0].open.set()
+    with pytest.raises(LookupError):  # Stored next to the other, it has to be compared.
+        one.result()
+    one.error = None
+    cache.clear()
+    assert_nothing_left(cache)
+
+
+def test_a_write_that_cannot_compare_keys_is_refused_and_leaves_the_load_alone() -> None:
+    cache = create_cache()
+    loading, written = Raising(), Raising()
+    loading.raises = False
+    gate = Gate()
+    one = Caller(lambda: cache.fetch(loading, gate))
+    assert gate.begun.wait(30)
+    loading.raises = True
+    for write in (
+        lambda: cache.set(written, 1),
+        lambda: cache.add(written, 1),
+        lambda: cache.delete(written),
+        lambda: cache.incr(written),
+        lambda: cache.fetch(written, never),
+    ):
+        with pytest.raises(LookupError):
+            write()
+    assert cache.stats().pending == 1
+    loading.raises = False
+    gate.open.set()
+    assert one.result() == "loaded"
+    assert list(cache) == [loading]
+    assert_nothing_left(cache)
+
+
+def test_keys_of_one_hash_are_fenced_apart() -> None:
+    """-1 and -2 have one hash."""
+    cache = create_cache()
+    gate = Gate()
+    one = Caller(lambda: cache.fetch(-1, gate))
+    assert gate.begun.wait(30)
+    two = Caller(lambda: cache.fetch(-2, gate))
+    wait_until(lambda: gate.calls == 2)
+    cache.delete(-2)
+    gate.open.set()
+    assert (one.result(), two.result()) == ("loaded", "loaded")
+    assert list(cache) == [-1]
+
+
+@pytest.mark.parametrize("write", ["set", "add"])
+def test_a_load_that_begins_while_a_key_is_compared_is_fenced_by_the_write(write: str) -> None:
+    cache, clock = new_cache()
+    gate = Gate("loaded")
+    loads: list[Caller] = []
+
+    class Key:
+        def __hash__(self) -> int:
+            return 7
+
+        def __eq__(self, other: object) -> bool:
+            if armed:
+                armed.clear()
+                loads.append(Caller(lambda: cache.refresh(Key(), gate)))
+                assert gate.begun.wait(30)
+            return isinstance(other, Key)
+
+    armed: list[bool] = []
+    cache.set(Key(), "old", ttl=1, stale=True)
+    clock.advance(2)  # There to be compared, and not in add's way.
+    armed.append(True)
+    getattr(cache, write)(Key(), "written")
+    gate.open.set()
+    assert loads[0].result() == "loaded"
+    assert cache.peek(Key()) == "written"
     assert_nothing_left(cache)
 
 
@@ -679,7 +898,7 @@ def test_a_timed_load_sees_the_caller_s_context() -> None:
 
 
 def test_waiting_polls_nothing() -> None:
-    """A thread's own processor time while it waits: measured, but compared with nothing that a busy machine moves."""
+    """How often a waiting thread wakes up: counted, not timed, as a busy machine moves no count."""
     cache = create_cache()
     gate = Gate()
     leader = Caller(lambda: cache.fetch("k", gate))
@@ -745,7 +964,7 @@ def test_a_forked_child_is_not_held_up_by_loads_of_its_parent() -> None:
 
 
 def test_a_signal_handler_may_fetch_what_its_thread_is_loading() -> None:
-    """No lock is held while a loader runs, so the handler is refused as the recursion that it is, and nothing hangs."""
+    """No lock is held while a loader runs: the handler is refused as recursion, nothing hangs."""
     cache = create_cache()
     seen: list[object] = []
 
