@@ -226,7 +226,18 @@ cdef extern from *:
         type->tp_as_async = &flowcache_ready_async;
         PyType_Modified(type);
     }
+    /* Sets the flag and tells what it was: of several threads one gets the value. */
+    #ifdef Py_GIL_DISABLED
+    #define flowcache_claim(flag) _Py_atomic_exchange_int((flag), 1)
+    #else
+    static inline int flowcache_claim(int *flag) {
+        int before = *flag;
+        *flag = 1;
+        return before;
+    }
+    #endif
     """
+    bint ready_claim "flowcache_claim"(int* flag)
     ctypedef enum PySendResult:
         PYGEN_RETURN
         PYGEN_ERROR
@@ -240,8 +251,8 @@ cdef extern from *:
 cdef class Ready:
     """What ``afetch`` returns on a hit: awaited once, it gives the value without suspending."""
 
-    cdef object value
-    cdef bint spent
+    cdef object value                 # of whoever sets `spent`
+    cdef int spent
 
     def __init__(self):
         raise TypeError("made by afetch()")
@@ -270,8 +281,8 @@ cdef class Ready:
 
     def close(self):
         """Drop the value; a later await is refused."""
-        self.spent = True
-        self.value = None
+        if not ready_claim(&self.spent):
+            self.value = None
 
 
 cdef object _stop(object value):
@@ -282,9 +293,8 @@ cdef object _stop(object value):
 
 
 cdef object ready_take(Ready ready):
-    if ready.spent:
+    if ready_claim(&ready.spent):
         raise RuntimeError("cannot reuse already awaited afetch() result")
-    ready.spent = True
     value = ready.value
     ready.value = None
     return value
@@ -292,11 +302,10 @@ cdef object ready_take(Ready ready):
 
 cdef PySendResult ready_send(PyObject* me, PyObject* argument, PyObject** result) noexcept:
     cdef Ready ready = <Ready>me
-    if ready.spent:
+    if ready_claim(&ready.spent):
         result[0] = NULL
         PyErr_SetString(RuntimeError, b"cannot reuse already awaited afetch() result")
         return PYGEN_ERROR
-    ready.spent = True
     result[0] = <PyObject*>ready.value
     Py_INCREF(<object>result[0])                  # the awaiter's
     ready.value = None
@@ -306,7 +315,7 @@ cdef PySendResult ready_send(PyObject* me, PyObject* argument, PyObject** result
 cdef inline Ready ready_of(object value):
     cdef Ready ready = Ready.__new__(Ready)
     ready.value = value
-    ready.spent = False
+    ready.spent = 0
     return ready
 
 

@@ -161,6 +161,8 @@ cdef void debris_reclaim_locked(Core* core, int64_t most) noexcept:
         if cut.own:
             entry_unlink_locked(core, cut.order.oldest, CLEARED)
             most -= 1
+        elif core.limbo_count:
+            return                                # entries in limbo still bear its id
         else:
             core.debris = cut.next
             space_give_id(core, cut.id)

@@ -96,7 +96,8 @@ cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
                 lock_acquire(&core.lock)
                 if same < 0:
                     return FAULT
-                if changes != part.changes:
+                # A large namespace is cleared by giving it another id: see removal.
+                if changes != part.changes or e.space != space.id:
                     break
                 if same:
                     return i
@@ -122,6 +123,14 @@ cdef int dict_prepare(Core* core, PyObject** place) except -1:
             place[0] = <PyObject*>made
         lock_release(&core.lock)
     return 0
+
+
+cdef bint tags_are_prepared(Space* space) noexcept:
+    while space != NULL:
+        if space.tags == NULL:
+            return False
+        space = space.parent
+    return True
 
 
 cdef int tags_prepare(Core* core, Space* space) except -1:
@@ -382,7 +391,16 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
     cdef Space* above = space
     cdef int64_t before = 0
     cdef bint room
-    i = store_find_locked(core, space, key, hash)
+    while True:
+        i = store_find_locked(core, space, key, hash)
+        if tags is None or tags_are_prepared(space):
+            break
+        # The first tags here, or the first since clear() took their dictionary away.
+        lock_release(&core.lock)
+        try:
+            tags_prepare(core, space)
+        finally:
+            lock_acquire(&core.lock)
     if core.closed:
         raise closed_error()
     if load is not None and not load_stands(load, tags, now):

@@ -48,8 +48,17 @@ cdef extern from *:
 cdef Namespace view_of(Store store, Space* space):
     cdef PyObject* spare = spare_take(type_of(Namespace))
     cdef Namespace view
+    # Held first: making the view may run the collector, and with it somebody who trims the idle.
+    space.views += 1
+    if space.is_idle:
+        idle_unlink(&store.core, space)
     if spare == NULL:
-        view = Namespace.__new__(Namespace)
+        try:
+            view = Namespace.__new__(Namespace)
+        except MemoryError:
+            space.views -= 1
+            idle_consider(&store.core, space)
+            raise
         view.store = store
     else:
         # A spare holds None for its store, and its one reference passes to `view`.
@@ -58,9 +67,6 @@ cdef Namespace view_of(Store store, Space* space):
         view = <Namespace>spare
         Py_DECREF(view)
     view.space = space
-    space.views += 1
-    if space.is_idle:
-        idle_unlink(&store.core, space)
     return view
 
 
@@ -167,8 +173,6 @@ cdef bint put(Store store, Space* space, object key, object value, Terms* terms,
     cdef double now = store_now(store)
     cdef uint64_t begun = core.loads_begun
     cdef Load running = None
-    if tags is not None:
-        tags_prepare(core, space)
     if load is None and space.own_pending:
         running = load_find(space, key, hash)
     lock_acquire(&core.lock)
