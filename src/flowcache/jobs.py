@@ -141,7 +141,8 @@ class Job:
         self.struck: BaseException | None = None
         """What ended the run and is for its first caller alone."""
         self.task: asyncio.Task[None] | None = None
-        self.watch: LoopWatch | None = None
+        self.watch: weakref.ref[LoopWatch] | None = None
+        """Weak, or it would outlive the timer of a loop that was closed."""
         self._ticket = [None]
 
     # Registering
@@ -256,8 +257,9 @@ class Job:
         self.is_started = self.is_apart = True
         coroutine = self._run_in_task(self.loads[0])
         try:
-            self.watch = LoopWatch.of(self.loop)
-            self.watch.jobs.add(self)
+            watch = LoopWatch.of(self.loop)
+            self.watch = weakref.ref(watch)
+            watch.jobs.add(self)
             self.task = self.loop.create_task(coroutine)
             # A task that is cancelled before its first step never enters the coroutine.
             self.task.add_done_callback(self._task_done)
@@ -291,6 +293,7 @@ class Job:
         finally:
             rings.leave_scope(scope, None)
             self.end()
+            del load  # An error's traceback holds this frame; its load holds the error.
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self.end()
@@ -321,8 +324,9 @@ class Job:
             if load.outcome is None:
                 self._take_out(load)
             load.settle(ABANDONED)
-        if self.watch is not None:
-            self.watch.jobs.discard(self)
+        watch = None if self.watch is None else self.watch()
+        if watch is not None:
+            watch.jobs.discard(self)
         self.loads.clear()
         self.loader = self.watch = self.task = self.stands_in_for = None
 
