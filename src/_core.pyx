@@ -69,7 +69,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_Tailmatch
 
 from datetime import timedelta
-from types import GenericAlias
+from functools import partial
+from types import GenericAlias, TracebackType
 
 from flowcache.errors import (
     CacheClosedError, ConfigurationError, EntryTooHeavyError, InvalidNamespaceError,

@@ -257,6 +257,19 @@ cdef class Ready:
     def __init__(self):
         raise TypeError("made by afetch()")
 
+    def __repr__(self):
+        return f"<flowcache afetch() hit at {<size_t><PyObject*>self:#x}>"
+
+    @property
+    def __name__(self):
+        """What a task calls it."""
+        return "afetch"
+
+    @property
+    def __qualname__(self):
+        """What a task calls it."""
+        return "afetch"
+
     def __await__(self):
         return self
 
@@ -268,16 +281,27 @@ cdef class Ready:
 
     def send(self, value, /):
         """Finish: raises ``StopIteration`` with the value, as a coroutine does at its end."""
+        if value is not None and not self.spent:
+            raise TypeError("can't send non-None value to a just-started afetch() result")
         raise _stop(ready_take(self))
 
     def throw(self, kind, value=None, traceback=None, /):
         """Raise the exception here: nothing waits inside that could handle it."""
-        self.close()
-        if isinstance(kind, type):
-            kind = kind() if value is None else value if isinstance(value, kind) else kind(value)
-        if traceback is not None:
-            kind = kind.with_traceback(traceback)
-        raise kind
+        if traceback is not None and not isinstance(traceback, TracebackType):
+            raise TypeError("throw() third argument must be a traceback object")
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            if not isinstance(value, kind):
+                value = kind() if value is None else (
+                    kind(*value) if isinstance(value, tuple) else kind(value))
+        elif not isinstance(kind, BaseException):
+            raise TypeError("exceptions must be classes or instances deriving from BaseException, "
+                            f"not {type(kind).__name__}")
+        elif value is not None:
+            raise TypeError("instance exception may not have a separate value")
+        else:
+            value = kind
+        ready_take(self)
+        raise value if traceback is None else value.with_traceback(traceback)
 
     def close(self):
         """Drop the value; a later await is refused."""
@@ -399,7 +423,16 @@ cdef str REFRESH_AHEAD = "refresh_ahead"
 
 cdef inline bint loader_is_async(PyObject* loader) except -1:
     cdef int flag = loader_flag(loader)
-    return flag if flag >= 0 else face_is_async(<object>loader)
+    return flag if flag >= 0 else object_is_async(<object>loader)
+
+
+cdef bint object_is_async(object loader) except -1:
+    while type(loader) is partial:
+        loader = loader.func
+        flag = loader_flag(<PyObject*>loader)
+        if flag >= 0:
+            return flag
+    return face_is_async(loader)
 
 
 cdef inline object fresh_hit(PyObject* me, PyObject* key):
@@ -479,12 +512,12 @@ namespace($self, /, *names, **settings)
 Return the namespace at the path of ``names`` below this one, made if need be.
 
 Each name is a non-empty ``str`` of at most 256 characters that neither begins nor ends with white
-space (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are those
-of :meth:`configure`, for the last name. Costs one dictionary look-up a name where the namespaces
-exist.
+space (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are
+those of :meth:`configure`, for the last name. Costs one dictionary look-up a name where the
+namespaces exist.
 """
 cdef const char* FETCH_DOC = b"""\
-fetch($self, key, loader, /, *, ttl=<default>, tags=(), stale=None, stale_if_error=None, \
+fetch($self, key, loader, /, *, ttl=..., tags=(), stale=None, stale_if_error=None, \
 refresh_ahead=None, store_if=None, timeout=None)
 --
 
@@ -506,7 +539,7 @@ tasks is loading the key it cannot wait for that task: it calls ``loader`` itsel
 A hit costs one look-up, and looks at no option but ``refresh_ahead``.
 """
 cdef const char* AFETCH_DOC = b"""\
-afetch($self, key, loader, /, *, ttl=<default>, tags=(), stale=None, stale_if_error=None, \
+afetch($self, key, loader, /, *, ttl=..., tags=(), stale=None, stale_if_error=None, \
 refresh_ahead=None, store_if=None, timeout=None)
 --
 
