@@ -24,16 +24,21 @@ cdef extern from *:
     const uint32_t FAULT "(UINT32_MAX - 1)"
 
 
+cdef inline uint32_t hash_mix(Space* space, Py_hash_t hashed) noexcept nogil:
+    """A key's hash as the table has it: never 0, and different in each namespace."""
+    cdef uint32_t mixed = <uint32_t>(
+        ((<uint64_t>hashed ^ space.salt) * <uint64_t>0x9E3779B97F4A7C15) >> 32)
+    return mixed if mixed else 1
+
+
 cdef inline uint32_t key_hash(Space* space, object key) except 0:
     """Hash and mix. May run the key's __hash__."""
     cdef Py_hash_t hashed = -1
-    cdef uint32_t mixed
     if is_str(<PyObject*>key):
         hashed = str_hash(<PyObject*>key)
     if hashed == -1:
         hashed = hash(key)
-    mixed = <uint32_t>(((<uint64_t>hashed ^ space.salt) * <uint64_t>0x9E3779B97F4A7C15) >> 32)
-    return mixed if mixed else 1
+    return hash_mix(space, hashed)
 
 
 cdef inline uint32_t store_find_locked(Core* core, Space* space, object key,

@@ -1,8 +1,11 @@
 """`wrap` and `cached`: a function whose results are kept in a namespace.
 
-The key of a call is a tuple of the function's label and the arguments. A label is the function's qualified name; when
-two different functions bear one name (closures of one factory, cells of a notebook, `singledispatch` variants), each
-has a label of its own, so that no call is answered with another function's result.
+The key of a call is a tuple of the function's label and the arguments. A label is the function's
+qualified name; when two different functions bear one name (closures of one factory, cells of a
+notebook), each has a label of its own, so that no call is answered with another function's result.
+
+A hit with positional arguments alone is answered by compiled code (`_core.Called`) where the key
+is that tuple, whatever else was asked for; every other call comes here.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import inspect
 import itertools
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, MutableMapping
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
@@ -26,8 +30,9 @@ from typing import (
     overload,
 )
 
+from . import _core
 from .calls import Call, tags_of
-from .loading import is_async
+from .loading import afetch, arefresh, fetch_miss, is_async, refresh
 
 __all__ = ["CacheInfo", "Cached", "cached", "make_key", "wrap"]
 
@@ -35,6 +40,9 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 S = TypeVar("S")
+
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
 
 
 class Mark:
@@ -51,14 +59,15 @@ class Mark:
 
 KEYWORDS = Mark("keywords")
 TYPES = Mark("types")
+GAP: Any = getattr(functools, "Placeholder", KEYWORDS)
+"""What a `partial` has where a positional argument is still to come; before 3.14 none can."""
 
 
-def make_key(
-    label: str, args: tuple[Any, ...], kwargs: dict[str, Any], typed: bool
-) -> tuple[Hashable, ...]:
-    """Return the key of a call: `f(1)`, `f(x=1)` and, if `typed`, `f(True)` and `f(1.0)` have four different ones.
+def make_key(label: str, args: Arguments, kwargs: Keywords, typed: bool) -> tuple[Hashable, ...]:
+    """Return the key of a call.
 
-    The order in which keywords are given makes no difference.
+    `f(1)`, `f(x=1)` and, if `typed`, `f(True)` and `f(1.0)` have four different ones. The order in
+    which keywords are given makes no difference.
     """
     if not kwargs and not typed:
         return (label, *args)
@@ -85,35 +94,54 @@ _bearers: dict[str, itertools.count[int]] = {}
 
 
 def label_of(function: Callable[..., Any]) -> str:
-    """Return the function's label: the same for the same function, another one for every other function."""
+    """Return the function's label: always the same one, and no other function's."""
+    # One that says itself what it equals could be taken for another, and one that cannot be
+    # referred to weakly is not remembered: each of their wrappers is on its own.
+    equals: Any = type(function).__eq__
+    labels: MutableMapping[Callable[..., Any], str] = _labels if equals is object.__eq__ else {}
     try:
-        known = _labels.get(function)
+        known = labels.get(function)
     except TypeError:
-        known = None  # It cannot be hashed or referred to weakly: each wrapper is on its own.
+        known, labels = None, {}
     if known is not None:
         return known
-    inner: Any = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-    label = f"{getattr(inner, '__module__', None)}.{name}"
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    # A doubled "#" is part of the name, so that a number after a single one cannot be.
+    label = f"{getattr(function, '__module__', None)}.{name}".replace("#", "##")
     nth = next(_bearers.setdefault(label, itertools.count(1)))
     if nth > 1:
         label = f"{label}#{nth}"
-    try:
-        _labels[function] = label
-    except TypeError:
-        pass
-    return label
+    return labels.setdefault(function, label) if labels is _labels else label
 
 
-class Cached(Generic[P, R]):
+def unfold(function: Callable[..., Any]) -> tuple[Callable[..., Any], Arguments, Keywords]:
+    """Return what a bound method or a `partial` calls, and the arguments that it brings.
+
+    Both are made anew at each use, and the function that they call is the same. A `partial` with
+    gaps between its arguments is left as it is.
+    """
+    args: Arguments = ()
+    kwargs: Keywords = {}
+    while True:
+        if type(function) is functools.partial and all(arg is not GAP for arg in function.args):
+            args = (*function.args, *args)
+            kwargs = {**function.keywords, **kwargs}
+            function = function.func
+        elif type(function) is types.MethodType:
+            args = (function.__self__, *args)
+            function = function.__func__
+        else:
+            return function, args, kwargs
+
+
+class Cached(_core.Called, Generic[P, R]):
     """A function whose results are kept in a namespace, or in the current tenant's.
 
     Called like the function. In a class it binds as a function does.
     """
 
     __wrapped__: Callable[P, R]
+    __qualname__: str
 
     def __init__(
         self,
@@ -126,13 +154,26 @@ class Cached(Generic[P, R]):
         **options: Any,
     ) -> None:
         """Check the options; `TypeError` or `ValueError` names the one that is wrong."""
+        if not callable(function):
+            raise TypeError(f"function: must be callable, got {type(function).__name__}")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError("function: what a generator function returns can be used only once")
         if not isinstance(typed, bool):
             raise TypeError(f"typed: must be a bool, got {type(typed).__name__}")
+        if typed and key is not None:
+            raise TypeError("typed: has no meaning with key=, which makes the key itself")
+        for name, made in (("key", key), ("tags", tags)):
+            if callable(made) and is_async(made):
+                raise TypeError(f"{name}: must not be a coroutine function")
+        hash(key)
+        if "_on_miss" in options:
+            raise TypeError("wrap() got an unexpected option '_on_miss'")
         Call("wrap", function, {"tags": () if callable(tags) else tags, **options})
         functools.update_wrapper(self, function)
-        self._resolve: Callable[[], Any] | None = getattr(namespace, "resolve", None)
-        self._namespace = namespace
-        self._label = label_of(function)
+        for name in ("cache_key", "invalidate", "refresh", "cache_info", "cache_clear"):
+            self.__dict__.pop(name, None)  # What the function bears must not hide it.
+        inner, self._args, self._kwargs = unfold(function)
+        self._label = label_of(inner)
         self._key = key
         self._typed = typed
         self._own_tag = f"flowcache.function:{hash(self._label):x}:{self._label[-200:]}"
@@ -140,24 +181,24 @@ class Cached(Generic[P, R]):
         self._options = options
         if self._tags is None:
             options["tags"] = (*tags_of(tags), self._own_tag)  # type: ignore[arg-type]
-        options["_on_miss"] = self._count_miss
-        self._calls = 0
-        self._misses = 0
         self._is_async = is_async(function)
         if self._is_async:
             mark_as_async(self)
+        self._resolve: Callable[[], _core.Namespace[Any]] | None
+        self._resolve = getattr(namespace, "resolve", None)
+        self._namespace = namespace
+        self._set_up(self._is_async, options.get("refresh_ahead") is None)
+        is_plain = key is None and not typed and not self._args and not self._kwargs
+        if is_plain and self._resolve is None:
+            self._take_short_cut(namespace, self._label)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return the result that is held for these arguments; call the function if there is none."""
-        namespace = self._namespace if self._resolve is None else self._resolve()
-        key = self._key_of(args, kwargs)
-        self._calls += 1
-        call = namespace.afetch if self._is_async else namespace.fetch
-        result: R = call(key, self._loader(args, kwargs), **self._options_of(args, kwargs))
-        return result
+    if TYPE_CHECKING:  # To a subclass that had one, the compiled call would not pass on.
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+            """Return the result that is held for these arguments, or call the function."""
 
     @overload
-    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
     @overload
     def __get__(
         self: Cached[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
@@ -172,28 +213,30 @@ class Cached(Generic[P, R]):
         return self._key_of(args, kwargs)
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Remove the result of this call, and let none that is being loaded be stored; False if none was held."""
+        """Remove the result of this call; False if none was held.
+
+        One that is being loaded is not stored. Give the arguments as the call does: by position or
+        by keyword.
+        """
         self._check_arguments(args, kwargs)
-        removed: bool = self._place().delete(self._key_of(args, kwargs))
-        return removed
+        return self._place().delete(self._key_of(args, kwargs))
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function though its result be fresh, and store and return what it gives."""
         self._check_arguments(args, kwargs)
-        place = self._place()
-        call = place.arefresh if self._is_async else place.refresh
-        result: R = call(
-            self._key_of(args, kwargs), self._loader(args, kwargs), **self._options_of(args, kwargs)
-        )
+        call: Callable[..., Any] = arefresh if self._is_async else refresh
+        key, loader = self._key_of(args, kwargs), self._loader(args, kwargs)
+        result: R = call(self._place(), key, loader, **self._options_of(args, kwargs))
         return result
 
     def cache_info(self) -> CacheInfo:
-        """Return the hits and misses of this function's calls, the namespace's bound, and how many results it holds."""
-        place = self._place()
-        misses = self._misses
-        return CacheInfo(
-            max(0, self._calls - misses), misses, place._max_entries, place._tagged(self._own_tag)
-        )
+        """Return the hits and misses of this function's calls, with two figures of the namespace.
+
+        ``maxsize``: its bound on entries; ``currsize``: how many results of this function it holds.
+        """
+        place, misses = self._place(), self._misses
+        held = place._tagged(self._own_tag)
+        return CacheInfo(max(0, self._calls - misses), misses, place.limits.max_entries, held)
 
     def cache_clear(self) -> None:
         """Remove this function's results, and no other entry, and set its counts to zero."""
@@ -202,7 +245,7 @@ class Cached(Generic[P, R]):
 
     def __reduce__(self) -> str:
         """Pickle by name, as a function is."""
-        return self.__qualname__  # type: ignore[no-any-return, attr-defined]
+        return self.__qualname__
 
     def __copy__(self) -> Self:
         return self
@@ -213,29 +256,42 @@ class Cached(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<cached {self.__wrapped__!r}>"
 
-    def _place(self) -> Any:
-        return self._namespace if self._resolve is None else self._resolve()
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer a call that the short cut did not."""
+        return self._answer(self._place(), self._key_of(args, kwargs), args, kwargs)
 
-    def _key_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    def _load(
+        self, place: _core.Namespace[Any], key: Hashable, args: Arguments, kwargs: Keywords
+    ) -> Any:
+        """Answer a call whose key is not held, or not fresh, or perhaps due."""
+        call: Callable[..., Any] = afetch if self._is_async else fetch_miss
+        return call(place, key, self._loader(args, kwargs), **self._options_of(args, kwargs))
+
+    def _place(self) -> _core.Namespace[Any]:
+        place: _core.Namespace[Any] = self._namespace
+        return place if self._resolve is None else self._resolve()
+
+    def _key_of(self, args: Arguments, kwargs: Keywords) -> Hashable:
         if self._key is None:
-            return make_key(self._label, args, kwargs, self._typed)
+            every = {**self._kwargs, **kwargs} if self._kwargs else kwargs
+            return make_key(self._label, (*self._args, *args), every, self._typed)
         key: Hashable = self._key(*args, **kwargs) if callable(self._key) else self._key
         return key
 
-    def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+    def _loader(self, args: Arguments, kwargs: Keywords) -> Callable[[], Any]:
         # Made for each call, so that nothing that is kept refers to the arguments.
         return functools.partial(self.__wrapped__, *args, **kwargs)
 
-    def _options_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if self._tags is None:
-            return self._options
-        return {**self._options, "tags": (*tags_of(self._tags(*args, **kwargs)), self._own_tag)}
+    def _options_of(self, args: Arguments, kwargs: Keywords) -> dict[str, Any]:
+        # Not kept beside the others: it would make a cycle of each wrapper.
+        options = {**self._options, "_on_miss": self._count_miss}
+        if self._tags is not None:
+            tags: Any = self._tags(*args, **kwargs)
+            options["tags"] = (*tags_of(tags), self._own_tag)
+        return options
 
-    def _count_miss(self) -> None:
-        self._misses += 1
-
-    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise `TypeError` for arguments that the function cannot be called with: they have no key."""
+    def _check_arguments(self, args: Arguments, kwargs: Keywords) -> None:
+        """Raise `TypeError` where the function cannot be called so: such a call has no key."""
         try:
             signature = inspect.signature(self.__wrapped__)
         except ValueError:
@@ -243,9 +299,11 @@ class Cached(Generic[P, R]):
         signature.bind(*args, **kwargs)
 
 
-class Bound(Generic[P, R]):
-    """A cached function bound to an instance or a class."""
+_core._enable_vectorcall(Cached)
 
+
+class Bound(Generic[P, R]):
+    # A cached function bound to an instance or a class. The docstring is the function's.
     __slots__ = ("__func__", "__self__")
 
     def __init__(self, function: Cached[Any, R], instance: object) -> None:
@@ -269,6 +327,10 @@ class Bound(Generic[P, R]):
         return self.__func__.refresh(self.__self__, *args, **kwargs)
 
     @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.__func__.__doc__
+
+    @property
     def __wrapped__(self) -> Callable[P, R]:
         return types.MethodType(self.__func__.__wrapped__, self.__self__)
 
@@ -284,6 +346,10 @@ class Bound(Generic[P, R]):
 
     def __hash__(self) -> int:
         return hash((id(self.__func__), id(self.__self__)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a method: by name, of what it is bound to."""
+        return getattr, (self.__self__, self.__name__)
 
     def __repr__(self) -> str:
         return f"<cached {self.__wrapped__!r}>"
@@ -329,7 +395,7 @@ def cached(namespace: Any, /, **options: Any) -> Decorator:
 
 
 def mark_as_async(function: Any) -> None:
-    """Let `iscoroutinefunction` tell the truth of an object that is called like a coroutine function."""
+    """Let `iscoroutinefunction` tell what an object is that is called like a coroutine function."""
     if hasattr(inspect, "markcoroutinefunction"):
         inspect.markcoroutinefunction(function)
     else:
