@@ -203,24 +203,25 @@ cdef Space* space_make(Store store, Space* parent, str name) except NULL:
     return space
 
 
-cdef str name_checked(object name):
+cdef str name_checked(object name, str argument="name"):
     """A valid namespace name as an exact str."""
     if not isinstance(name, str):
-        raise _name_type_error(name)
+        raise TypeError(f"{argument}: must be a str, got {type(name).__name__}")
     cdef str text = name if is_str(<PyObject*>name) else str.__str__(name)
     cdef Py_ssize_t length = len(text)
     if length == 0:
-        raise InvalidNamespaceError("name: must not be empty")
+        raise InvalidNamespaceError(f"{argument}: must not be empty")
     if length > 256:
-        raise InvalidNamespaceError(f"name: at most 256 characters, got {length}")
+        raise InvalidNamespaceError(f"{argument}: at most 256 characters, got {length}")
     if Py_UNICODE_ISSPACE(text[0]) or Py_UNICODE_ISSPACE(text[length - 1]):
         raise InvalidNamespaceError(
-            f"name: must not begin or end with white space, got {text!r}")
+            f"{argument}: must not begin or end with white space, got {text!r}")
     return text
 
 
-cdef object _name_type_error(object name):
-    return TypeError(f"name: must be a str, got {type(name).__name__}")
+def check_name(name, argument="name"):
+    """Return what can name a namespace as an exact ``str``, else raise an error that says why."""
+    return name_checked(name, argument)
 
 
 def check_settings(settings):

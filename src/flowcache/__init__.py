@@ -10,14 +10,7 @@ acme.get("plan")
 
 from __future__ import annotations
 
-from . import _core, events, loading, wrapping
-
-try:  # TEMPORARY
-    from . import tenancy
-except ImportError:
-    import types
-
-    tenancy = types.SimpleNamespace(for_current_tenant=None)
+from . import _core, events, loading, tenancy, wrapping
 from .cache import Cache, Namespace, create_cache
 from .errors import (
     CacheClosedError,

@@ -1,0 +1,1 @@
+"""Integrations. Each needs what it integrates with, and nothing else of them is imported."""

@@ -1,0 +1,121 @@
+"""Middleware for WSGI: the tenant of each request, checked, and current while it is served."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextvars import Context, copy_context
+from typing import Any
+
+from flowcache.tenancy import current_tenant
+
+from ._request import Refusal, Source, unknown
+
+__all__ = ["TenantMiddleware"]
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class TenantMiddleware:
+    """Serves each request for the tenant that it names, or refuses it before the application runs.
+
+    Exactly one of these says where the tenant is: ``header`` (a header's name; one with a comma is
+    malformed, for that is how servers join a header that came twice), ``subdomain_of`` (a domain:
+    the one label before it, in lower case), ``path_part`` (which part of the path, script name
+    included, from 0; the path itself is not changed), ``tenant_of``
+    (``tenant_of(environ) -> str | None``).
+
+    A request without a tenant, or with one that could not name a namespace, is answered with 400;
+    one for a tenant of which ``is_known(tenant)`` does not say that it is known, with 404; both
+    with a JSON body of ``error`` and ``detail``. Else ``current_tenant`` is set while the
+    application runs, and while its response is iterated and closed. Each request has a context of
+    its own. What ``tenant_of`` or ``is_known`` raises is the server's to report: the application
+    does not run.
+
+    Raises ``TypeError`` or ``ValueError`` that names the argument.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        header: str | None = None,
+        subdomain_of: str | None = None,
+        path_part: int | None = None,
+        tenant_of: Callable[[Environ], str | None] | None = None,
+        is_known: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.app = app
+        self._source = Source(header, subdomain_of, path_part, tenant_of, is_known)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        try:
+            name = self._tenant(environ)
+        except Refusal as refusal:
+            status = f"{refusal.status.value} {refusal.status.phrase}"
+            start_response(status, refusal.headers)
+            return [refusal.body]
+        context = copy_context()
+        context.run(current_tenant.set, name)
+        response = context.run(self.app, environ, start_response)
+        # Of these nothing is left to run, and servers like to see how many parts there are.
+        if type(response) in (list, tuple):
+            return response
+        return Response(context, response)
+
+    def _tenant(self, environ: Environ) -> str:
+        source = self._source
+        if source.tenant_of is None:
+            given = source.read(lambda name: header_values(environ, name), path_of(environ))
+        else:
+            given = refuse_awaitable(source.tenant_of(environ), "tenant_of")
+        name = source.check(given)
+        if source.is_known is not None and not refuse_awaitable(source.is_known(name), "is_known"):
+            raise unknown()
+        return name
+
+
+class Response:
+    """An application's response, each part of it made in the request's context."""
+
+    def __init__(self, context: Context, response: Iterable[bytes]) -> None:
+        self._context = context
+        self._response = response
+        self._parts: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._parts is None:
+            self._parts = self._context.run(iter, self._response)
+        return self._context.run(next, self._parts)
+
+    def close(self) -> None:
+        """Close the application's response, as a server must."""
+        close = getattr(self._response, "close", None)
+        if close is not None:
+            self._context.run(close)
+
+
+def header_values(environ: Environ, name: str) -> list[bytes]:
+    value = environ.get("HTTP_" + name.upper().replace("-", "_"))
+    # WSGI hands bytes over as a str of latin-1.
+    return [] if value is None else [value.encode("latin-1")]
+
+
+def path_of(environ: Environ) -> str:
+    raw: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return raw.encode("latin-1").decode("utf-8", "replace")
+
+
+def refuse_awaitable(answer: Any, argument: str) -> Any:
+    """Return the answer; an awaitable one would pass for true, so it is refused."""
+    if not inspect.isawaitable(answer):
+        return answer
+    if isinstance(answer, Coroutine):
+        answer.close()
+    raise TypeError(f"{argument}: returned an awaitable; WSGI has no event loop to await it on")
