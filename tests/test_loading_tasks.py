@@ -420,7 +420,7 @@ def test_wait_for_timeout_and_task_groups(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(cache.afetch("k", gate), 0.01)
-        with pytest.raises(TimeoutError):  # noqa: PT012
+        with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await cache.afetch("k", gate)
         await until(lambda: cache.stats().pending == 0)
@@ -431,7 +431,7 @@ def test_wait_for_timeout_and_task_groups(run: Run) -> None:
             raise OSError("a sibling")
 
         gate.begun.clear()
-        with pytest.raises(ExceptionGroup):
+        with pytest.raises(ExceptionGroup):  # noqa: PT012
             async with asyncio.TaskGroup() as group:
                 group.create_task(as_coroutine(cache.afetch("k", gate)))
                 group.create_task(fail())

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from contextvars import Context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from .errors import CacheClosedError
 
@@ -23,7 +24,7 @@ SHORTEST_REST = 1.0
 LONGEST_REST = 30.0
 """Seconds, on the cache's clock, in which a key is not tried again."""
 MOST_FAILURES = 10_000
-"""Keys of which it is remembered that they failed; the longest ago are forgotten first."""
+"""Keys of a cache that are remembered to have failed; the longest ago are forgotten first."""
 
 
 class Pool:
@@ -84,7 +85,7 @@ class Failure(NamedTuple):
 
 # By hashes: what is remembered keeps neither a key nor a cache alive. Should two meet, a load waits
 # a while longer.
-_failures: OrderedDict[int, Failure] = OrderedDict()
+_failures: WeakKeyDictionary[object, OrderedDict[int, Failure]] = WeakKeyDictionary()
 
 
 def stamp_of(namespace: Any, key: Hashable) -> tuple[float, float] | None:
@@ -96,7 +97,8 @@ def stamp_of(namespace: Any, key: Hashable) -> tuple[float, float] | None:
 
 def last_failure(namespace: Any, key: Hashable) -> Failure | None:
     """Return the failure of the load that was to replace what is held for the key now, or None."""
-    failure = _failures.get(hash((namespace, key)))
+    failures = _failures.get(namespace._store())
+    failure = None if failures is None else failures.get(hash((namespace, key)))
     if failure is None:
         return None
     stamp = stamp_of(namespace, key)
@@ -123,13 +125,15 @@ def note_failure(namespace: Any, key: Hashable) -> None:
     in_a_row = 1 if failure is None else failure.in_a_row + 1
     rest = min(LONGEST_REST, SHORTEST_REST * 2.0 ** min(in_a_row - 1, 30))
     which = hash((namespace, key))
-    _failures.pop(which, None)  # To the end.
-    _failures[which] = Failure(in_a_row, namespace._now() + rest, stamp)
-    while len(_failures) > MOST_FAILURES:
-        _failures.popitem(last=False)
+    failures = _failures.setdefault(namespace._store(), OrderedDict())
+    failures.pop(which, None)  # To the end.
+    failures[which] = Failure(in_a_row, namespace._now() + rest, stamp)
+    while len(failures) > MOST_FAILURES:
+        failures.popitem(last=False)
 
 
 def forget_failures(namespace: Any, key: Hashable) -> None:
     """Forget them: a load has succeeded."""
-    if _failures:
-        _failures.pop(hash((namespace, key)), None)
+    failures = _failures.get(namespace._store())
+    if failures:
+        failures.pop(hash((namespace, key)), None)

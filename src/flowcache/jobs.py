@@ -409,10 +409,11 @@ class Job:
 
     def _fail(self, load: Running, error: BaseException, seconds: float, counted: float) -> None:
         unseen = self.background or ((self.detached or self.forsaken) and not load.waiters)
+        if self.background:
+            # First: nobody may begin the next one before the key is known to rest.
+            background.note_failure(self.namespace, load.key)
         self._take_out(load)
         self._count("load_failures", counted)
-        if self.background:
-            background.note_failure(self.namespace, load.key)
         load.settle(Outcome(error=error))
         self._emit("load_error", load.key, None, error, seconds)
         if unseen:
