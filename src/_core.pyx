@@ -80,8 +80,9 @@ from flowcache.errors import (
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
     int PyList_SetSlice(object list, Py_ssize_t low, Py_ssize_t high, PyObject* items) except -1
-    void PyErr_WriteUnraisable(object where)
+    void PyErr_Clear()
     void Py_XDECREF(PyObject* o)
+    void Py_XINCREF(PyObject* o)
     void PyErr_SetString(object kind, const char* message)
     bint Py_UNICODE_ISSPACE(Py_UCS4 character)
 
@@ -139,7 +140,7 @@ def _connect(*, fetch_miss, afetch_miss, fetch_any, refresh, arefresh, fetch_man
 
 
 patch_store(type_of(Store), <void*>store_traverse, <void*>store_clear)
-patch_dealloc(type_of(Namespace), <void*>view_dealloc)
+patch_view(type_of(Namespace), <void*>view_dealloc)
 patch_ready(type_of(Ready), ready_send)
 enable_vectorcall(type_of(Called), called_offset())
 add_method(type_of(Namespace), fetch_def, b"fetch", <void*>namespace_fetch, FETCH_DOC)

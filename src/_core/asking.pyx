@@ -81,16 +81,20 @@ cdef class Namespace(Many):
         """Return the :class:`Stats` of this namespace and those below it: O(namespaces below)."""
         cdef Counters total
         cdef Core* core = &self.store.core
+        cdef int64_t entries, weight, pending
         space_guard_closed(self.store)
         memset(&total, 0, sizeof(Counters))
         lock_acquire(&core.lock)
         space_total(self.space, &total)
-        held = (self.space.entries, self.space.weight, self.space.pending)
+        entries = self.space.entries
+        weight = self.space.weight
+        pending = self.space.pending
         lock_release(&core.lock)
         return face_stats(
             total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
             total.load_failures, total.load_seconds, total.sets, total.evictions,
-            total.evictions_caused, total.expirations, total.invalidations, *held)
+            total.evictions_caused, total.expirations, total.invalidations, entries, weight,
+            pending)
 
     def reset_stats(self):
         """Set the counts of this namespace and those below to zero; totals above do not change."""
@@ -117,6 +121,8 @@ cdef class Namespace(Many):
         cdef Space* space = self.space
         cdef double now = store_now(store)
         space_guard(store, space)
+        if load.namespace is None or load.namespace.space != space or load.begun:
+            raise ValueError("load: it is another namespace's, or was begun before")
         load.hash = key_hash(space, load.key)
         load.started = now
         load.background = background
@@ -223,25 +229,32 @@ cdef class Namespace(Many):
         token = (mask, listener)
         made = []
         lock_acquire(&core.lock)
-        if space.listeners == NULL:
-            Py_INCREF(made)                           # Space.listeners owns it
-            space.listeners = <PyObject*>made
-        (<list>space.listeners).append(token)
-        listeners_count_locked(core, <uint32_t>mask, 1)
-        lock_release(&core.lock)
+        try:
+            if space.listeners == NULL:
+                Py_INCREF(made)                       # Space.listeners owns it
+                space.listeners = <PyObject*>made
+            (<list>space.listeners).append(token)
+            listeners_count_locked(core, <uint32_t>mask, 1)
+        finally:
+            lock_release(&core.lock)
         return token
 
     def _unlisten(self, token):
         """End what _listen began. Twice is once."""
         cdef Core* core = &self.store.core
+        cdef Py_ssize_t at
+        cdef list listeners
         lock_acquire(&core.lock)
-        listeners = <list>self.space.listeners if self.space.listeners != NULL else []
-        for at in range(len(listeners)):
-            if listeners[at] is token:
-                del listeners[at]
-                listeners_count_locked(core, <uint32_t>token[0], -1)
-                break
-        lock_release(&core.lock)
+        try:
+            if self.space.listeners != NULL:
+                listeners = <list>self.space.listeners
+                for at in range(len(listeners)):
+                    if listeners[at] is token:
+                        del listeners[at]
+                        listeners_count_locked(core, <uint32_t>token[0], -1)
+                        break
+        finally:
+            lock_release(&core.lock)
 
     def _sweep(self, Py_ssize_t most):
         """Expire what is due, here and below, and reclaim debris: at most so many; how many."""

@@ -97,6 +97,9 @@ cdef class Called:
 
     def _take_short_cut(self, Namespace place not None, str label not None):
         """From now on, look ``(label, *args)`` up in ``place`` without asking Python."""
+        if self.place is not None:
+            # A call that hashes its arguments just now only borrows it.
+            raise RuntimeError("a cached function is initialised once")
         if HASHES_AGREE and self.hits_answer:
             self.begun = tuple_item(TUPLE_BEGIN, hash(label))
             self.label = label

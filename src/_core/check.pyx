@@ -29,7 +29,15 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
     cdef int64_t n_children = 0
     cdef Space* child = space.child
     cdef Entry* e
+    cdef PyObject* at = space.running
     label = space_label(space)
+    while at != NULL:
+        pending -= 1
+        check_that((<Load>at).registered and (<Load>at).namespace.space == space,
+                   f"{label}: a load runs elsewhere")
+        at = (<Load>at).older
+    check_that(pending == 0, f"{label}: own_pending is wrong")
+    pending = space.own_pending
     check_that(core.spaces[space.id] == space, f"{label}: its id is another's")
     while i != NONE:
         e = entry_at(&core.slab, i)

@@ -1,5 +1,6 @@
 # The hot path of fetch and afetch, what awaiting a hit awaits, and the table of running loads.
 
+@cython.no_gc_clear                  # as View: its end needs its namespace; Store breaks the cycles
 cdef class Load:
     """One running load: what it is for, and whether its result may still be stored.
 
@@ -14,21 +15,28 @@ cdef class Load:
     cdef readonly double started      # cache clock
     cdef readonly bint background
     cdef readonly Py_ssize_t losses   # invalidations of tags that it did not bear when they came
-    cdef dict lost                    # those tags, each with the number of its first; None: none
-    cdef bint registered              # counted in Space.own_pending
-    cdef uint32_t hash                # of the key, mixed; what Space.loads knows it by
+    cdef dict lost                    # those tags, each with the number of its first
+    cdef bint begun
+    cdef bint registered              # in the table, in Space.running and in the counts
+    cdef uint32_t hash                # of the key, mixed
     cdef uint64_t number              # Core.loads_begun when it was registered
+    cdef PyObject* next_in_bucket     # borrowed; Space.running owns whom the table holds
+    cdef PyObject* newer              # neighbours in Space.running
+    cdef PyObject* older
     cdef object __weakref__
 
     def __init__(self, Namespace namespace not None, key, tags=()):
-        self.namespace = namespace
+        checked = (() if tags is () else tags_checked(tags)) or ()
+        lost = {}
+        if self.namespace is not None:
+            raise RuntimeError("a Load is initialised once")
         self.key = key
-        self.tags = (() if tags is () else tags_checked(tags)) or ()
+        self.tags = checked
+        self.lost = lost                          # made here: a fence must not need memory
+        self.namespace = namespace
 
     def first_loss(self, tags):
         """The number of the first invalidation that covered one of the tags; 0 if none did."""
-        if self.lost is None:
-            return 0
         return min([self.lost[tag] for tag in tags if tag in self.lost], default=0)
 
 
@@ -36,7 +44,7 @@ cdef bint load_stands(Load load, tuple tags, double now):
     """Whether the load's result may be stored under these tags. Runs no user code."""
     if load.fenced or now - load.started > load.namespace.store.core.max_pending_age:
         return False
-    if load.lost is not None and tags is not None:
+    if tags is not None:
         for tag in tags:
             if tag in load.lost:
                 return False
@@ -47,60 +55,115 @@ cdef bint load_may_be_joined(Load load, double now):
     return not load.fenced and now - load.started <= load.namespace.store.core.max_pending_age
 
 
-# Space.loads leads from the hash of a key to a tuple of the loads that have it, nearly always one.
-# Only a search compares keys, and so may run a user's __eq__. A load is taken out by what it is:
-# no key can keep it there. A tuple is replaced as a whole, so that a search sees if it was.
+# The table of running loads: chained buckets by hash, newest first. A load is taken out by what it
+# is, and only a search compares keys, so that no key can keep a load there. Nothing but its growth,
+# which a registration begins with, needs memory: an end or a fence cannot fail.
 
-cdef Load bucket_find(tuple bucket, object key):
-    """The load of the key, or None. May run __eq__."""
-    for load in bucket:
-        if (<Load>load).key is key or (<Load>load).key == key:
-            return load
-    return None
+cdef inline PyObject** loads_bucket(Core* core, uint32_t hash) noexcept nogil:
+    return &core.loads[hash & (core.loads_size - 1)]
 
 
-cdef Load load_find(Space* space, object key, uint32_t hash):
-    """The load of the key that runs in the namespace, or None. May run the key's __eq__."""
-    cdef Load found
+cdef int loads_reserve_locked(Core* core) noexcept:
+    """Make sure that one more load fits; -1, and nothing changed, when memory is out."""
+    cdef uint32_t size = core.loads_size * 2 if core.loads_size else 8, n
+    cdef PyObject** old = core.loads
+    cdef PyObject** grown
+    cdef PyObject** place
+    cdef PyObject* at
+    cdef PyObject* next
+    if core.loads_count < core.loads_size:
+        return 0
+    grown = <PyObject**>calloc(size, sizeof(PyObject*))
+    if grown == NULL:
+        return -1
+    for n in range(core.loads_size):
+        at = old[n]
+        while at != NULL:                         # oldest of the bucket last, as they were
+            next = (<Load>at).next_in_bucket
+            place = &grown[(<Load>at).hash & (size - 1)]
+            while place[0] != NULL:
+                place = &(<Load>place[0]).next_in_bucket
+            (<Load>at).next_in_bucket = NULL
+            place[0] = at
+            at = next
+    free(old)
+    core.loads = grown
+    core.loads_size = size
+    return 0
+
+
+cdef Load load_find(Core* core, Space* space, object key, uint32_t hash, uint64_t* state):
+    """The newest load of the key that runs in the namespace, or None. Lock not held.
+
+    May run the key's __eq__. `state`, if given, receives Core.loads_changes as it was at the end.
+    """
+    cdef PyObject* at
+    cdef Load load
+    cdef uint64_t changes
+    cdef bint same
     for _ in range(1000):
-        if space.loads == NULL:
-            return None
-        bucket = (<dict>space.loads).get(hash)
-        if bucket is None:
-            return None
-        found = bucket_find(<tuple>bucket, key)
-        if space.loads != NULL and (<dict>space.loads).get(hash) is bucket:
-            return found
+        lock_acquire(&core.lock)
+        changes = core.loads_changes
+        if state != NULL:
+            state[0] = changes
+        at = loads_bucket(core, hash)[0] if core.loads_count else NULL
+        while at != NULL:
+            load = <Load>at
+            if load.hash == hash and load.namespace.space == space:
+                if load.key is key:
+                    break
+                lock_release(&core.lock)
+                same = compare_or_raise(<PyObject*>load.key, <PyObject*>key, Py_EQ)
+                lock_acquire(&core.lock)
+                if changes != core.loads_changes or same:
+                    break
+            at = load.next_in_bucket
+        if changes == core.loads_changes:
+            lock_release(&core.lock)
+            return None if at == NULL else load
+        lock_release(&core.lock)
+        load = None                               # perhaps the last reference: not under the lock
     raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
 
 
 cdef Load load_register(Core* core, Space* space, Load load, double now):
     """Put the load into the table, or return the one that is to be joined. May run __eq__."""
     cdef Load running
+    cdef uint64_t changes
+    cdef PyObject** bucket
     for _ in range(1000):
-        dict_prepare(core, &space.loads)
-        bucket = (<dict>space.loads).get(load.hash, ())
-        running = bucket_find(<tuple>bucket, load.key)
+        running = load_find(core, space, load.key, load.hash, &changes)
         if running is not None and load_may_be_joined(running, now):
             return running
-        # Allocated before the look at what may have changed, for this may run the collector.
-        ours = tuple([other for other in <tuple>bucket if other is not running]) + (load,)
         lock_acquire(&core.lock)
         try:
             if core.closed:
                 raise closed_error()
-            if space.loads == NULL or (<dict>space.loads).get(load.hash, ()) is not bucket:
+            if changes != core.loads_changes:
                 continue
             if space.max_pending >= 0 and space.own_pending >= space.max_pending:
                 raise TooManyLoadsError(
                     f"namespace {space_label(space)} already has max_pending={space.max_pending} "
                     "loads running")
-            (<dict>space.loads)[load.hash] = ours
+            if loads_reserve_locked(core) < 0:
+                raise MemoryError()
             if running is not None:
                 running.fenced = True             # too old, if it was not fenced before
             core.loads_begun += 1
+            core.loads_changes += 1
+            core.loads_count += 1
             load.number = core.loads_begun
+            load.begun = True
             load.registered = True
+            bucket = loads_bucket(core, load.hash)
+            load.next_in_bucket = bucket[0]
+            bucket[0] = <PyObject*>load
+            Py_INCREF(load)                       # Space.running owns it
+            load.newer = NULL
+            load.older = space.running
+            if space.running != NULL:
+                (<Load>space.running).newer = <PyObject*>load
+            space.running = <PyObject*>load
             space.own_pending += 1
             while space != NULL:
                 space.pending += 1
@@ -111,68 +174,64 @@ cdef Load load_register(Core* core, Space* space, Load load, double now):
     raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
 
 
-cdef int load_unregister(Load load) except -1:
-    """Take the load out of the table, if it is there. Runs no user code."""
-    cdef Namespace view = load.namespace
-    cdef Core* core = &view.store.core
-    cdef Space* space = view.space
+cdef void load_unregister(Load load) noexcept:
+    """Take the load out of the table, if it is there. Runs no user code, and cannot fail."""
+    cdef Core* core
+    cdef Space* space
+    cdef PyObject** place
+    if load.namespace is None:
+        return
+    core = &load.namespace.store.core
+    space = load.namespace.space
     lock_acquire(&core.lock)
     if not load.registered:
         lock_release(&core.lock)
-        return 0
+        return
     load.registered = False
+    place = loads_bucket(core, load.hash)
+    while place[0] != <PyObject*>load:
+        place = &(<Load>place[0]).next_in_bucket
+    place[0] = load.next_in_bucket
+    if load.newer != NULL:
+        (<Load>load.newer).older = load.older
+    else:
+        space.running = load.older
+    if load.older != NULL:
+        (<Load>load.older).newer = load.newer
+    core.loads_changes += 1
+    core.loads_count -= 1
     space.own_pending -= 1
     while space != NULL:
         space.pending -= 1
         space = space.parent
     lock_release(&core.lock)
-    space = view.space
-    while space.loads != NULL:
-        bucket = (<dict>space.loads).get(load.hash)
-        if bucket is None:
-            break
-        ours = tuple([other for other in <tuple>bucket if other is not load])
-        if len(ours) == len(<tuple>bucket):
-            break                                 # another load of the key took its place
-        lock_acquire(&core.lock)
-        try:
-            if space.loads != NULL and (<dict>space.loads).get(load.hash) is bucket:
-                if ours:
-                    (<dict>space.loads)[load.hash] = ours
-                else:
-                    del (<dict>space.loads)[load.hash]
-        finally:
-            lock_release(&core.lock)
-    return 0
+    Py_DECREF(load)                               # what Space.running owned; the caller has another
 
 
-cdef int fence_key_locked(Core* core, Space* space, Load found, uint32_t hash,
-                          uint64_t since) except -1:
+cdef void fence_key_locked(Core* core, Space* space, Load found, uint32_t hash,
+                           uint64_t since) noexcept:
     """Let the load of a key end in vain. Runs no user code.
 
     ``found`` is what :c:func:`load_find` found before the change; whatever has the key's hash and
     began since then (``since``: Core.loads_begun at that time) may be the key's too.
     """
+    cdef PyObject* at
     if found is not None:
         found.fenced = True
-    if core.loads_begun != since and space.loads != NULL:
-        for load in (<dict>space.loads).get(hash, ()):
-            if (<Load>load).number > since:
-                (<Load>load).fenced = True
-    return 0
-
-
-cdef list loads_of(Space* space):
-    """The loads that run in the namespace itself and are not fenced."""
-    if space.loads == NULL:
-        return []
-    return [load for bucket in list((<dict>space.loads).values()) for load in <tuple>bucket
-            if not (<Load>load).fenced]
+    if core.loads_begun != since and core.loads_count:
+        at = loads_bucket(core, hash)[0]
+        while at != NULL:
+            if ((<Load>at).number > since and (<Load>at).hash == hash
+                    and (<Load>at).namespace.space == space):
+                (<Load>at).fenced = True
+            at = (<Load>at).next_in_bucket
 
 
 cdef void fence_all_locked(Space* space) noexcept:
-    for load in loads_of(space):
-        (<Load>load).fenced = True
+    cdef PyObject* at = space.running
+    while at != NULL:
+        (<Load>at).fenced = True
+        at = (<Load>at).older
 
 
 cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
@@ -182,22 +241,26 @@ cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
     a result that might have been covered is not stored.
     """
     cdef Space* child = space.child
+    cdef PyObject* at = space.running
+    cdef Py_ssize_t borne
     cdef Load load
-    if space.own_pending:
-        for running in loads_of(space):
-            load = <Load>running
-            borne = 0
-            for tag in tags:
-                borne += tag in load.tags
-            if borne == len(tags) if every else borne > 0:
+    while at != NULL:
+        load = <Load>at
+        at = load.older
+        if load.fenced:
+            continue
+        borne = 0
+        for tag in tags:
+            borne += tag in load.tags
+        if borne == len(tags) if every else borne > 0:
+            load.fenced = True
+            continue
+        load.losses += 1
+        for tag in tags:
+            if (tag not in load.tags and tag not in load.lost
+                    and dict_put_number(<PyObject*>load.lost, tag, load.losses) < 0):
+                PyErr_Clear()                     # no memory to remember it by
                 load.fenced = True
-            else:
-                if load.lost is None:
-                    load.lost = {}
-                load.losses += 1
-                for tag in tags:
-                    if tag not in load.tags:
-                        load.lost.setdefault(tag, load.losses)
     while child != NULL:
         if child.pending:
             fence_tags_locked(child, tags, every)
@@ -205,10 +268,12 @@ cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
 
 
 cdef void fence_prefix_locked(Space* space, str prefix) noexcept:
-    for load in loads_of(space):
-        key = (<Load>load).key
-        if isinstance(key, str) and str.startswith(key, prefix):
-            (<Load>load).fenced = True
+    cdef PyObject* at = space.running
+    while at != NULL:
+        if (PyUnicode_Check((<Load>at).key)
+                and PyUnicode_Tailmatch((<Load>at).key, prefix, 0, PY_SSIZE_T_MAX, -1) == 1):
+            (<Load>at).fenced = True
+        at = (<Load>at).older
 
 
 # ------------------------------------------------------------------------------- awaiting a hit
@@ -248,6 +313,7 @@ cdef extern from *:
 
 @cython.final
 @cython.freelist(64)
+@cython.trashcan(True)               # one may be the value of another
 cdef class Ready:
     """What ``afetch`` returns on a hit: awaited once, it gives the value without suspending."""
 
@@ -490,16 +556,17 @@ cdef object view_namespace(PyObject* me, PyObject** args, Py_ssize_t nargs, PyOb
     cdef Namespace above = <Namespace>me
     cdef Core* core = &above.store.core
     cdef PyObject* found
-    cdef Namespace view = None
+    cdef Namespace view
     if nargs == 1 and names == NULL and is_str(args[0]) and not core.closed:
+        view = view_new(above.store)
         lock_acquire(&core.lock)
         try:
             found = PyDict_GetItemWithError(<object>above.space.children, <object>args[0])
             if found != NULL:
-                view = view_of(above.store, core.spaces[PyLong_AsUnsignedLong(<object>found)])
+                view_attach(view, core.spaces[PyLong_AsUnsignedLong(<object>found)])
         finally:
             lock_release(&core.lock)
-        if view is not None:
+        if view.space != NULL:
             return view
     make = Namespace._namespace
     return pass_on(<PyObject*>make, me, args, nargs, names)

@@ -54,14 +54,17 @@ cdef class Mapping(Keyed):
 
     def setdefault(self, key, default=None, /):
         """Return the fresh value of ``key``; if there is none, store ``default`` and return it."""
+        cdef int tries
         value = look(self, key, True)
-        while value is MISSING:
+        for tries in range(3):
+            if value is not MISSING:
+                return value
             if self.add(key, default):
                 return default
+            # Somebody may have stored one since; ttl=0, or a cache whose room is all reserved,
+            # never keeps one.
             value = look(self, key, False)
-            if value is MISSING and self.space.default_ttl <= 0:
-                return default
-        return value
+        return default if value is MISSING else value
 
     def update(self, other=(), /, **more):
         """Store each pair of a mapping or an iterable of pairs, then each keyword."""

@@ -1,7 +1,20 @@
 # Interned namespace paths: the tree, its limits and counts, and who gives way.
 #
 # Nothing here runs a user's code. Dictionaries hold exact str keys and int values; what a forgotten
-# namespace owned is handed to the caller, who drops it once the tree is whole.
+# namespace owned is dropped by the caller, once the tree is whole.
+
+cdef extern from *:
+    """
+    /* -1, with the exception set: no handler, whose traceback could run the collector. */
+    static int flowcache_dict_put_number(PyObject *dict, PyObject *name, unsigned long number) {
+        PyObject *value = PyLong_FromUnsignedLong(number);
+        int failed = value == NULL ? -1 : PyDict_SetItem(dict, name, value);
+        Py_XDECREF(value);
+        return failed;
+    }
+    """
+    int dict_put_number "flowcache_dict_put_number"(PyObject* dict, object name,
+                                                    unsigned long number) noexcept
 
 cdef enum:
     DEEPEST = 64                  # names in a path: recursion follows the tree
@@ -171,7 +184,7 @@ cdef inline void idle_unlink(Core* core, Space* space) noexcept nogil:
 cdef inline void idle_consider(Core* core, Space* space) noexcept nogil:
     """List the namespace as the most recent idle one, if nothing holds it any more."""
     if (space.views == 0 and space.entries == 0 and space.pending == 0 and space.child == NULL
-            and space.settings == NULL and not space.is_idle and space.parent != NULL):
+            and not space.configured and not space.is_idle and space.parent != NULL):
         space.idle_newer = NULL
         space.idle_older = core.idle_newest
         if core.idle_newest != NULL:
@@ -261,17 +274,13 @@ cdef inline void space_give_id(Core* core, uint32_t id) noexcept nogil:
     core.free_count += 1
 
 
-cdef Space* space_new(Core* core, Space* parent, object name) except NULL:
-    """Make a namespace without settings below `parent` (NULL: the root). Every allocation first."""
+cdef Space* space_new(Core* core, Space* parent, object name, dict children) except NULL:
+    """Make a namespace without settings below `parent` (NULL: the root). Every allocation first.
+
+    `children` is its new dictionary: to make it here could run the collector, and user code.
+    """
     cdef Space* space = NULL
-    cdef uint32_t wanted, id
-    cdef PyObject* existing
-    children = {}
-    if parent != NULL:
-        # Making the dictionary may have run the collector, and somebody who made this child.
-        existing = PyDict_GetItemWithError(<object>parent.children, name)
-        if existing != NULL:
-            return core.spaces[PyLong_AsUnsignedLong(<object>existing)]
+    cdef uint32_t wanted
     if space_id_reserve(core) < 0:
         raise MemoryError()
     if parent != NULL:
@@ -280,16 +289,12 @@ cdef Space* space_new(Core* core, Space* parent, object name) except NULL:
                 or heap_reserve(&parent.by_entries, wanted) < 0
                 or (core.slab.weighs and heap_reserve(&parent.by_weight, wanted) < 0)):
             raise MemoryError()
-    id = space_next_id(core)
     space = <Space*>calloc(1, sizeof(Space))
     if space == NULL:
         raise MemoryError()
-    if parent != NULL:
-        try:
-            (<object>parent.children)[name] = id
-        except MemoryError:
-            free(space)
-            raise
+    if parent != NULL and dict_put_number(parent.children, name, space_next_id(core)) < 0:
+        free(space)
+        return NULL
     space_take_id(core, space)
     space.order.newest = NONE
     space.order.oldest = NONE
@@ -323,10 +328,10 @@ cdef Space* space_new(Core* core, Space* parent, object name) except NULL:
     return space
 
 
-cdef void space_forget(Core* core, Space* space, list dropped):
+cdef void space_forget(Core* core, Space* space) noexcept:
     """Take an idle namespace out of the tree; its counts stay with its parent.
 
-    What it owned of other people's goes to `dropped`, which the caller lets go at the very end.
+    The caller frees it once the lock is let go: its listeners are other people's.
     """
     cdef Space* parent = space.parent
     cdef int64_t before = space_demand(parent)
@@ -350,9 +355,6 @@ cdef void space_forget(Core* core, Space* space, list dropped):
     parent.children_count -= 1
     del (<object>parent.children)[<object>space.name]
     space_give_id(core, space.id)
-    if space.listeners != NULL:
-        dropped.append(<object>space.listeners)
-    space_free(space)
     idle_consider(core, parent)
 
 
@@ -369,7 +371,7 @@ cdef void space_demand_changed(Space* space, int64_t before) noexcept nogil:
         space = space.parent
 
 
-cdef void space_free(Space* space):
+cdef void space_free(Space* space) noexcept:
     """Free the struct and what it owns. Entries, loads and the tree are gone or go with it."""
     heap_free(&space.deadlines)
     heap_free(&space.due)
@@ -378,7 +380,6 @@ cdef void space_free(Space* space):
     Py_XDECREF(space.name)
     Py_XDECREF(space.children)
     Py_XDECREF(space.tags)
-    Py_XDECREF(space.loads)
     Py_XDECREF(space.listeners)
-    Py_XDECREF(space.settings)
+    Py_XDECREF(space.child_limits)
     free(space)

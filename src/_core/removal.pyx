@@ -6,6 +6,19 @@ cdef inline int space_guard_closed(Store store) except -1:
     return 0
 
 
+cdef list list_blank(Py_ssize_t n):
+    """A list of n empty places, which nobody finds through the collector until it is finished."""
+    cdef list made = PyList_New(n)
+    PyObject_GC_UnTrack(<PyObject*>made)
+    return made
+
+
+cdef int list_finish(list made, Py_ssize_t n) except -1:
+    """Cut off the places from n on; those before are filled."""
+    PyObject_GC_Track(<PyObject*>made)
+    return PyList_SetSlice(made, n, PyList_GET_SIZE(made), NULL)
+
+
 cdef list fresh_keys(View view, Py_ssize_t most):
     """The fresh keys, least recent first; at most `most` of them (-1: all)."""
     cdef Store store = view.store
@@ -18,11 +31,10 @@ cdef list fresh_keys(View view, Py_ssize_t most):
     space_guard_closed(store)
     while True:
         n = space.own if most < 0 or most > space.own else most
-        keys = PyList_New(n)          # may run the collector, so the count may not stand
+        keys = list_blank(n)          # may run the collector, so the count may not stand
         lock_acquire(&core.lock)
-        if n != (space.own if most < 0 or most > space.own else most):
+        if n < (space.own if most < 0 or most > space.own else most):
             lock_release(&core.lock)
-            PyList_SetSlice(keys, 0, n, NULL)
             continue
         n = 0
         i = space.order.oldest
@@ -34,7 +46,7 @@ cdef list fresh_keys(View view, Py_ssize_t most):
                 n += 1
             i = entry_at(&core.slab, i).newer
         lock_release(&core.lock)
-        PyList_SetSlice(keys, n, PyList_GET_SIZE(keys), NULL)
+        list_finish(keys, n)
         return keys
 
 
@@ -50,13 +62,11 @@ cdef tuple fresh_items(View view):
     space_guard_closed(store)
     while True:
         n = space.own
-        keys = PyList_New(n)
-        values = PyList_New(n)
+        keys = list_blank(n)
+        values = list_blank(n)
         lock_acquire(&core.lock)
-        if n != space.own:
+        if n < space.own:
             lock_release(&core.lock)
-            PyList_SetSlice(keys, 0, n, NULL)
-            PyList_SetSlice(values, 0, n, NULL)
             continue
         n = 0
         i = space.order.oldest
@@ -71,8 +81,8 @@ cdef tuple fresh_items(View view):
                 n += 1
             i = entry_at(&core.slab, i).newer
         lock_release(&core.lock)
-        PyList_SetSlice(keys, n, PyList_GET_SIZE(keys), NULL)
-        PyList_SetSlice(values, n, PyList_GET_SIZE(values), NULL)
+        list_finish(keys, n)
+        list_finish(values, n)
         return keys, values
 
 
@@ -104,12 +114,11 @@ cdef bint space_cut_off_locked(Store store, Space* space) noexcept:
     cut = <Space*>calloc(1, sizeof(Space))
     if cut == NULL:
         return False
-    if space.parent != NULL:
-        try:
-            (<dict>space.parent.children)[<object>space.name] = space_next_id(core)
-        except MemoryError:
-            free(cut)
-            return False
+    if (space.parent != NULL and dict_put_number(space.parent.children, <object>space.name,
+                                                 space_next_id(core)) < 0):
+        PyErr_Clear()
+        free(cut)
+        return False
     cut.id = old
     cut.order = space.order
     cut.deadlines = space.deadlines
@@ -140,8 +149,6 @@ cdef bint space_cut_off_locked(Store store, Space* space) noexcept:
         if space.seat[<int>BY_WEIGHT] != NONE:
             space.parent.by_weight.ids[space.seat[<int>BY_WEIGHT]] = space.id
     space_add(core, space, -<int64_t>space.own, -space.own_weight)
-    if old in store.child_limits:
-        store.child_limits[space.id] = store.child_limits.pop(old)
     if cut.tags != NULL:
         # Its tags' records go with it, and no longer count above. What was below is gone already.
         for t in (<dict>cut.tags).values():

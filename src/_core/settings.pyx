@@ -59,16 +59,25 @@ cdef int64_t count_of(object value, str name, int64_t least) except? -2:
         return -1
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: must be an int or None, got {type(value).__name__}")
+    value = int.__int__(value)                    # a subclass may compare as it likes
     if not least <= value < 1 << 62:
         raise ValueError(f"{name}: must be an int of at least {least} (and below 2**62) or None, "
                          f"got {value!r}")
     return value
 
 
-cdef dict settings_checked(dict settings):
-    """The same settings with each value in the core's own form; raises and changes nothing."""
+cdef dict settings_checked(dict settings, int depth=0):
+    """The same settings with each value in the core's own form; raises and changes nothing.
+
+    Names and values are exact str, int and float and dictionaries of such, so that dropping or
+    reading them runs nobody's code.
+    """
+    cdef double share
     checked = {}
-    for name, value in settings.items():
+    if depth > DEEPEST:
+        raise ConfigurationError(f"child_limits: at most {DEEPEST} levels, one in another")
+    for given, value in settings.items():
+        name = given if is_str(<PyObject*>given) else str.__str__(given)
         if name == "default_ttl":
             value = seconds_of(value, name, True)
         elif name in ("max_entries", "max_weight", "max_pending"):
@@ -80,25 +89,67 @@ cdef dict settings_checked(dict settings):
         elif name == "share":
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"share: must be a number, got {type(value).__name__}")
-            if not 1e-9 <= value <= 1e9:
+            share = value
+            if not 1e-9 <= share <= 1e9:
                 raise ValueError(f"share: must be a number from 1e-9 to 1e9, got {value!r}")
-            value = float(value)
+            value = share
         elif name == "child_limits":
             if value is not None and not isinstance(value, face_limits_type):
                 raise TypeError("child_limits: must be a flowcache.Limits or None, "
                                 f"got {type(value).__name__}")
             if value is not None:
-                value = settings_checked(value.as_settings())
+                value = settings_checked(value.as_settings(), depth + 1)
         else:
             raise TypeError(f"{name}: no such setting; accepted are {', '.join(sorted(SETTINGS))}")
         checked[name] = value
     return checked
 
 
-cdef int space_check_reservations(Space* parent, Space* space, dict checked) except -1:
+cdef struct Settings:
+    bint has_ttl
+    bint has_limits
+    double default_ttl
+    int64_t max_entries
+    int64_t max_weight
+    int64_t max_pending
+    int64_t reserved
+    double share
+    PyObject* child_limits        # borrowed from the checked settings; NULL: none
+
+
+cdef int settings_read(Settings* into, Space* space, dict checked) except -1:
+    """Checked settings as a struct, what they leave out as it is in `space` (NULL: by default).
+
+    Allocates nothing, so that putting them in force cannot fail half way.
+    """
+    into.has_ttl = "default_ttl" in checked
+    into.default_ttl = checked["default_ttl"] if into.has_ttl else 0
+    into.max_entries = -1 if space == NULL else space.max_entries
+    into.max_weight = -1 if space == NULL else space.max_weight
+    into.max_pending = -1 if space == NULL else space.max_pending
+    into.reserved = 0 if space == NULL else space.reserved
+    into.share = 1.0 if space == NULL else space.share
+    into.has_limits = "child_limits" in checked
+    into.child_limits = NULL
+    if "max_entries" in checked:
+        into.max_entries = checked["max_entries"]
+    if "max_weight" in checked:
+        into.max_weight = checked["max_weight"]
+    if "max_pending" in checked:
+        into.max_pending = checked["max_pending"]
+    if "reserved" in checked:
+        into.reserved = checked["reserved"]
+    if "share" in checked:
+        into.share = checked["share"]
+    if into.has_limits and checked["child_limits"] is not None:
+        into.child_limits = PyDict_GetItemWithError(checked, "child_limits")
+    return 0
+
+
+cdef int space_check_reservations(Space* parent, Space* space, Settings* settings) except -1:
     """Refuse reservations that exceed a limit at or above them. `space` NULL: one to be made."""
-    cdef int64_t reserved = checked.get("reserved", 0 if space == NULL else space.reserved)
-    cdef int64_t limit = checked.get("max_entries", -1 if space == NULL else space.max_entries)
+    cdef int64_t reserved = settings.reserved
+    cdef int64_t limit = settings.max_entries
     cdef int64_t below = 0 if space == NULL else space.reserved_below
     cdef int64_t demand = reserved if reserved > below else below
     cdef int64_t before = 0 if space == NULL else space_demand(space)
@@ -124,43 +175,45 @@ cdef void space_inherit_ttl(Space* space, double ttl) noexcept:
     cdef Space* child = space.child
     space.default_ttl = ttl
     while child != NULL:
-        if child.settings == NULL or "default_ttl" not in <dict>child.settings:
+        if not child.own_ttl:
             space_inherit_ttl(child, ttl)
         child = child.next
 
 
-cdef int space_apply_locked(Store store, Space* space, dict checked) except -1:
-    """Put checked settings in force; over-full namespaces give way at once. Runs no user code."""
+cdef void space_apply_locked(Store store, Space* space, Settings* settings) noexcept:
+    """Put settings in force. Allocates nothing and runs no user code."""
     cdef Core* core = &store.core
     cdef int64_t before = space_demand(space)
     cdef Space* above = space
-    if "default_ttl" in checked:
-        space_inherit_ttl(space, checked["default_ttl"])
-    space.max_entries = checked.get("max_entries", space.max_entries)
-    space.max_weight = checked.get("max_weight", space.max_weight)
-    space.max_pending = checked.get("max_pending", space.max_pending)
-    space.reserved = checked.get("reserved", space.reserved)
+    cdef PyObject* old
+    space.configured = True
+    if settings.has_ttl:
+        space.own_ttl = True
+        space_inherit_ttl(space, settings.default_ttl)
+    space.max_entries = settings.max_entries
+    space.max_weight = settings.max_weight
+    space.max_pending = settings.max_pending
+    space.reserved = settings.reserved
     space_demand_changed(space, before)
-    if "share" in checked:
-        space.share = checked["share"]
+    if settings.share != space.share:
+        space.share = settings.share
         if space.seat[<int>BY_ENTRIES] != NONE:
             heap_rekey(core, BY_ENTRIES, &space.parent.by_entries, space.seat[<int>BY_ENTRIES],
                        -space_ratio(space, BY_ENTRIES, 0))
         if space.seat[<int>BY_WEIGHT] != NONE:
             heap_rekey(core, BY_WEIGHT, &space.parent.by_weight, space.seat[<int>BY_WEIGHT],
                        -space_ratio(space, BY_WEIGHT, 0))
-    if "child_limits" in checked:
-        if checked["child_limits"] is None:
-            store.child_limits.pop(space.id, None)
-        else:
-            store.child_limits[space.id] = checked["child_limits"]
+    if settings.has_limits:
+        old = space.child_limits
+        Py_XINCREF(settings.child_limits)         # Space.child_limits owns it
+        space.child_limits = settings.child_limits
+        Py_XDECREF(old)
     # What was reserved may now be taken, here and above.
     while above.parent != NULL:
         space_raise_by(core, above, BY_ENTRIES)
         if core.slab.weighs:
             space_raise_by(core, above, BY_WEIGHT)
         above = above.parent
-    return 0
 
 
 cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
@@ -188,18 +241,18 @@ cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
         entry_unlink_locked(core, victim.order.oldest, OVER_LIMIT)
 
 
-cdef Space* space_make(Store store, Space* parent, str name) except NULL:
+cdef Space* space_make(Store store, Space* parent, str name, dict children) except NULL:
     """Make a child that starts with its parent's child_limits. Lock held; runs no user code."""
     cdef Space* space
-    limits = store.child_limits.get(parent.id)
+    cdef Settings settings
     if parent.depth == DEEPEST:
         raise InvalidNamespaceError(f"name: a path has at most {DEEPEST} names")
-    if limits is None:
-        return space_new(&store.core, parent, name)
-    checked = <dict>limits
-    space_check_reservations(parent, NULL, checked)
-    space = space_new(&store.core, parent, name)
-    space_apply_locked(store, space, checked)
+    if parent.child_limits == NULL:
+        return space_new(&store.core, parent, name, children)
+    settings_read(&settings, NULL, <dict>parent.child_limits)
+    space_check_reservations(parent, NULL, &settings)
+    space = space_new(&store.core, parent, name, children)
+    space_apply_locked(store, space, &settings)
     return space
 
 

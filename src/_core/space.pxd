@@ -35,9 +35,9 @@ cdef struct Space:
     PyObject* name                # owned; an exact str, the root: None
     PyObject* children            # owned dict: name -> id
     PyObject* tags                # owned dict: tag -> record; NULL until the first
-    PyObject* loads               # owned dict: hash -> running Loads; NULL until the first
+    PyObject* running             # first of the running Loads; the list owns those in it
     PyObject* listeners           # owned list of (mask, listener); NULL until the first
-    PyObject* settings            # owned dict of what was set here by name; NULL: nothing
+    PyObject* child_limits        # owned dict of settings that children start with; NULL: none
 
     int64_t entries               # here and below
     int64_t weight                # here and below
@@ -46,6 +46,8 @@ cdef struct Space:
     int64_t own_pending
 
     double default_ttl            # in force here, inherited or set
+    bint own_ttl                  # it was set here
+    bint configured               # something was set here
     int64_t max_entries           # -1: no limit
     int64_t max_weight            # -1: no limit
     int64_t max_pending           # -1: no limit
@@ -109,8 +111,13 @@ cdef struct Core:
     Space* debris                 # what clear() cut off and nobody can reach: see removal
     uint32_t mask                 # kinds of events that somebody listens to
     uint32_t listening[KINDS_COUNT]   # how many listeners, by kind
+    bint opened                   # false: closed, and nobody's yet
     bint closed
     bint require_namespace
     double max_pending_age
+    PyObject** loads              # buckets of running loads by hash, borrowed: see fetch
+    uint32_t loads_size           # buckets; a power of two, or 0
+    uint32_t loads_count
     uint64_t loads_begun          # loads registered so far
+    uint64_t loads_changes        # goes up with each that begins or ends
     Lock lock

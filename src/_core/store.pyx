@@ -21,6 +21,7 @@ cdef extern from *:
     bint may_refer "flowcache_is_tracked"(PyObject* o) nogil
     bint is_str "PyUnicode_CheckExact"(PyObject* o) nogil
     int compare_keys "PyObject_RichCompareBool"(PyObject* a, PyObject* b, int op) noexcept
+    int compare_or_raise "PyObject_RichCompareBool"(PyObject* a, PyObject* b, int op) except -1
     const uint32_t FAULT "(UINT32_MAX - 1)"
 
 
@@ -165,16 +166,11 @@ cdef uint32_t tag_intern_locked(Core* core, Space* space, str name) except? FAUL
     if tag_reserve(&core.tags) < 0:
         tag_release_locked(core, parent)
         raise MemoryError()
-    Py_INCREF(name)                               # Tag.name owns it
-    found = tag_take(&core.tags, <PyObject*>name, space, parent)
-    try:
-        (<dict>space.tags)[name] = found
-    except MemoryError:
-        tag_give(&core.tags, found)
-        Py_DECREF(name)
+    if dict_put_number(space.tags, name, tag_next(&core.tags)) < 0:
         tag_release_locked(core, parent)
-        raise
-    return found
+        return FAULT
+    Py_INCREF(name)                               # Tag.name owns it
+    return tag_take(&core.tags, <PyObject*>name, space, parent)
 
 
 cdef void tag_release_locked(Core* core, uint32_t t) noexcept:
@@ -230,15 +226,15 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
 cdef int store_drain(Store store) except -1:
     """Drop what is in limbo, one entry at a time, oldest first; tell listeners. Lock not held.
 
-    Runs user code (listeners, __del__), which may put more there or drain it itself.
+    Runs user code (listeners, __del__), which may put more there or drain it itself. What a
+    listener raises that is no Exception comes out at the end, when nothing is left in limbo.
     """
     cdef Core* core = &store.core
     cdef uint32_t i
     cdef Entry* e
-    cdef PyObject* key
-    cdef PyObject* value
     cdef Cause cause
     cdef Space* space
+    error = None
     while core.limbo_first != NONE:
         lock_acquire(&core.lock)
         i = core.limbo_first
@@ -249,24 +245,36 @@ cdef int store_drain(Store store) except -1:
         core.limbo_first = e.newer
         if core.limbo_first == NONE:
             core.limbo_last = NONE
-        core.limbo_count -= 1
-        key = e.key
-        value = e.value
+        key = <object>e.key
+        value = <object>e.value
+        Py_DECREF(key)                            # the entry's own; the locals hold theirs
+        Py_DECREF(value)
         cause = <Cause>e.links
         space = core.spaces[e.space]
-        targets = None
-        if core.mask & (1 << REMOVE):
-            targets = listeners_of(store, space, REMOVE)
         slab_give(&core.slab, i)
         if core.live == 0 and core.limbo_first == NONE and core.slab.n_pages > 1:
             slab_trim(&core.slab)
             table_trim(&core.table)
             tags_shrink(core)
+        targets = None
+        if core.mask & (1 << REMOVE):
+            # Still counted as in limbo, so that no namespace is forgotten meanwhile.
+            try:
+                targets = listeners_of(store, space, REMOVE)
+            except BaseException as failure:
+                error = failure if error is None else error
+        core.limbo_count -= 1
         lock_release(&core.lock)
         if targets is not None:
-            tell(targets, REMOVE, <object>key, CAUSES[<int>cause], <object>value, None, 0.0)
-        Py_DECREF(<object>key)                    # the entry's own
-        Py_DECREF(<object>value)
+            try:
+                tell(targets, REMOVE, key, CAUSES[<int>cause], value, None, 0.0)
+            except BaseException as failure:
+                error = failure if error is None else error
+            targets = None
+        key = None
+        value = None
+    if error is not None:
+        raise error
     return 0
 
 
@@ -429,6 +437,10 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
                     f"value: weighs {terms.weight}, namespace {space_label(above)} holds at most "
                     f"{above.max_weight} in all")
             above = above.parent
+        if core.root.max_weight < 0 and core.root.weight + terms.weight > <int64_t>1 << 62:
+            # No sum of weights overflows.
+            raise EntryTooHeavyError(
+                f"value: weighs {terms.weight}, and a cache holds at most 2**62 in all")
     # Every allocation comes here. A tag is pinned by a count, so that an eviction below does not
     # take its record away again.
     if tags is not None:
@@ -523,6 +535,7 @@ cdef void store_unpin_locked(Core* core, uint32_t* pins, uint32_t n, uint32_t* f
 
 # ------------------------------------------------------------------------------- Store
 
+@cython.trashcan(True)               # a chain of caches, each a value of the next, passes here
 cdef class Store:
     """One cache's memory. Made by a Cache, kept alive by its views."""
 
@@ -530,8 +543,15 @@ cdef class Store:
     cdef readonly object clock        # None: the monotonic clock
     cdef readonly object weigher      # None: nothing is weighed
     cdef readonly str name
-    cdef dict child_limits            # by namespace id: settings that its children start with
     cdef object __weakref__
+
+    def __cinit__(self):
+        # Whole and empty from the first moment; the struct comes zeroed.
+        slab_init(&self.core.slab, False)
+        tags_init(&self.core.tags)
+        self.core.limbo_first = NONE
+        self.core.limbo_last = NONE
+        self.core.closed = True
 
     def __init__(self):
         raise TypeError("a Store is made by a Cache")
@@ -539,12 +559,11 @@ cdef class Store:
     def __dealloc__(self):
         cdef Core* core = &self.core
         cdef uint32_t n
-        if core.root == NULL:
-            return
         store_release_entries(self)
         for n in range(core.spaces_used):
             if core.spaces[n] != NULL:
                 space_free(core.spaces[n])
+        free(core.loads)
         free(core.spaces)
         free(core.free_ids)
         core.root = NULL
@@ -558,8 +577,8 @@ cdef void store_release_entries(Store store) noexcept:
     cdef Core* core = &store.core
     cdef uint32_t n
     cdef Space* space
-    cdef PyObject* loads
     cdef PyObject* listeners
+    cdef Load load
     lock_acquire(&core.lock)
     for n in range(core.spaces_used):
         space = core.spaces[n]
@@ -567,31 +586,23 @@ cdef void store_release_entries(Store store) noexcept:
             while space.order.oldest != NONE:
                 entry_unlink_locked(core, space.order.oldest, CLEARED)
     core.mask = 0
-    memset(core.listening, 0, sizeof(core.listening))
     lock_release(&core.lock)
     for n in range(core.spaces_used):
         space = core.spaces[n]
         if space != NULL:
-            loads = space.loads
+            while space.running != NULL:
+                load = <Load>space.running        # holds it: load_unregister lets go of the list's
+                load_unregister(load)
             listeners = space.listeners
-            space.loads = NULL
             space.listeners = NULL
-            Py_XDECREF(loads)
             Py_XDECREF(listeners)
-    try:
-        store_drain(store)
-    except BaseException as error:                # no listener is left, so nothing can raise
-        PyErr_WriteUnraisable(error)
+    store_drain(store)
 
 
 cdef int store_open(Store store, int64_t max_entries, bint weighs) except -1:
     """Give a new store its root. Call once."""
     cdef Core* core = &store.core
-    memset(core, 0, sizeof(Core))
-    slab_init(&core.slab, weighs)
-    tags_init(&core.tags)
-    core.limbo_first = NONE
-    core.limbo_last = NONE
+    core.slab.weighs = weighs
     core.max_idle = 10_000
     core.max_pending_age = 30.0
     # Differs by process and by cache, so that nobody can work out keys that collide here.
@@ -599,19 +610,24 @@ cdef int store_open(Store store, int64_t max_entries, bint weighs) except -1:
     core.secret *= <uint64_t>0xD6E8FEB86659FD93
     if table_init(&core.table, max_entries) < 0:
         raise MemoryError()
-    core.root = space_new(core, NULL, None)
+    core.root = space_new(core, NULL, None, {})
     core.root.default_ttl = 300.0
+    core.closed = False
     return 0
 
 
 cdef inline double store_now(Store store) except? -1.0:
     """The time. May run the user's clock."""
+    cdef double seconds
     if store.clock is None:
         return clock_read()
     now = store.clock()
-    if not isinstance(now, (int, float)) or now != now:
+    if not isinstance(now, (int, float)):
         raise TypeError(f"clock: must return seconds as a float, returned {now!r}")
-    return now
+    seconds = now
+    if isnan(seconds) or isinf(seconds):
+        raise TypeError(f"clock: must return a finite number of seconds, returned {now!r}")
+    return seconds
 
 
 cdef inline object closed_error():
@@ -668,6 +684,7 @@ cdef int store_traverse(PyObject* me, Visit visit, void* arg) noexcept:
     cdef Page* page
     cdef Entry* e
     cdef Space* space
+    cdef PyObject* running
     cdef int stop = own_traverse(me, visit, arg)
     if stop or core.root == NULL:
         return stop
@@ -692,14 +709,16 @@ cdef int store_traverse(PyObject* me, Visit visit, void* arg) noexcept:
         space = core.spaces[n]
         if space == NULL:
             continue
-        if space.loads != NULL:
-            stop = visit(space.loads, arg)
-            if stop:
-                return stop
         if space.listeners != NULL:
             stop = visit(space.listeners, arg)
             if stop:
                 return stop
+        running = space.running
+        while running != NULL:
+            stop = visit(running, arg)
+            if stop:
+                return stop
+            running = (<Load>running).older
     return 0
 
 

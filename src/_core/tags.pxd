@@ -133,6 +133,11 @@ cdef inline int tag_reserve(Tags* tags) noexcept nogil:
     return 0
 
 
+cdef inline uint32_t tag_next(Tags* tags) noexcept nogil:
+    """The record that tag_take will take."""
+    return tags.free if tags.free != NONE else tags.used
+
+
 cdef inline uint32_t tag_take(Tags* tags, PyObject* name, Space* space,
                               uint32_t parent) noexcept nogil:
     """Make a record below `parent`. There is room: tag_reserve came before. Takes over `name`."""

@@ -34,31 +34,35 @@ cdef extern from *:
         else
             Py_TYPE(object)->tp_free(object);
     }
-    static void flowcache_patch_dealloc(PyTypeObject *type, destructor dealloc) {
+    static newfunc flowcache_own_new;
+    static PyTypeObject *flowcache_view_type;
+    /* A view made by hand would be of nothing. A subclass, which is a root, is another matter. */
+    static PyObject *flowcache_view_refuse(PyTypeObject *type, PyObject *args, PyObject *names) {
+        if (type != flowcache_view_type)
+            return flowcache_own_new(type, args, names);
+        PyErr_SetString(PyExc_TypeError, "a Namespace is made by namespace() of a cache");
+        return NULL;
+    }
+    static void flowcache_patch_view(PyTypeObject *type, destructor dealloc) {
         type->tp_dealloc = dealloc;
+        flowcache_view_type = type;
+        flowcache_own_new = type->tp_new;
+        type->tp_new = flowcache_view_refuse;
     }
     """
     PyObject* spare_take "flowcache_spare_take"(PyTypeObject* type)
     void spare_give "flowcache_spare_give"(PyObject* view, PyTypeObject* type)
-    void patch_dealloc "flowcache_patch_dealloc"(PyTypeObject* type, void* dealloc)
+    void patch_view "flowcache_patch_view"(PyTypeObject* type, void* dealloc)
     void PyObject_GC_Track(PyObject* view)
     void PyObject_GC_UnTrack(PyObject* view)
 
 
-cdef Namespace view_of(Store store, Space* space):
+cdef Namespace view_new(Store store):
+    """A view of nothing yet. Made before the look-up: an allocation may run the collector."""
     cdef PyObject* spare = spare_take(type_of(Namespace))
     cdef Namespace view
-    # Held first: making the view may run the collector, and with it somebody who trims the idle.
-    space.views += 1
-    if space.is_idle:
-        idle_unlink(&store.core, space)
     if spare == NULL:
-        try:
-            view = Namespace.__new__(Namespace)
-        except MemoryError:
-            space.views -= 1
-            idle_consider(&store.core, space)
-            raise
+        view = Namespace.__new__(Namespace)
         view.store = store
     else:
         # A spare holds None for its store, and its one reference passes to `view`.
@@ -66,8 +70,15 @@ cdef Namespace view_of(Store store, Space* space):
         PyObject_GC_Track(spare)
         view = <Namespace>spare
         Py_DECREF(view)
-    view.space = space
     return view
+
+
+cdef inline void view_attach(Namespace view, Space* space) noexcept:
+    """Let a new view be of this namespace, and hold it. Lock held."""
+    view.space = space
+    space.views += 1
+    if space.is_idle:
+        idle_unlink(&view.store.core, space)
 
 
 cdef void view_dealloc(PyObject* me) noexcept:
@@ -89,23 +100,32 @@ cdef void view_dealloc(PyObject* me) noexcept:
     spare_give(me, type_of(Namespace))
 
 
-cdef int store_trim_idle(Store store) except? -1:
-    """Forget the least recent idle namespaces beyond max_idle_namespaces, a few at a time."""
+cdef void store_trim_idle(Store store) noexcept:
+    """Forget the least recent idle namespaces beyond max_idle_namespaces, a few at a time.
+
+    Runs as views are dropped, with whatever exception is in flight, and so raises and asks nothing.
+    """
     cdef Core* core = &store.core
     cdef Space* space
-    cdef list dropped = []
+    cdef Space* gone = NULL
+    cdef int n
     lock_acquire(&core.lock)
-    for _ in range(4):
+    for n in range(4):
+        # An entry in limbo still names its namespace, for the listeners.
         if core.idle_count <= core.max_idle or core.limbo_count:
             break
         space = core.idle_oldest
-        store.child_limits.pop(space.id, None)
-        space_forget(core, space, dropped)
-    for listeners in dropped:
-        for mask, _ in <list>listeners:
-            listeners_count_locked(core, <uint32_t>mask, -1)
+        space_forget(core, space)
+        if space.listeners != NULL:
+            for mask, _ in <list>space.listeners:
+                listeners_count_locked(core, <uint32_t>mask, -1)
+        space.next = gone
+        gone = space
     lock_release(&core.lock)
-    return 0
+    while gone != NULL:
+        space = gone
+        gone = space.next
+        space_free(space)
 
 
 cdef int terms_of(Store store, Space* space, Terms* terms, object ttl, object stale) except -1:
@@ -126,6 +146,7 @@ cdef int64_t weigh(Store store, object key, object value) except -1:
     weight = store.weigher(key, value)
     if isinstance(weight, bool) or not isinstance(weight, int):
         raise WeigherError(f"weigher: must return an int of at least 0, returned {weight!r}")
+    weight = int.__int__(weight)                  # a subclass may compare as it likes
     if not 0 <= weight < 1 << 62:
         raise WeigherError("weigher: must return an int of at least 0 and below 2**62, "
                            f"returned {weight!r}")
@@ -174,22 +195,23 @@ cdef bint put(Store store, Space* space, object key, object value, Terms* terms,
     cdef uint64_t begun = core.loads_begun
     cdef Load running = None
     if load is None and space.own_pending:
-        running = load_find(space, key, hash)
-    lock_acquire(&core.lock)
+        running = load_find(core, space, key, hash, NULL)
     try:
-        stored = store_put_locked(store, space, key, hash, value, terms, tags, now, load, &dropped)
-        if load is None and space.own_pending and (stored or not terms.only_absent):
-            fence_key_locked(core, space, running, hash, begun)
-    finally:
-        lock_release(&core.lock)
-    if dropped != NULL:
+        lock_acquire(&core.lock)
         try:
-            if core.mask & (1 << REMOVE):
-                emit(store, space, REMOVE, key, "replaced", <object>dropped)
+            stored = store_put_locked(store, space, key, hash, value, terms, tags, now, load,
+                                      &dropped)
+            if load is None and space.own_pending and (stored or not terms.only_absent):
+                fence_key_locked(core, space, running, hash, begun)
         finally:
+            lock_release(&core.lock)
+        if dropped != NULL and core.mask & (1 << REMOVE):
+            emit(store, space, REMOVE, key, "replaced", <object>dropped)
+    finally:
+        if dropped != NULL:
             Py_DECREF(<object>dropped)            # what Entry.value owned
-    if core.limbo_first != NONE:
-        store_drain(store)
+        if core.limbo_first != NONE:
+            store_drain(store)
     if stored and core.mask & (1 << SET):
         emit(store, space, SET, key, None, value)
     return stored
@@ -213,24 +235,26 @@ cdef object take(View view, object key, Cause cause, bint* fresh):
     hash = key_hash(space, key)
     now = store_now(store)
     if space.own_pending:
-        running = load_find(space, key, hash)
+        running = load_find(core, space, key, hash, NULL)
     value = None
-    lock_acquire(&core.lock)
     try:
-        i = store_find_locked(core, space, key, hash)
-        if core.closed:
-            raise closed_error()
-        if i != NONE:
-            e = entry_at(&core.slab, i)
-            value = <object>e.value
-            fresh[0] = e.deadline > now
-            entry_unlink_locked(core, i, cause if entry_last(e) > now else EXPIRED)
-        if space.own_pending:
-            fence_key_locked(core, space, running, hash, begun)
+        lock_acquire(&core.lock)
+        try:
+            i = store_find_locked(core, space, key, hash)
+            if core.closed:
+                raise closed_error()
+            if i != NONE:
+                e = entry_at(&core.slab, i)
+                value = <object>e.value
+                fresh[0] = e.deadline > now
+                entry_unlink_locked(core, i, cause if entry_last(e) > now else EXPIRED)
+            if space.own_pending:
+                fence_key_locked(core, space, running, hash, begun)
+        finally:
+            lock_release(&core.lock)
     finally:
-        lock_release(&core.lock)
-    if core.limbo_first != NONE:
-        store_drain(store)
+        if core.limbo_first != NONE:
+            store_drain(store)
     return value
 
 
@@ -291,7 +315,7 @@ cdef object raise_counter(View view, object key, uint32_t hash, object delta):
     total = None
     old = None
     if space.own_pending:
-        running = load_find(space, key, hash)
+        running = load_find(core, space, key, hash, NULL)
     lock_acquire(&core.lock)
     try:
         i = store_find_locked(core, space, key, hash)
@@ -332,7 +356,6 @@ cdef class View:
             # The root: usable memory from the first moment, closed until it is opened.
             self.store = Store.__new__(Store)
             self.store.name = "flowcache"
-            self.store.child_limits = {}
             store_open(self.store, 0, False)
             self.store.core.closed = True
             self.space = self.store.core.root
@@ -345,19 +368,24 @@ cdef class View:
               bint require_namespace, int64_t max_idle, clock, str name):
         """Begin the life of a root. The arguments were checked."""
         cdef Store store = Store.__new__(Store)
+        cdef Settings settings
         checked = settings_checked({
             "default_ttl": default_ttl, "max_entries": max_entries, "max_weight": max_weight,
             "child_limits": child_limits})
         store.name = name
-        store.child_limits = {}
         store.clock = clock
         store.weigher = weigher
         store_open(store, checked["max_entries"], weigher is not None)
         store.core.max_pending_age = max_pending_age
         store.core.require_namespace = require_namespace
         store.core.max_idle = <uint32_t>min(max_idle, 1 << 30)
-        space_check_reservations(NULL, store.core.root, checked)
-        space_apply_locked(store, store.core.root, checked)
+        settings_read(&settings, store.core.root, checked)
+        space_check_reservations(NULL, store.core.root, &settings)
+        space_apply_locked(store, store.core.root, &settings)
+        store.core.opened = True
+        if self.store.core.opened:
+            # Calls under way, and views, would be left with the other entries.
+            raise RuntimeError("a Cache is initialised once")
         store.core.root.views += 1
         self.space.views -= 1
         self.space = store.core.root
@@ -403,11 +431,12 @@ cdef class View:
         cdef Core* core = &store.core
         cdef Space* space = self.space
         cdef PyObject* found
-        cdef View view
+        cdef Namespace view
         if core.closed:
             raise closed_error()
         if not names:
             raise TypeError("namespace() takes at least one name")
+        view = view_new(store)
         lock_acquire(&core.lock)
         try:
             for name in names:
@@ -418,13 +447,13 @@ cdef class View:
                     break
                 space = core.spaces[PyLong_AsUnsignedLong(<object>found)]
             else:
-                view = view_of(store, space)
+                view_attach(view, space)
                 names = None
         finally:
             lock_release(&core.lock)
         if names is not None:
-            view = self._make(names, settings)
-        elif settings:
+            return self._make(names, settings)
+        if settings:
             view.configure(**settings)
         return view
 
@@ -443,6 +472,8 @@ cdef class View:
         if space.depth + len(names) > DEEPEST:
             raise InvalidNamespaceError(f"name: a path has at most {DEEPEST} names")
         for name in names:
+            children = {}
+            view = view_new(store)
             lock_acquire(&core.lock)
             try:
                 if core.closed:
@@ -451,8 +482,8 @@ cdef class View:
                 if found != NULL:
                     child = core.spaces[PyLong_AsUnsignedLong(<object>found)]
                 else:
-                    child = space_make(store, above.space, name)
-                view = view_of(store, child)      # holds it while those below are made
+                    child = space_make(store, above.space, name, children)
+                view_attach(view, child)          # holds it while those below are made
             finally:
                 lock_release(&core.lock)
             above = view
@@ -481,21 +512,18 @@ cdef class View:
         cdef Space* space = self.space
         cdef Core* core = &store.core
         cdef double now
+        cdef Settings read
         checked = settings_checked(settings)
         now = store_now(store)
         if "max_weight" in checked and checked["max_weight"] >= 0 and store.weigher is None:
             raise ConfigurationError("max_weight: this cache has no weigher")
-        made = {}
         lock_acquire(&core.lock)
         try:
             if core.closed:
                 raise closed_error()
-            space_check_reservations(space.parent, space, checked)
-            if space.settings == NULL:
-                Py_INCREF(made)                   # Space.settings owns it
-                space.settings = <PyObject*>made
-            (<dict>space.settings).update(checked)
-            space_apply_locked(store, space, checked)
+            settings_read(&read, space, checked)
+            space_check_reservations(space.parent, space, &read)
+            space_apply_locked(store, space, &read)
             space_shrink_locked(store, space, now)
         finally:
             lock_release(&core.lock)
