@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -17,6 +18,8 @@ from .limits import Limits
 __all__ = ["Cache", "Namespace", "create_cache"]
 
 V = TypeVar("V")
+
+logger = logging.getLogger("flowcache")
 
 SWEEP_SLICE = 1_000
 """Entries that a sweep reclaims before other threads may have their turn."""
@@ -92,8 +95,9 @@ class Cache(Namespace[V]):
 
         Running loads go on for those who wait, and are not stored. Closing twice is closing once.
         """
-        if self._sweeper is not None:
-            self._sweeper.stop()
+        sweeper = getattr(self, "_sweeper", None)  # Not set where __init__ was refused.
+        if sweeper is not None:
+            sweeper.stop()
         self._close()
 
     def sweep(self) -> int:
@@ -149,9 +153,14 @@ class Sweeper:
     def _run(self) -> None:
         while not self._stopped.wait(self._interval):
             cache = self._cache()
-            if cache is None or cache._is_closed():
+            if cache is None:
                 return
-            cache.sweep()
+            try:
+                cache.sweep()
+            except CacheClosedError:
+                return
+            except Exception:  # The clock is the user's.
+                logger.exception("a sweep of cache %r raised", cache.name)
             del cache
 
     def after_fork(self) -> None:
