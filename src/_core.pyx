@@ -1,4 +1,5 @@
 # cython: language_level=3, binding=False, embedsignature=False, auto_pickle=False
+# cython: autotestdict=False
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, nonecheck=False
 # cython: cdivision=True, optimize.use_switch=True, overflowcheck=False, profile=False
 # cython: freethreading_compatible=True
