@@ -12,10 +12,10 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
-from support import new_cache
 
 from flowcache import InvalidNamespaceError, NamespaceRequiredError, TenantNotSetError, create_cache
 from flowcache.tenancy import current_tenant, tenant
+from support import new_cache
 
 CALLS: dict[str, Any] = {
     "get": lambda ns: ns.get("k"),
@@ -130,7 +130,7 @@ def test_what_cannot_be_a_tenant_is_refused_by_name(name: Any, error: type[Excep
     cache, _ = new_cache()
     mine = cache.for_current_tenant()
 
-    with pytest.raises(error, match="^tenant: "):
+    with pytest.raises(error, match=r"^tenant: "):
         tenant(name)
     assert current_tenant.get(None) is None
 
@@ -162,14 +162,14 @@ def test_path_says_where_a_tenant_lives(path: Any, expected: tuple[str, ...]) ->
 def test_a_path_that_names_no_place_is_refused(names: Any) -> None:
     cache, _ = new_cache()
     mine = cache.for_current_tenant(lambda name: names)
-    with tenant("acme"), pytest.raises((TypeError, ValueError), match="^(path|name): "):
+    with tenant("acme"), pytest.raises((TypeError, ValueError), match=r"^(path|name): "):
         mine.set("k", 1)
     assert cache.stats().entries == 0
     assert list(cache.namespaces()) == []
 
 
 def test_a_path_that_is_no_callable_is_refused_at_once() -> None:
-    with pytest.raises(TypeError, match="^path: must be callable or None, got str"):
+    with pytest.raises(TypeError, match=r"^path: must be callable or None, got str"):
         create_cache().for_current_tenant("tenant")  # type: ignore[arg-type]
 
 
@@ -227,7 +227,7 @@ def test_tasks_gathered_for_two_tenants_never_meet() -> None:
         with tenant(name):
             await asyncio.sleep(0)
             assert await dashboard(page) == f"{name}:{page}"
-            fetched = await mine.afetch(("raw", page), lambda: current_tenant.get())
+            fetched = await mine.afetch(("raw", page), current_tenant.get)
             assert fetched == name
 
     async def main() -> None:
