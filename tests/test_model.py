@@ -68,7 +68,6 @@ class SideBySide(RuleBasedStateMachine):
         self.core = create_cache(clock=self.clock, **configuration)
         self.model = ModelCache(clock=self.clock, **configuration)
         self.evicted: list[tuple[tuple[str, ...], Any, str]] = []
-        self.core.subscribe(self.note_eviction, kinds=("remove",))
 
     def note_eviction(self, event: Event) -> None:
         if event.cause in ("evicted", "over_limit"):
@@ -117,6 +116,7 @@ class SideBySide(RuleBasedStateMachine):
         self.core.sweep()
         self.model.sweep()
         self.core._check()
+        assert self.core._debris() == 0
         self.compare_counters(settled=True)
         self.compare_contents()
         for node in self.model.root.tree():
@@ -135,12 +135,18 @@ class DataMachine(SideBySide):
         max_entries=st.sampled_from([None, 1, 2, 5, 9]),
         default_ttl=st.sampled_from([None, 3.0]),
         eager=st.booleans(),
+        at_once=st.sampled_from([None, 1, 2, 3]),
     )
-    def begin(self, max_entries: int | None, default_ttl: float | None, eager: bool) -> None:
+    def begin(
+        self, max_entries: int | None, default_ttl: float | None, eager: bool, at_once: int | None
+    ) -> None:
         self.eager = (
             eager  # compare contents after every step, or leave expired entries where they are
         )
         self.start(max_entries=max_entries, default_ttl=default_ttl)
+        if at_once is not None:
+            # What goes by thousands turns to debris; here it is what goes by twos or fours.
+            self.core._slice(at_once)
 
     # Few rules, so that stores come up often enough for the others to meet something.
 
@@ -248,6 +254,7 @@ class FairnessMachine(SideBySide):
             default_ttl=None,
             child_limits=child_limits,
         )
+        self.core.subscribe(self.note_eviction, kinds=("remove",))
         for path in order:
             self.at(path)
 

@@ -256,37 +256,64 @@ cdef class Namespace(Many):
         finally:
             lock_release(&core.lock)
 
-    def _sweep(self, Py_ssize_t most):
-        """Expire what is due, here and below, and reclaim debris: at most so many; how many."""
+    def _sweep(self):
+        """Expire some of what is due, here and below, and reclaim some debris.
+
+        Returns how many expired, and whether there may be more to do.
+        """
         cdef Store store = self.store
         cdef Core* core = &store.core
         cdef double now = store_now(store)
         cdef Py_ssize_t swept = 0
+        cdef uint32_t steps = SETTLE
         space_guard_closed(store)
         lock_acquire(&core.lock)
-        debris_reclaim_locked(core, most)
-        while swept < most and space_settle_one_locked(core, self.space, now, True):
+        while space_settle_one_locked(core, self.space, now, True, &steps):
             swept += 1
+        if core.limbo_count < core.at_once:
+            debris_reclaim_locked(core, core.at_once - core.limbo_count)
+        more = steps == 0 or debris_is_left(core)
         lock_release(&core.lock)
         store_drain(store)
-        return swept
-
-    def _has_debris(self):
-        return self.store.core.debris != NULL
+        return swept, more
 
     def _close(self):
         """Refuse all further use, let running loads end in vain, and drop every entry."""
         cdef Store store = self.store
         cdef Core* core = &store.core
+        cdef Slab taken
         lock_acquire(&core.lock)
         if core.closed:
             lock_release(&core.lock)
             return
         core.closed = True
-        clear_locked(store, core.root, -INFINITY)
-        debris_reclaim_locked(core, core.live)
+        if core.mask & (1 << REMOVE):
+            clear_locked(store, core.root, -INFINITY)
+        else:
+            fence_below_locked(core.root)
         lock_release(&core.lock)
-        store_drain(store)
+        try:
+            store_drain(store)
+        finally:
+            # Nobody will be there to hand the rest back a little at a time.
+            lock_acquire(&core.lock)
+            store_take_all_locked(core, &taken)
+            lock_release(&core.lock)
+            slab_drop(&taken)
+
+    def _slice(self, int at_once):
+        """Let a call remove so many entries itself, for tests of what becomes debris."""
+        self.store.core.at_once = at_once
+
+    def _debris(self):
+        """How many entries are out of reach and still hold their memory."""
+        cdef Core* core = &self.store.core
+        cdef Space* cut = core.debris
+        debris = core.debris_count
+        while cut != NULL:
+            debris += cut.own
+            cut = cut.next
+        return debris
 
     def _tagged(self, str tag not None):
         """How many entries bear the tag, here and below."""

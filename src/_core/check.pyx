@@ -48,7 +48,9 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
         own += 1
         own_weight += entry_weight(&core.slab, i)
         stale += entry_counts_as_stale(e)
-        if e.seat != NONE:
+        if space.parent == NULL and space != core.root:
+            pass                                  # cut off: nothing of it is due any more
+        elif e.seat != NONE:
             seated += 1
             check_that(space.deadlines.ids[e.seat] == i, f"{label}: a seat is another's")
             if not entry_counts_as_stale(e):
@@ -132,7 +134,7 @@ cdef int check_store(Store store) except -1:
     """The whole cache. No other thread is in it, and no call is under way."""
     cdef Core* core = &store.core
     cdef int64_t links = 0, entries
-    cdef uint32_t p, b, slot, in_part, in_table = 0, idle = 0
+    cdef uint32_t p, b, slot, in_part, in_table = 0, idle = 0, i, left = 0
     cdef Space* space
     lock_acquire(&core.lock)
     try:
@@ -143,6 +145,15 @@ cdef int check_store(Store store) except -1:
             check_space(store, space, &links)
             entries += space.own
             space = space.next
+        i = core.debris_first
+        while i != NONE:
+            check_that(entry_at(&core.slab, i).space == NONE, "debris can be reached")
+            check_that(check_table_holds(core, entry_at(&core.slab, i).hash, i),
+                       "debris is not in the table")
+            left += 1
+            i = entry_at(&core.slab, i).newer
+        check_that(left == core.debris_count, "the debris is miscounted")
+        entries += left
         check_that(core.limbo_first == NONE and core.limbo_count == 0, "entries are left in limbo")
         check_that(links == core.tags.links_live, "links miscounted")
         for p in range(1 << core.table.bits):

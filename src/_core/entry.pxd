@@ -13,7 +13,13 @@ cdef extern from * nogil:
     #define FLOWCACHE_NONE UINT32_MAX
     #define FLOWCACHE_PAGE_BITS 13
     #define FLOWCACHE_PAGE (1u << FLOWCACHE_PAGE_BITS)
+    #if defined(__GNUC__)
+    #define flowcache_prefetch(place) __builtin_prefetch(place)
+    #else
+    #define flowcache_prefetch(place) ((void)(place))
+    #endif
     """
+    void prefetch "flowcache_prefetch"(const void* place)   # harmless for any address
     const uint32_t NONE "FLOWCACHE_NONE"          # "no entry", "no link", "no seat"
     const uint32_t PAGE "FLOWCACHE_PAGE"
     const uint32_t PAGE_BITS "FLOWCACHE_PAGE_BITS"
@@ -35,8 +41,8 @@ cdef struct Entry:
     PyObject* value     # owned, likewise
     double deadline     # cache clock; INFINITY: never
     uint32_t hash       # what the table mixed from the key's hash and the namespace's salt
-    uint32_t space      # id of its namespace
-    uint32_t newer      # LRU neighbours; `newer` also chains free slots, and entries in limbo
+    uint32_t space      # id of its namespace; NONE: debris, which no look-up can meet
+    uint32_t newer      # LRU neighbours; `newer` also chains free slots, limbo and debris
     uint32_t older
     uint32_t seat       # its place in its namespace's expiry heap, or NONE
     uint32_t links      # first tag link, or NONE; in limbo: the Cause
@@ -57,6 +63,7 @@ cdef struct Slab:
     uint32_t used       # slots ever handed out
     uint32_t free       # chain of slots handed back
     uint32_t n_free
+    bint surplus        # the last pages were filled once, and are not any more
     bint weighs
 
 
@@ -157,17 +164,21 @@ cdef inline void slab_give(Slab* slab, uint32_t i) noexcept nogil:
 
 
 cdef inline void slab_trim(Slab* slab) noexcept nogil:
-    """Hand back all pages but the first. The slab holds nothing, in limbo neither."""
-    cdef uint32_t p
-    for p in range(1, slab.n_pages):
-        free(slab.pages[p])
-        if slab.weighs:
-            free(slab.weights[p])
-    if slab.n_pages > 1:
-        slab.n_pages = 1
+    """Begin anew with a slab that holds nothing, in limbo neither. Its pages are surplus then."""
     slab.used = 0
     slab.free = NONE
     slab.n_free = 0
+    slab.surplus = slab.n_pages > 1
+
+
+cdef inline void slab_give_page(Slab* slab) noexcept nogil:
+    """Hand the last page back to the system if it is still surplus."""
+    if slab.used <= ((slab.n_pages - 1) << PAGE_BITS):
+        slab.n_pages -= 1
+        free(slab.pages[slab.n_pages])
+        if slab.weighs:
+            free(slab.weights[slab.n_pages])
+    slab.surplus = slab.n_pages > 1 and slab.used <= ((slab.n_pages - 1) << PAGE_BITS)
 
 
 cdef inline void slab_free(Slab* slab) noexcept nogil:

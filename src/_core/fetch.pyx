@@ -234,6 +234,15 @@ cdef void fence_all_locked(Space* space) noexcept:
         at = (<Load>at).older
 
 
+cdef void fence_below_locked(Space* space) noexcept:
+    cdef Space* child = space.child
+    fence_all_locked(space)
+    while child != NULL:
+        if child.pending:
+            fence_below_locked(child)
+        child = child.next
+
+
 cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
     """Fence the loads, here and below, that bear the tags; the others remember that they are lost.
 

@@ -52,9 +52,9 @@ cdef class Many(Mapping):
     def clear(self):
         """Remove every entry of this namespace and of those below it, and of no other.
 
-        Returns how many. Loads that run there are not stored. Costs O(what is removed, and the
-        namespaces right below it). Of a namespace with more than 8,192 entries the memory comes
-        back a little at a time, with later writes or ``sweep()``.
+        Returns how many. Loads that run there are not stored. Costs O(namespaces below), and
+        O(what is removed) up to some thousand entries; the memory of more comes back a little at
+        a time, with later writes or ``sweep()``.
         """
         cdef Store store = self.store
         cdef Core* core = &store.core
@@ -63,7 +63,8 @@ cdef class Many(Mapping):
         space_guard_closed(store)
         lock_acquire(&core.lock)
         removed = clear_locked(store, self.space, now)
-        debris_reclaim_locked(core, AT_ONCE)
+        if core.limbo_count < core.at_once:
+            debris_reclaim_locked(core, core.at_once - core.limbo_count)
         lock_release(&core.lock)
         if core.limbo_first != NONE:
             store_drain(store)
@@ -97,7 +98,7 @@ cdef class Many(Mapping):
         cdef Space* space = self.space
         cdef double now = store_now(store)
         cdef int64_t removed = 0
-        cdef uint32_t i, newer
+        cdef uint32_t i, newer, far
         cdef Entry* e
         if not isinstance(prefix, str):
             raise TypeError(f"prefix: must be a str, got {type(prefix).__name__}")
@@ -108,9 +109,16 @@ cdef class Many(Mapping):
             if space.own_pending:
                 fence_prefix_locked(space, prefix)
             i = space.order.oldest
+            far = i
+            for _ in range(AHEAD):
+                if far != NONE:
+                    far = entry_at(&core.slab, far).newer
             while i != NONE:
                 e = entry_at(&core.slab, i)
                 newer = e.newer
+                if far != NONE:
+                    prefetch(entry_at(&core.slab, far).key)
+                    far = entry_at(&core.slab, far).newer
                 if (PyUnicode_Check(<object>e.key)
                         and PyUnicode_Tailmatch(<object>e.key, prefix, 0, PY_SSIZE_T_MAX, -1) == 1):
                     removed += remove_one_locked(core, i, PREFIX, now)

@@ -96,32 +96,45 @@ cdef int64_t remove_one_locked(Core* core, uint32_t i, Cause cause, double now) 
 
 
 # A large namespace is cleared by cutting its entries off: they keep the namespace's id, which the
-# namespace gives up for a new one, so that no look-up can meet them again. They go a few at a time
-# as the cache is used. So clear() takes effect at once and holds nobody up.
+# namespace gives up for a new one, so that no look-up can meet them again. They are debris then,
+# and go a few at a time as the cache is used: clear() takes effect at once and holds nobody up.
 
 cdef enum:
-    CUT_OFF = 8192                # entries beyond which they are cut off
-    AT_ONCE = 4096                # entries that clear() itself still removes
+    WORTH_CUTTING = 32            # once the limbo is full, for as many entries it is the less work
 
 
-cdef bint space_cut_off_locked(Store store, Space* space) noexcept:
-    """Turn a namespace's own entries into debris; False, and nothing done, when memory is out."""
+cdef inline bint space_may_be_cut(Core* core, Space* space) noexcept:
+    if core.mask & (1 << REMOVE):
+        return False
+    return space.own > (core.at_once if core.limbo_count < core.at_once
+                        or core.at_once < WORTH_CUTTING else WORTH_CUTTING)
+
+
+cdef int64_t space_cut_off_locked(Store store, Space* space, double now) noexcept:
+    """Turn a namespace's own entries into debris; how many of them were held, and not due to
+    expire anyway. -1, and nothing done, when memory is out.
+
+    For a namespace whose tags have no records below it.
+    """
     cdef Core* core = &store.core
     cdef Space* cut
     cdef uint32_t old = space.id, t, up
+    cdef int64_t due
     if space_id_reserve(core) < 0:
-        return False
+        return -1
     cut = <Space*>calloc(1, sizeof(Space))
     if cut == NULL:
-        return False
+        return -1
     if (space.parent != NULL and dict_put_number(space.parent.children, <object>space.name,
                                                  space_next_id(core)) < 0):
         PyErr_Clear()
         free(cut)
-        return False
+        return -1
+    due = heap_due(core, &space.deadlines, 0, now, True)
+    space.counters.expirations += due
+    space.counters.invalidations += space.own - due
     cut.id = old
     cut.order = space.order
-    cut.deadlines = space.deadlines
     cut.own = space.own
     cut.own_stale = space.own_stale
     cut.own_weight = space.own_weight
@@ -134,11 +147,10 @@ cdef bint space_cut_off_locked(Store store, Space* space) noexcept:
     cut.next = core.debris
     core.debris = cut
     core.spaces[old] = cut
-    space.counters.invalidations += space.own
     space_take_id(core, space)
     space.order.newest = NONE
     space.order.oldest = NONE
-    memset(&space.deadlines, 0, sizeof(Heap))
+    heap_free(&space.deadlines)
     space.own_stale = 0
     space.tags = NULL
     if space.parent != NULL:
@@ -150,36 +162,22 @@ cdef bint space_cut_off_locked(Store store, Space* space) noexcept:
             space.parent.by_weight.ids[space.seat[<int>BY_WEIGHT]] = space.id
     space_add(core, space, -<int64_t>space.own, -space.own_weight)
     if cut.tags != NULL:
-        # Its tags' records go with it, and no longer count above. What was below is gone already.
+        # Its tags' records go with it, and no longer count above.
         for t in (<dict>cut.tags).values():
             core.tags.records[t].space = cut
             up = core.tags.records[t].parent
             if up != NONE:
                 tag_unhang(&core.tags, t)
                 tag_release_locked(core, up)
-    return True
-
-
-cdef void debris_reclaim_locked(Core* core, int64_t most) noexcept:
-    """Remove at most so many of the entries that were cut off."""
-    cdef Space* cut
-    while most > 0 and core.debris != NULL:
-        cut = core.debris
-        if cut.own:
-            entry_unlink_locked(core, cut.order.oldest, CLEARED)
-            most -= 1
-        elif core.limbo_count:
-            return                                # entries in limbo still bear its id
-        else:
-            core.debris = cut.next
-            space_give_id(core, cut.id)
-            space_free(cut)
+    idle_consider(core, space)
+    return cut.own - due
 
 
 cdef int64_t clear_locked(Store store, Space* space, double now) noexcept:
     """Remove all of a namespace and of those below it, and let its running loads end in vain."""
     cdef Core* core = &store.core
-    cdef int64_t removed = 0
+    cdef int64_t removed = 0, cut
+    cdef uint32_t i
     cdef Space* child = space.child
     if space.own_pending:
         fence_all_locked(space)
@@ -187,28 +185,53 @@ cdef int64_t clear_locked(Store store, Space* space, double now) noexcept:
         if child.entries or child.pending:
             removed += clear_locked(store, child, now)
         child = child.next
-    if space.own > CUT_OFF and not core.mask & (1 << REMOVE):
-        removed += space.own
-        if space_cut_off_locked(store, space):
-            idle_consider(core, space)
-            return removed
-        removed -= space.own
+    if space_may_be_cut(core, space):
+        cut = space_cut_off_locked(store, space, now)
+        if cut >= 0:
+            return removed + cut
     while space.order.oldest != NONE:
-        removed += remove_one_locked(core, space.order.oldest, CLEARED, now)
+        i = space.order.oldest
+        if entry_at(&core.slab, i).newer != NONE:
+            entry_prefetch(core, entry_at(&core.slab, i).newer)
+        removed += remove_one_locked(core, i, CLEARED, now)
     if space.deadlines.capacity > 64:
         heap_free(&space.deadlines)
     return removed
 
 
-cdef int64_t tag_invalidate_locked(Core* core, uint32_t t, list others, double now) noexcept:
+cdef int64_t tag_invalidate_locked(Store store, uint32_t t, list others, double now) noexcept:
     """Remove the entries that bear tag record t, here and below; with `others`: these tags too."""
+    cdef Core* core = &store.core
     cdef int64_t removed = 0
-    cdef uint32_t link, child, next, i
+    cdef uint32_t link, near, far, child, next, i, k
     cdef Tag* tag = &core.tags.records[t]
+    if (others is None and tag.space.child == NULL and tag.total == tag.space.own
+            and space_may_be_cut(core, tag.space)):
+        # All that the namespace holds bears the tag.
+        removed = space_cut_off_locked(store, tag.space, now)
+        if removed >= 0:
+            return removed
+        removed = 0
     # Pinned: the last removal must not free the record under the walk.
     tag.total += 1
     link = tag.first
+    # Two scouts run ahead of the walk: one asks for the entries, the other for their neighbours.
+    near = link
+    far = link
+    for k in range(2 * AHEAD):
+        if far != NONE:
+            prefetch(&entry_at(&core.slab, core.tags.links[far].entry).hash)
+            far = core.tags.links[far].older
+        if k >= AHEAD and near != NONE:
+            entry_prefetch(core, core.tags.links[near].entry)
+            near = core.tags.links[near].older
     while link != NONE:
+        if far != NONE:
+            prefetch(&entry_at(&core.slab, core.tags.links[far].entry).hash)
+            far = core.tags.links[far].older
+        if near != NONE:
+            entry_prefetch(core, core.tags.links[near].entry)
+            near = core.tags.links[near].older
         i = core.tags.links[link].entry
         link = core.tags.links[link].older
         if others is None or bears_all(core, i, others):
@@ -216,7 +239,7 @@ cdef int64_t tag_invalidate_locked(Core* core, uint32_t t, list others, double n
     child = core.tags.records[t].child
     while child != NONE:
         next = core.tags.records[child].next
-        removed += tag_invalidate_locked(core, child, others, now)
+        removed += tag_invalidate_locked(store, child, others, now)
         child = next
     core.tags.records[t].total -= 1
     tag_release_locked(core, t)
@@ -258,9 +281,9 @@ cdef int64_t invalidate(View view, tuple tags, bint every) except -1:
                 if rarest == NONE or core.tags.records[t].total < core.tags.records[rarest].total:
                     rarest = t
             elif t != NONE:
-                removed += tag_invalidate_locked(core, t, None, now)
+                removed += tag_invalidate_locked(store, t, None, now)
         if rarest != NONE:
-            removed += tag_invalidate_locked(core, rarest, others, now)
+            removed += tag_invalidate_locked(store, rarest, others, now)
     finally:
         lock_release(&core.lock)
     if core.limbo_first != NONE:

@@ -221,6 +221,7 @@ cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
     cdef Core* core = &store.core
     cdef Space* victim
     cdef Seating by
+    cdef uint32_t steps
     while True:
         if space.max_entries >= 0 and space.entries > space.max_entries:
             by = BY_ENTRIES
@@ -228,7 +229,8 @@ cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
             by = BY_WEIGHT
         else:
             return 0
-        if space_settle_one_locked(core, space, now, True):
+        steps = SETTLE
+        if space_settle_one_locked(core, space, now, True, &steps):
             continue
         victim = space_victim(core, space, NULL, by, 0, 0)
         if victim == NULL:

@@ -107,8 +107,12 @@ cdef struct Core:
     uint32_t limbo_first          # entries that are out of every structure and wait to be dropped
     uint32_t limbo_last
     uint32_t limbo_count
+    uint32_t at_once              # entries that one call may put in limbo: what is more is debris
     uint32_t live                 # entries in the table, debris included
-    Space* debris                 # what clear() cut off and nobody can reach: see removal
+    uint32_t debris_first         # entries that nobody can reach and whose memory goes later
+    uint32_t debris_last
+    uint32_t debris_count
+    Space* debris                 # the same, cut off from a namespace all together: see removal
     uint32_t mask                 # kinds of events that somebody listens to
     uint32_t listening[KINDS_COUNT]   # how many listeners, by kind
     bint opened                   # false: closed, and nobody's yet

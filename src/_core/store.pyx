@@ -192,11 +192,21 @@ cdef void tag_release_locked(Core* core, uint32_t t) noexcept:
 
 # ------------------------------------------------------------------------------- removal
 
+cdef enum:
+    AHEAD = 8                     # entries that are asked for before they are needed
+    AT_ONCE = 1024                # entries that one call puts in limbo
+    A_FEW = 4                     # entries of debris that a store reclaims
+
+
 cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
-    """Take entry i out of every structure, count it, and leave it in limbo with its references."""
+    """Take entry i out of every structure, count it, and leave it in limbo with its references.
+
+    What one call removes beyond `at_once` entries becomes debris: out of reach and out of every
+    count at once, while its slot of the table and its references, which are most of the work, go
+    later and a few at a time. Not so while somebody listens, who is told before the call ends.
+    """
     cdef Entry* e = entry_at(&core.slab, i)
     cdef Space* space = core.spaces[e.space]
-    table_remove(&core.table, e.hash, i)
     lru_remove(&core.slab, &space.order, e)
     if e.seat != NONE:
         heap_remove(core, ENTRIES, &space.deadlines, e.seat)
@@ -205,13 +215,24 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
     if entry_counts_as_stale(e):
         space.own_stale -= 1
     space_add(core, space, -1, -entry_weight(&core.slab, i))
-    core.live -= 1
     if cause == EXPIRED:
         space.counters.expirations += 1
     elif cause == EVICTED or cause == OVER_LIMIT:
         space.counters.evictions += 1
     elif cause != REPLACED:
         space.counters.invalidations += 1
+    if core.limbo_count < core.at_once or core.mask & (1 << REMOVE):
+        limbo_push_locked(core, i, cause)
+    else:
+        debris_push_locked(core, i)
+    idle_consider(core, space)
+
+
+cdef inline void limbo_push_locked(Core* core, uint32_t i, Cause cause) noexcept:
+    """Take entry i, which only the table still knows, out of it."""
+    cdef Entry* e = entry_at(&core.slab, i)
+    table_remove(&core.table, e.hash, i)
+    core.live -= 1
     e.links = cause
     e.newer = NONE
     if core.limbo_last == NONE:
@@ -220,7 +241,84 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
         entry_at(&core.slab, core.limbo_last).newer = i
     core.limbo_last = i
     core.limbo_count += 1
-    idle_consider(core, space)
+
+
+cdef inline void debris_push_locked(Core* core, uint32_t i) noexcept:
+    """Leave entry i in the table for now, under the id of no namespace."""
+    cdef Entry* e = entry_at(&core.slab, i)
+    e.space = NONE
+    e.newer = NONE
+    if core.debris_last == NONE:
+        core.debris_first = i
+    else:
+        entry_at(&core.slab, core.debris_last).newer = i
+    core.debris_last = i
+    core.debris_count += 1
+
+
+cdef inline bint debris_is_left(Core* core) noexcept nogil:
+    return core.debris_count or core.debris != NULL or core.slab.surplus
+
+
+cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
+    """Put at most so many entries of debris in limbo, oldest first, and give one page back."""
+    cdef uint32_t i
+    cdef Space* cut
+    cdef Entry* e
+    while most > 0 and core.debris_count:
+        i = core.debris_first
+        core.debris_first = entry_at(&core.slab, i).newer
+        if core.debris_first == NONE:
+            core.debris_last = NONE
+        else:
+            entry_prefetch(core, core.debris_first)
+        core.debris_count -= 1
+        limbo_push_locked(core, i, CLEARED)
+        most -= 1
+    while most > 0 and core.debris != NULL:
+        cut = core.debris
+        i = cut.order.oldest
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            cut.order.oldest = e.newer
+            if e.newer != NONE:
+                entry_at(&core.slab, e.newer).older = NONE
+                entry_prefetch(core, e.newer)
+            else:
+                cut.order.newest = NONE
+            while e.links != NONE:
+                tag_release_locked(core, link_remove_first(&core.tags, e))
+            if entry_counts_as_stale(e):
+                cut.own_stale -= 1
+            space_add(core, cut, -1, -entry_weight(&core.slab, i))
+            # Its id may be another namespace's before the limbo is drained.
+            e.space = NONE
+            limbo_push_locked(core, i, CLEARED)
+            most -= 1
+        else:
+            core.debris = cut.next
+            space_give_id(core, cut.id)
+            space_free(cut)
+    if core.slab.surplus:
+        slab_give_page(&core.slab)
+
+
+cdef inline void entry_prefetch(Core* core, uint32_t i) noexcept nogil:
+    """Ask for what the removal of entry i will touch: the table's bucket and its neighbours."""
+    cdef Entry* e = entry_at(&core.slab, i)
+    cdef Part* part
+    cdef Heap* heap
+    if core.limbo_count < core.at_once:
+        part = table_part(&core.table, e.hash)
+        prefetch(&part.buckets[part_home(&core.table, part, e.hash)])
+    if e.space != NONE and e.seat != NONE:
+        heap = &core.spaces[e.space].deadlines
+        prefetch(&heap.keys[e.seat])
+        prefetch(&heap.ids[e.seat])
+    if e.newer != NONE:
+        prefetch(entry_at(&core.slab, e.newer))
+    if e.older != NONE:
+        prefetch(entry_at(&core.slab, e.older))
 
 
 cdef int store_drain(Store store) except -1:
@@ -233,7 +331,7 @@ cdef int store_drain(Store store) except -1:
     cdef uint32_t i
     cdef Entry* e
     cdef Cause cause
-    cdef Space* space
+    cdef uint32_t where
     error = None
     while core.limbo_first != NONE:
         lock_acquire(&core.lock)
@@ -245,22 +343,25 @@ cdef int store_drain(Store store) except -1:
         core.limbo_first = e.newer
         if core.limbo_first == NONE:
             core.limbo_last = NONE
+        else:
+            # What is dropped has mostly left the processor's caches long ago.
+            prefetch(entry_at(&core.slab, core.limbo_first).key)
+            prefetch(entry_at(&core.slab, core.limbo_first).value)
         key = <object>e.key
         value = <object>e.value
         Py_DECREF(key)                            # the entry's own; the locals hold theirs
         Py_DECREF(value)
         cause = <Cause>e.links
-        space = core.spaces[e.space]
+        where = e.space
         slab_give(&core.slab, i)
         if core.live == 0 and core.limbo_first == NONE and core.slab.n_pages > 1:
             slab_trim(&core.slab)
-            table_trim(&core.table)
             tags_shrink(core)
         targets = None
-        if core.mask & (1 << REMOVE):
+        if core.mask & (1 << REMOVE) and where != NONE:
             # Still counted as in limbo, so that no namespace is forgotten meanwhile.
             try:
-                targets = listeners_of(store, space, REMOVE)
+                targets = listeners_of(store, core.spaces[where], REMOVE)
             except BaseException as failure:
                 error = failure if error is None else error
         core.limbo_count -= 1
@@ -290,17 +391,25 @@ cdef void tags_shrink(Core* core) noexcept:
 
 # ------------------------------------------------------------------------------- expiry
 
-cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint below) noexcept:
+cdef enum:
+    SETTLE = 1024                 # looks at a heap that one call takes to find what is due
+    SETTLE_A_FEW = 8              # the same for a store that has room
+
+
+cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint below,
+                                  uint32_t* steps) noexcept:
     """Expire one due entry of the namespace, or (`below`) under it; False if none is due.
 
     An entry comes up at its deadline. One that is kept longer is counted as stale from then on and
-    comes up once more when that time is over.
+    comes up once more when that time is over. Each look takes one of the `steps`, so that a
+    million of them that came due at once hold nobody up: without steps the answer is False.
     """
     cdef Heap* heap = &space.deadlines
     cdef Entry* e
     cdef uint32_t i
     cdef double key
-    while heap.n and heap.keys[0] <= now:
+    while heap.n and heap.keys[0] <= now and steps[0]:
+        steps[0] -= 1
         i = heap.ids[0]
         e = entry_at(&core.slab, i)
         if e.deadline > now:
@@ -320,9 +429,10 @@ cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint bel
     if not below:
         return False
     heap = &space.due
-    while heap.n and heap.keys[0] <= now:
+    while heap.n and heap.keys[0] <= now and steps[0]:
+        steps[0] -= 1
         i = heap.ids[0]
-        if space_settle_one_locked(core, core.spaces[i], now, True):
+        if space_settle_one_locked(core, core.spaces[i], now, True, steps):
             return True
         key = space_bound(core.spaces[i])
         if isinf(key):
@@ -330,6 +440,28 @@ cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint bel
         else:
             heap_rekey(core, BY_DUE, heap, 0, key)
     return False
+
+
+cdef int64_t heap_due(Core* core, Heap* heap, uint32_t seat, double now, bint gone) noexcept nogil:
+    """Count who at the seat, or below it, is past its TTL and not counted as stale, or (`gone`)
+    past all use. Changes nothing; costs O(what is due), by the law of the heaps."""
+    cdef Entry* e
+    cdef uint32_t child, last
+    cdef int64_t due
+    if seat >= heap.n or heap.keys[seat] > now:
+        return 0
+    e = entry_at(&core.slab, heap.ids[seat])
+    if gone:
+        due = entry_last(e) <= now
+    else:
+        due = e.deadline <= now and not entry_counts_as_stale(e)
+    child = seat * ARITY + 1
+    last = child + ARITY if child + ARITY < heap.n else heap.n
+    while child < last:
+        if heap.keys[child] <= now:
+            due += heap_due(core, heap, child, now, gone)
+        child += 1
+    return due
 
 
 cdef inline void entry_schedule_locked(Core* core, Space* space, uint32_t i) noexcept:
@@ -360,7 +492,8 @@ cdef bint space_make_room_locked(Core* core, Space* top, Space* storing, Seating
                                  uint32_t spared, double now) noexcept:
     """Let one entry at or below `top` go: one that is due, else a victim. False: there is none."""
     cdef Space* victim
-    if space_settle_one_locked(core, top, now, True):
+    cdef uint32_t steps = SETTLE
+    if space_settle_one_locked(core, top, now, True, &steps):
         return True
     victim = space_victim(core, top, storing, by, extra, spared)
     if victim == NULL:
@@ -404,6 +537,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
     cdef Space* above = space
     cdef int64_t before = 0
     cdef bint room
+    cdef uint32_t steps = SETTLE_A_FEW
     while True:
         i = store_find_locked(core, space, key, hash)
         if tags is None or tags_are_prepared(space):
@@ -518,9 +652,9 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
     for _ in range(2):
         if core.root.deadlines.n + core.root.due.n == 0 or space_bound(core.root) > now:
             break
-        space_settle_one_locked(core, core.root, now, True)
-    if core.debris != NULL:
-        debris_reclaim_locked(core, 4)
+        space_settle_one_locked(core, core.root, now, True, &steps)
+    if debris_is_left(core):
+        debris_reclaim_locked(core, A_FEW)
     return 1
 
 
@@ -551,6 +685,9 @@ cdef class Store:
         tags_init(&self.core.tags)
         self.core.limbo_first = NONE
         self.core.limbo_last = NONE
+        self.core.debris_first = NONE
+        self.core.debris_last = NONE
+        self.core.at_once = AT_ONCE
         self.core.closed = True
 
     def __init__(self):
@@ -572,21 +709,95 @@ cdef class Store:
         tags_free(&core.tags)
 
 
+cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
+    """Empty every structure at once. `taken` gets the slab with all entries, limbo and debris
+    included, whose references are the caller's to drop. O(namespaces, tags, size of the table)."""
+    cdef uint32_t n, t
+    cdef Space* space
+    taken[0] = core.slab
+    slab_init(&core.slab, taken.weighs)
+    table_clear(&core.table)
+    for t in range(core.tags.used):
+        if core.tags.records[t].name != NULL:
+            Py_DECREF(<object>core.tags.records[t].name)      # a str: runs nobody's code
+    tags_free(&core.tags)
+    while core.debris != NULL:
+        space = core.debris
+        core.debris = space.next
+        space_give_id(core, space.id)
+        space_free(space)
+    for n in range(core.spaces_used):
+        space = core.spaces[n]
+        if space == NULL:
+            continue
+        space.counters.invalidations += space.own
+        space.order.newest = NONE
+        space.order.oldest = NONE
+        space.own = 0
+        space.own_stale = 0
+        space.own_weight = 0
+        space.entries = 0
+        space.weight = 0
+        space.seat[0] = NONE
+        space.seat[1] = NONE
+        space.seat[2] = NONE
+        space.due.n = 0
+        space.by_entries.n = 0
+        space.by_weight.n = 0
+        heap_free(&space.deadlines)
+        if space.tags != NULL:
+            (<dict>space.tags).clear()                        # of str and int: nobody's code either
+    core.limbo_first = NONE
+    core.limbo_last = NONE
+    core.limbo_count = 0
+    core.debris_first = NONE
+    core.debris_last = NONE
+    core.debris_count = 0
+    core.live = 0
+    for n in range(core.spaces_used):
+        if core.spaces[n] != NULL:
+            idle_consider(core, core.spaces[n])
+
+
+cdef void slab_drop(Slab* slab) noexcept:
+    """Drop the references of all entries of a slab that is nobody's any more, page by page.
+
+    Runs user code (__del__). The collector does not see what is still in it, which is safe: what
+    it holds then looks like held from outside.
+    """
+    cdef uint32_t p, k, left = slab.used
+    cdef Entry* e
+    for p in range(slab.n_pages):
+        e = slab.pages[p].entries
+        for k in range(PAGE if left > PAGE else left):
+            if k + AHEAD < PAGE:
+                prefetch(e[AHEAD].key)
+                prefetch(e[AHEAD].value)
+            if e.key != NULL:
+                Py_DECREF(<object>e.key)                      # the entry's own
+                Py_DECREF(<object>e.value)
+            e += 1
+        left -= PAGE if left > PAGE else left
+        free(slab.pages[p])
+        if slab.weighs:
+            free(slab.weights[p])
+    slab.n_pages = 0
+    slab_free(slab)
+
+
 cdef void store_release_entries(Store store) noexcept:
     """Empty the store without events: for the collector, and for the store's end."""
     cdef Core* core = &store.core
+    cdef Slab taken
     cdef uint32_t n
     cdef Space* space
     cdef PyObject* listeners
     cdef Load load
     lock_acquire(&core.lock)
-    for n in range(core.spaces_used):
-        space = core.spaces[n]
-        if space != NULL:
-            while space.order.oldest != NONE:
-                entry_unlink_locked(core, space.order.oldest, CLEARED)
     core.mask = 0
+    store_take_all_locked(core, &taken)
     lock_release(&core.lock)
+    slab_drop(&taken)
     for n in range(core.spaces_used):
         space = core.spaces[n]
         if space != NULL:
@@ -596,7 +807,6 @@ cdef void store_release_entries(Store store) noexcept:
             listeners = space.listeners
             space.listeners = NULL
             Py_XDECREF(listeners)
-    store_drain(store)
 
 
 cdef int store_open(Store store, int64_t max_entries, bint weighs) except -1:

@@ -65,6 +65,7 @@ cdef struct Table:
 cdef enum:
     SLOTS = 7
     PART_ENTRIES = 16384  # what a part is meant to hold
+    SHRINKS = 64          # buckets from which a part that is empty again gives its memory back
 
 
 cdef inline Part* table_part(Table* table, uint32_t hash) noexcept nogil:
@@ -98,30 +99,6 @@ cdef inline void part_put(Table* table, Part* part, uint32_t hash, uint32_t i) n
         b = part_next(part, hash, b)
 
 
-cdef inline void table_put(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
-    cdef Part* part = table_part(table, hash)
-    part_put(table, part, hash, i)
-    part.count += 1
-    part.changes += 1
-
-
-cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
-    """Remove entry i, which is there."""
-    cdef Part* part = table_part(table, hash)
-    cdef uint32_t b = part_home(table, part, hash), slot
-    cdef Bucket* bucket
-    while True:
-        bucket = &part.buckets[b]
-        for slot in range(SLOTS):
-            if bucket.entry[slot] == i and bucket.hash[slot] == hash:
-                bucket.hash[slot] = 0
-                part.count -= 1
-                part.changes += 1
-                return
-        bucket.overflow -= 1
-        b = part_next(part, hash, b)
-
-
 cdef inline uint32_t next_prime(uint32_t n) noexcept nogil:
     cdef uint32_t d
     if n <= 2:
@@ -148,13 +125,39 @@ cdef inline int part_resize(Table* table, Part* part, uint32_t n) noexcept nogil
     part.buckets = <Bucket*>((<size_t>block + 63) & ~<size_t>63)
     part.n = n
     part.changes += 1
-    for b in range(old.n):
+    for b in range(old.n if old.count else 0):
         bucket = &old.buckets[b]
         for slot in range(SLOTS):
             if bucket.hash[slot]:
                 part_put(table, part, bucket.hash[slot], bucket.entry[slot])
     block_free(old.block, (old.n + 1) * sizeof(Bucket))
     return 0
+
+
+cdef inline void table_put(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
+    cdef Part* part = table_part(table, hash)
+    part_put(table, part, hash, i)
+    part.count += 1
+    part.changes += 1
+
+
+cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
+    """Remove entry i, which is there."""
+    cdef Part* part = table_part(table, hash)
+    cdef uint32_t b = part_home(table, part, hash), slot
+    cdef Bucket* bucket
+    while True:
+        bucket = &part.buckets[b]
+        for slot in range(SLOTS):
+            if bucket.entry[slot] == i and bucket.hash[slot] == hash:
+                bucket.hash[slot] = 0
+                part.count -= 1
+                part.changes += 1
+                if part.count == 0 and part.n >= SHRINKS:
+                    part_resize(table, part, 1)   # or it stays as it is
+                return
+        bucket.overflow -= 1
+        b = part_next(part, hash, b)
 
 
 cdef inline int part_reserve(Table* table, Part* part) noexcept nogil:
@@ -184,13 +187,19 @@ cdef inline int table_init(Table* table, int64_t entries) noexcept nogil:
     return 0
 
 
-cdef inline int table_trim(Table* table) noexcept nogil:
-    """Shrink the parts of an empty table; one that cannot be shrunk stays as it is."""
+cdef inline void table_clear(Table* table) noexcept nogil:
+    """Empty the table; a part that cannot be shrunk for want of memory keeps its size."""
     cdef uint32_t p
+    cdef Part* part
+    if table.parts == NULL:
+        return
     for p in range(1 << table.bits):
-        if table.parts[p].n > 1:
-            part_resize(table, &table.parts[p], 1)
-    return 0
+        part = &table.parts[p]
+        part.changes += 1
+        if part.count:
+            part.count = 0
+            if part.n == 1 or part_resize(table, part, 1) < 0:
+                memset(part.buckets, 0, part.n * sizeof(Bucket))
 
 
 cdef inline void table_free(Table* table) noexcept nogil:

@@ -21,9 +21,6 @@ V = TypeVar("V")
 
 logger = logging.getLogger("flowcache")
 
-SWEEP_SLICE = 1_000
-"""Entries that a sweep reclaims before other threads may have their turn."""
-
 MutableMapping.register(Namespace)
 
 
@@ -101,12 +98,16 @@ class Cache(Namespace[V]):
         self._close()
 
     def sweep(self) -> int:
-        """Expire every entry whose time is over; return how many. Costs O(log n) for each."""
+        """Expire every entry whose time is over; return how many. Costs O(log n) for each.
+
+        Hands back all that ``clear`` and ``invalidate_*`` left behind, too. Other threads run in
+        between, after some thousand entries at most.
+        """
         swept = 0
-        while expired := self._sweep(SWEEP_SLICE):
+        more = True
+        while more:
+            expired, more = self._sweep()
             swept += expired
-        while self._has_debris():
-            self._sweep(SWEEP_SLICE)
         self._emit("sweep", None, value=swept)
         return swept
 
