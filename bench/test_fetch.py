@@ -1,0 +1,250 @@
+"""What a hit costs through fetch, afetch and cached functions, beside what it is measured against.
+
+    make bench ARGS="bench/test_fetch.py -rP"
+
+Each test is one claim. Its contestants take turns: a round is one pass of each over the same 1,000
+string keys, in an order that is drawn anew, and what counts is the median of the rounds. So a
+machine that slows down for a moment slows all of them. `-rP` shows the figures, and a benchmark's
+`--benchmark-json` has them as `extra_info`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import statistics
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import timedelta
+from time import perf_counter
+from typing import Any
+
+import aiocache
+import cachebox
+import cachetools
+import cashews
+import moka_py
+import pytest
+import theine
+from async_lru import alru_cache
+
+from flowcache import create_cache
+
+KEYS = [f"contacts:{number}" for number in range(1_000)]
+TTL = 300
+ROUNDS = 400
+ROUNDS_AMONG_RIVALS = 40  # some of whom take a thousand times as long
+WARM_UP = 5
+
+Timed = Callable[[], Coroutine[Any, Any, float]]
+
+
+def load() -> str:
+    raise AssertionError("a hit calls no loader")
+
+
+async def aload() -> str:
+    raise AssertionError("a hit calls no loader")
+
+
+def timed(call: Callable[[str], Any]) -> Timed:
+    """A contestant: one pass of plain calls; seconds a call."""
+
+    async def once() -> float:
+        begun = perf_counter()
+        for key in KEYS:
+            call(key)
+        return (perf_counter() - begun) / len(KEYS)
+
+    return once
+
+
+def timed_with(call: Callable[[str, Any], Any], loader: Any) -> Timed:
+    """A contestant that is given a loader."""
+
+    async def once() -> float:
+        begun = perf_counter()
+        for key in KEYS:
+            call(key, loader)
+        return (perf_counter() - begun) / len(KEYS)
+
+    return once
+
+
+def awaited(call: Callable[[str], Any]) -> Timed:
+    """A contestant: one pass of awaited calls; seconds a call."""
+
+    async def once() -> float:
+        begun = perf_counter()
+        for key in KEYS:
+            await call(key)
+        return (perf_counter() - begun) / len(KEYS)
+
+    return once
+
+
+def awaited_with(call: Callable[[str, Any], Any], loader: Any) -> Timed:
+    """A contestant that is given a loader, and awaited."""
+
+    async def once() -> float:
+        begun = perf_counter()
+        for key in KEYS:
+            await call(key, loader)
+        return (perf_counter() - begun) / len(KEYS)
+
+    return once
+
+
+class Contest:
+    """Contestants that take turns, and the medians that come of it."""
+
+    def __init__(self, benchmark: Any) -> None:
+        self.benchmark = benchmark
+        self.loop = asyncio.new_event_loop()
+        self.contestants: dict[str, Timed] = {}
+
+    def enter(self, **contestants: Timed) -> None:
+        self.contestants.update(contestants)
+
+    def run(self, call: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
+        return self.loop.run_until_complete(call(*arguments))
+
+    def hold(self, rounds: int) -> dict[str, float]:
+        """Nanoseconds a call of each."""
+        times: dict[str, list[float]] = {name: [] for name in self.contestants}
+        turns = list(self.contestants.items())
+
+        async def one_round() -> None:
+            random.shuffle(turns)
+            for name, once in turns:
+                times[name].append(await once())
+
+        warm_up = WARM_UP
+        if self.benchmark.disabled:
+            rounds, warm_up = 1, 0
+        self.benchmark.pedantic(
+            self.run, (one_round,), rounds=rounds, iterations=1, warmup_rounds=warm_up
+        )
+        medians = {name: statistics.median(taken[warm_up:]) * 1e9 for name, taken in times.items()}
+        self.benchmark.extra_info["nanoseconds"] = medians
+        return medians
+
+    def claim(self, ours: str, most: float, of: str, rounds: int = ROUNDS) -> None:
+        """Say what each took, and fail if ours took more than `most` times what `of` did."""
+        medians = self.hold(rounds)
+        for name, median in sorted(medians.items(), key=lambda item: item[1]):
+            print(f"{name:<22}{median:>9.1f} ns  {median / medians[of]:>6.2f} x {of}")
+        ratio = medians[ours] / medians[of]
+        self.benchmark.extra_info.update(ratio=ratio, of=of, most=most)
+        if not self.benchmark.disabled:
+            assert ratio <= most, f"{ours} takes {ratio:.2f} x {of}, more than {most}"
+
+
+@pytest.fixture
+def contest(benchmark: Any) -> Iterator[Contest]:
+    contest = Contest(benchmark)
+    yield contest
+    contest.loop.close()
+
+
+@pytest.fixture
+def ns() -> Any:
+    ns = create_cache(default_ttl=TTL).namespace("tenant:acme")
+    for key in KEYS:
+        ns.set(key, key)
+    return ns
+
+
+async def empty(key: str) -> str:
+    return key
+
+
+async def upstream(key: str) -> str:
+    return key
+
+
+async def ask_for_all(call: Callable[[str], Any]) -> None:
+    for key in KEYS:
+        await call(key)
+
+
+def test_fetch_hit_beside_get_hit(contest: Contest, ns: Any) -> None:
+    contest.enter(get=timed(ns.get), fetch=timed_with(ns.fetch, load), dict_get=timed(dict(ns).get))
+    contest.claim("fetch", 1.3, "get")
+
+
+def test_afetch_hit_beside_an_empty_coroutine(contest: Contest, ns: Any) -> None:
+    contest.enter(empty_coroutine=awaited(empty), afetch=awaited_with(ns.afetch, aload))
+    contest.claim("afetch", 0.9, "empty_coroutine")
+
+
+def test_cached_async_hit_beside_an_empty_coroutine(contest: Contest, ns: Any) -> None:
+    cached = ns.cached()(upstream)
+    contest.enter(empty_coroutine=awaited(empty), cached=awaited(cached))
+    contest.run(ask_for_all, cached)
+    contest.claim("cached", 1.5, "empty_coroutine")
+
+
+def test_cached_sync_hit_beside_lru_cache(contest: Contest, ns: Any) -> None:
+    lru_cache = functools.lru_cache(maxsize=2_000)(str.upper)
+    cached = ns.wrap(str.upper)
+    for key in KEYS:
+        lru_cache(key), cached(key)
+    contest.enter(lru_cache=timed(lru_cache), cached=timed(cached))
+    contest.claim("cached", 1.5, "lru_cache")
+
+
+def test_cached_method_hit_beside_lru_cache(contest: Contest, ns: Any) -> None:
+    class Client:
+        @functools.lru_cache(maxsize=2_000)  # noqa: B019
+        def lru_cached(self, key: str) -> str:
+            return key
+
+        @ns.cached()
+        def cached(self, key: str) -> str:
+            return key
+
+    client = Client()
+    for key in KEYS:
+        client.lru_cached(key), client.cached(key)
+    contest.enter(
+        lru_cache=timed(lambda key: client.lru_cached(key)),  # noqa: PLW0108 - as it is called
+        cached=timed(lambda key: client.cached(key)),  # noqa: PLW0108
+    )
+    contest.claim("cached", 1.5, "lru_cache")
+
+
+def test_cached_async_hit_beside_others(contest: Contest, ns: Any) -> None:
+    """The decorators that others have for async functions, with a TTL where they take one."""
+    in_memory = cashews.Cache()
+    in_memory.setup("mem://?size=10000&check_interval=0")
+    rivals = {
+        "flowcache": ns.cached()(upstream),
+        "async_lru": alru_cache(maxsize=2_000, ttl=TTL)(upstream),
+        "cachebox": cachebox.cached(cachebox.TTLCache(2_000, TTL))(upstream),
+        "cashews": in_memory(ttl=TTL)(upstream),
+        "aiocache": aiocache.cached(ttl=TTL)(upstream),
+        "moka_py": moka_py.cached(maxsize=2_000, ttl=TTL)(upstream),
+    }
+    contest.enter(empty_coroutine=awaited(empty))
+    for name, cached in rivals.items():
+        contest.run(ask_for_all, cached)
+        contest.enter(**{name: awaited(cached)})
+    contest.claim("flowcache", 1.5, "empty_coroutine", ROUNDS_AMONG_RIVALS)
+
+
+def test_cached_sync_hit_beside_others(contest: Contest, ns: Any) -> None:
+    """The decorators that others have for plain functions, with a TTL where they take one."""
+    rivals = {
+        "flowcache": ns.wrap(str.upper),
+        "lru_cache": functools.lru_cache(maxsize=2_000)(str.upper),
+        "cachetools": cachetools.cached(cachetools.TTLCache(2_000, ttl=TTL))(str.upper),
+        "cachebox": cachebox.cached(cachebox.TTLCache(2_000, TTL))(str.upper),
+        "moka_py": moka_py.cached(maxsize=2_000, ttl=TTL)(str.upper),
+        "theine": theine.Memoize(2_000, timedelta(seconds=TTL))(str.upper),
+    }
+    for name, cached in rivals.items():
+        for key in KEYS:
+            cached(key)
+        contest.enter(**{name: timed(cached)})
+    contest.claim("flowcache", 1.5, "lru_cache", ROUNDS_AMONG_RIVALS)
