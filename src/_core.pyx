@@ -90,6 +90,7 @@ cdef extern from "Python.h":
 # What the Python face does for the core: cold calls, and calls that build the face's own types.
 cdef object face_fetch, face_afetch, face_fetch_any, face_refresh, face_arefresh
 cdef object face_fetch_many, face_afetch_many, face_wrap, face_cached, face_for_current_tenant
+cdef object face_keys, face_values, face_items
 cdef object face_subscribe, face_dispatch, face_stats, face_is_async, face_limits_type
 
 
@@ -118,11 +119,13 @@ include "_core/check.pyx"
 
 
 def _connect(*, fetch_miss, afetch_miss, fetch_any, refresh, arefresh, fetch_many, afetch_many,
-             wrap, cached, for_current_tenant, subscribe, dispatch, stats, is_async, limits_type):
+             wrap, cached, for_current_tenant, subscribe, dispatch, stats, is_async, limits_type,
+             keys, values, items):
     """Take the functions of the Python face. Called once, when flowcache is imported."""
     global face_fetch, face_afetch, face_fetch_any, face_refresh, face_arefresh
     global face_fetch_many, face_afetch_many, face_wrap, face_cached, face_for_current_tenant
     global face_subscribe, face_dispatch, face_stats, face_is_async, face_limits_type
+    global face_keys, face_values, face_items
     face_fetch = fetch_miss
     face_afetch = afetch_miss
     face_fetch_any = fetch_any
@@ -138,6 +141,9 @@ def _connect(*, fetch_miss, afetch_miss, fetch_any, refresh, arefresh, fetch_man
     face_stats = stats
     face_is_async = is_async
     face_limits_type = limits_type
+    face_keys = keys
+    face_values = values
+    face_items = items
 
 
 patch_store(type_of(Store), <void*>store_traverse, <void*>store_clear)

@@ -255,14 +255,14 @@ class Worker:
 
     def items(self, place: Any, tenant: str, key: Any) -> None:
         before = dict(self.stress.removed)
-        pairs = place.items()
+        pairs = list(place.items())
         if len({key for key, _ in pairs}) != len(pairs):
             self.stress.faults.append(f"{tenant}: items() repeats a key: {pairs}")
         for key, value in pairs:
             self.stress.see(tenant, key, value, before.get((tenant, key), 0))
 
     def look_around(self, place: Any, tenant: str, key: Any) -> None:
-        len(place), list(place), place.values(), key in place
+        len(place), list(place), list(place.values()), key in place
         place.stats(), list(self.stress.cache.namespaces()), self.stress.cache.stats()
         place.touch(key, self.some_ttl())
         with contextlib.suppress(KeyError):

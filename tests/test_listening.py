@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 from support import new_cache
 
@@ -24,14 +25,28 @@ def test_a_kind_is_heard_until_its_last_listener_ends() -> None:
     assert sorted(heard) == ["first", "second", "second"]
 
 
-def test_a_listener_that_is_forgotten_with_its_namespace_leaves_the_others_listening() -> None:
+def test_a_namespace_that_is_listened_to_is_not_forgotten() -> None:
     cache, _ = new_cache(max_idle_namespaces=0)
-    heard: list[tuple[str, ...]] = []
-    cache.subscribe(lambda event: heard.append(event.path), kinds="set")
-    cache.namespace("gone").subscribe(heard.append, kinds=("set", "miss"))
+    heard: list[Any] = []
+    end = cache.namespace("a").subscribe(lambda event: heard.append(event.key), kinds="set")
+    cache.namespace("a").subscribe(lambda event: heard.append(event.kind), kinds="set")
+    for name in ("b", "c", "d"):
+        cache.namespace(name)
     gc.collect()
-    cache.namespace("made-to-forget-the-other")
+
+    assert list(cache.namespaces()) == ["a"]
+    cache.namespace("a").set("k", 1)
+    assert heard == ["k", "set"]
+    end()
+    cache.namespace("a").set("k", 1)
+    assert heard == ["k", "set", "set"]
+
+
+def test_a_namespace_is_forgotten_once_nobody_listens_to_it_any_more() -> None:
+    cache, _ = new_cache(max_idle_namespaces=0)
+    end = cache.namespace("a").subscribe(print)
+    end()
+    end()
+    del end
 
     assert list(cache.namespaces()) == []
-    cache.namespace("a").set("k", 1)
-    assert heard == [("a",)]

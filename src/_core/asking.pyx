@@ -65,8 +65,9 @@ cdef class Namespace(Many):
 
     @property
     def limits(self):
-        """The settings in force here, as :class:`Limits`."""
+        """The settings in force here, as :class:`Limits`, but for ``child_limits``."""
         cdef Space* space = self.space
+        space_guard_closed(self.store)
         given = {
             "default_ttl": None if isinf(space.default_ttl) else space.default_ttl,
             "max_entries": None if space.max_entries < 0 else space.max_entries,
@@ -234,6 +235,7 @@ cdef class Namespace(Many):
                 Py_INCREF(made)                       # Space.listeners owns it
                 space.listeners = <PyObject*>made
             (<list>space.listeners).append(token)
+            space.views += 1                          # who is listened to is not idle
             listeners_count_locked(core, <uint32_t>mask, 1)
         finally:
             lock_release(&core.lock)
@@ -251,6 +253,7 @@ cdef class Namespace(Many):
                 for at in range(len(listeners)):
                     if listeners[at] is token:
                         del listeners[at]
+                        self.space.views -= 1
                         listeners_count_locked(core, <uint32_t>token[0], -1)
                         break
         finally:
@@ -330,7 +333,7 @@ cdef class Namespace(Many):
         return bool(self.store.core.closed)
 
     def _store(self):
-        """The store itself: what a background thread may hold weakly."""
+        """The store itself: what a background thread may hold weakly. See _root_of."""
         return self.store
 
     def _check(self):
@@ -351,3 +354,12 @@ cdef class Namespace(Many):
     def _namespaces_held(self):
         """How many namespaces the whole cache remembers, its root included."""
         return self.store.core.spaces_used - self.store.core.free_count
+
+
+def _root_of(Store store not None):
+    """A view of a store's root, for a background thread."""
+    cdef Namespace view = view_new(store)
+    lock_acquire(&store.core.lock)
+    view_attach(view, store.core.root)
+    lock_release(&store.core.lock)
+    return view

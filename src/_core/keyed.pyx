@@ -51,7 +51,7 @@ cdef class Keyed(View):
         take(self, key, DELETED, &fresh)
         return fresh
 
-    def pop(self, key, default=UNSET, /):
+    def pop(self, key, /, default=UNSET):
         """Remove ``key`` and return its fresh value, else ``default``, else raise ``KeyError``."""
         cdef bint fresh = False
         value = take(self, key, DELETED, &fresh)
@@ -63,15 +63,43 @@ cdef class Keyed(View):
 
     def popitem(self):
         """Remove the least recent fresh entry and return ``(key, value)``; ``KeyError`` if none."""
-        cdef bint fresh = False
+        cdef Store store = self.store
+        cdef Space* space = self.space
+        cdef Core* core = &store.core
+        cdef double now
+        cdef uint32_t i, hash
+        cdef uint64_t begun = 0
+        cdef Load running = None
+        space_guard(store, space)
+        now = store_now(store)
+        key = MISSING
         while True:
-            for key in fresh_keys(self, 1):
-                value = take(self, key, DELETED, &fresh)
-                if fresh:
-                    return key, value
-                break
-            else:
-                raise KeyError("popitem(): the namespace is empty")
+            wanted = key                          # the key whose running load was looked for
+            value = None                          # nothing is dropped under the lock
+            lock_acquire(&core.lock)
+            try:
+                i = space.order.oldest
+                while i != NONE and entry_at(&core.slab, i).deadline <= now:
+                    i = entry_at(&core.slab, i).newer
+                if core.closed:
+                    raise closed_error()
+                if i == NONE:
+                    raise KeyError("popitem(): the namespace is empty")
+                key = <object>entry_at(&core.slab, i).key
+                hash = entry_at(&core.slab, i).hash
+                if key is wanted or space.own_pending == 0:
+                    value = <object>entry_at(&core.slab, i).value
+                    if space.own_pending:
+                        fence_key_locked(core, space, running, hash, begun)
+                    # By its place and not by its key, whose hash may not be what it was.
+                    entry_unlink_locked(core, i, DELETED)
+                    break
+            finally:
+                lock_release(&core.lock)
+            begun = core.loads_begun
+            running = load_find(core, space, key, hash, NULL)  # runs user code: look again
+        store_drain(store)
+        return key, value
 
     def touch(self, key, /, ttl=UNSET):
         """Give the fresh entry of ``key`` a new TTL from now; say whether there was one.

@@ -7,6 +7,9 @@ cdef class Many(Mapping):
         """Return a ``dict`` of the keys that have a fresh entry. Each look-up is counted."""
         found = {}
         space_guard(self.store, self.space)
+        keys = list(keys)
+        for key in keys:
+            hash(key)                             # all are checked before any is looked up
         for key in keys:
             value = look(self, key, True)
             if value is not MISSING:
@@ -18,21 +21,15 @@ cdef class Many(Mapping):
         cdef Terms terms
         cdef Store store = self.store
         cdef Space* space = self.space
-        cdef Space* above
         space_guard(store, space)
         terms_of(store, space, &terms, ttl, stale)
         tags = None if tags is () else tags_checked(tags)
-        pairs = list(dict(mapping).items())
+        pairs = list(pairs_of(mapping).items())
         hashes = [key_hash(space, key) for key, _ in pairs]
         weights = [weigh(store, key, value) for key, value in pairs]
-        for weight in weights:
-            above = space
-            while above != NULL:
-                if above.max_weight >= 0 and weight > above.max_weight:
-                    raise EntryTooHeavyError(
-                        f"mapping: a value weighs {weight}, namespace {space_label(above)} holds "
-                        f"at most {above.max_weight} in all")
-                above = above.parent
+        if terms.ttl > 0:
+            for weight in weights:
+                space_check_weight(space, <int64_t>weight)
         for (key, value), hash, weight in zip(pairs, hashes, weights):
             terms.weight = weight
             put(store, space, key, value, &terms, <tuple>tags, <uint32_t>hash)
@@ -41,9 +38,10 @@ cdef class Many(Mapping):
         """Remove the keys; return how many of them had a fresh entry."""
         cdef bint fresh = False
         cdef Py_ssize_t removed = 0
+        space_guard(self.store, self.space)
         keys = list(keys)
         for key in keys:
-            key_hash(self.space, key)
+            hash(key)                             # all are checked before any is removed
         for key in keys:
             take(self, key, DELETED, &fresh)
             removed += fresh

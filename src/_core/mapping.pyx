@@ -45,22 +45,31 @@ cdef class Mapping(Keyed):
         return iter(fresh_keys(self, -1))
 
     def keys(self):
-        """Return an iterable of the fresh keys, least recent first, as they are now. O(n)."""
-        return fresh_keys(self, -1)
+        """Return a ``KeysView`` of the fresh keys, least recent first.
+
+        Each iteration is over the keys as they are when it begins; O(n).
+        """
+        return face_keys(self)
 
     def values(self):
-        """Return an iterable of the fresh values, least recent first, as they are now. O(n)."""
-        return fresh_items(self)[1]
+        """Return a ``ValuesView`` of the fresh values, in the order of :meth:`keys`."""
+        return face_values(self)
 
     def items(self):
-        """Return the fresh ``(key, value)`` pairs, least recent first, as they are now. O(n)."""
-        return list(zip(*fresh_items(self)))
+        """Return an ``ItemsView`` of the fresh keys and values, in the order of :meth:`keys`."""
+        return face_items(self)
 
-    def setdefault(self, key, default=None, /):
-        """Return the fresh value of ``key``; if there is none, store ``default`` and return it."""
-        cdef int tries
+    def _listed(self):
+        """The fresh keys and their values, as two lists; order and counts do not change."""
+        return fresh_items(self)
+
+    def setdefault(self, key, /, default=None):
+        """Return the fresh value of ``key``; if there is none, store ``default`` and return it.
+
+        Counts a hit or a miss.
+        """
         value = look(self, key, True)
-        for tries in range(3):
+        for _ in range(3):
             if value is not MISSING:
                 return value
             if self.add(key, default):
@@ -72,6 +81,14 @@ cdef class Mapping(Keyed):
 
     def update(self, other=(), /, **more):
         """Store each pair of a mapping or an iterable of pairs, then each keyword."""
-        pairs = dict(other)
+        pairs = pairs_of(other)
         pairs.update(more)
         self.set_many(pairs)
+
+
+cdef dict pairs_of(object other):
+    """A dict of what a mapping, an iterable of pairs or another namespace holds now."""
+    if isinstance(other, View):
+        # By dict() each key would be looked up, and may be gone by then.
+        return dict(zip(*fresh_items(<View>other)))
+    return dict(other)

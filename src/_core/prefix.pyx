@@ -126,6 +126,8 @@ cdef Space* space_victim(Core* core, Space* node, Space* storing, Seating by, in
     cdef uint32_t top
     cdef bint here = node == storing
     cdef bint own = node.own > (spared if here else 0)
+    if by == BY_WEIGHT and node.own_weight + (extra if here else 0) == 0:
+        own = False                               # what weighs nothing makes no room
     if storing != NULL and not here:
         path = space_towards(storing, node)
         if path.entries == 0:
@@ -164,6 +166,29 @@ cdef Space* space_victim(Core* core, Space* node, Space* storing, Seating by, in
                         best.seat[<int>by])
         if best == path:
             path = NULL
+
+
+cdef Space* space_heaviest(Space* node) noexcept nogil:
+    """The same by weight, whatever is reserved. Looks at each child: for a limit that shrinks.
+
+    Something here or below weighs more than nothing.
+    """
+    cdef Space* best
+    cdef Space* child
+    cdef double ratio, other
+    while True:
+        best = node
+        ratio = <double>node.own_weight
+        child = node.child
+        while child != NULL:
+            other = space_ratio(child, BY_WEIGHT, 0)
+            if other > ratio or (other == ratio and best != node and child.rank < best.rank):
+                best = child
+                ratio = other
+            child = child.next
+        if best == node:
+            return node
+        node = best
 
 
 # ------------------------------------------------------------------------------- the idle
@@ -329,9 +354,9 @@ cdef Space* space_new(Core* core, Space* parent, object name, dict children) exc
 
 
 cdef void space_forget(Core* core, Space* space) noexcept:
-    """Take an idle namespace out of the tree; its counts stay with its parent.
+    """Take a namespace that nothing holds out of the tree; its counts stay with its parent.
 
-    The caller frees it once the lock is let go: its listeners are other people's.
+    The caller frees it once the lock is let go.
     """
     cdef Space* parent = space.parent
     cdef int64_t before = space_demand(parent)

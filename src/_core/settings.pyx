@@ -17,6 +17,14 @@ cdef class _Unset:
 UNSET = _Unset()
 
 
+cdef str shown(object value):
+    """The value in a message. An int may be too long to be written out."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"an {type(value).__name__} of very many digits"
+
+
 cdef double seconds_of(object value, str name, bint allow_none, bint allow_true=False) except? -1:
     """A duration in seconds: INFINITY for None (or True) where that is allowed."""
     cdef double seconds
@@ -34,7 +42,7 @@ cdef double seconds_of(object value, str name, bint allow_none, bint allow_true=
             raise ValueError(f"{name}: too large a number of seconds") from None
         if seconds >= 0:
             return seconds
-        raise ValueError(f"{name}: must not be negative or NaN, got {value!r}")
+        raise ValueError(f"{name}: must not be negative or NaN, got {shown(value)}")
     elif isinstance(value, timedelta):
         seconds = value.total_seconds()
         if seconds >= 0:
@@ -54,15 +62,15 @@ def duration(value, name, allow_none=False):
 
 
 cdef int64_t count_of(object value, str name, int64_t least) except? -2:
-    """A bound: an int of at least `least`, or -1 for None."""
-    if value is None:
+    """A bound: an int of at least `least`, or -1 for None; one that may be 0 cannot be None."""
+    if value is None and least:
         return -1
+    accepted = f"an int of at least {least} and below 2**62{' or None' if least else ''}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: must be an int or None, got {type(value).__name__}")
+        raise TypeError(f"{name}: must be {accepted}, got {type(value).__name__}")
     value = int.__int__(value)                    # a subclass may compare as it likes
     if not least <= value < 1 << 62:
-        raise ValueError(f"{name}: must be an int of at least {least} (and below 2**62) or None, "
-                         f"got {value!r}")
+        raise ValueError(f"{name}: must be {accepted}, got {shown(value)}")
     return value
 
 
@@ -83,15 +91,16 @@ cdef dict settings_checked(dict settings, int depth=0):
         elif name in ("max_entries", "max_weight", "max_pending"):
             value = count_of(value, name, 1)
         elif name == "reserved":
-            if value is None:
-                raise TypeError("reserved: must be an int of at least 0, got None")
             value = count_of(value, name, 0)
         elif name == "share":
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"share: must be a number, got {type(value).__name__}")
-            share = value
+            try:
+                share = value
+            except OverflowError:
+                share = INFINITY
             if not 1e-9 <= share <= 1e9:
-                raise ValueError(f"share: must be a number from 1e-9 to 1e9, got {value!r}")
+                raise ValueError(f"share: must be a number from 1e-9 to 1e9, got {shown(value)}")
             value = share
         elif name == "child_limits":
             if value is not None and not isinstance(value, face_limits_type):
@@ -103,6 +112,16 @@ cdef dict settings_checked(dict settings, int depth=0):
             raise TypeError(f"{name}: no such setting; accepted are {', '.join(sorted(SETTINGS))}")
         checked[name] = value
     return checked
+
+
+cdef int settings_check_weigher(Store store, dict checked) except -1:
+    """Refuse a limit on weight, here or for children, where nothing is weighed."""
+    if store.weigher is None:
+        if checked.get("max_weight", -1) >= 0:
+            raise ConfigurationError("max_weight: this cache has no weigher")
+        if checked.get("child_limits") is not None:
+            settings_check_weigher(store, checked["child_limits"])
+    return 0
 
 
 cdef struct Settings:
@@ -186,7 +205,6 @@ cdef void space_apply_locked(Store store, Space* space, Settings* settings) noex
     cdef int64_t before = space_demand(space)
     cdef Space* above = space
     cdef PyObject* old
-    space.configured = True
     if settings.has_ttl:
         space.own_ttl = True
         space_inherit_ttl(space, settings.default_ttl)
@@ -235,11 +253,7 @@ cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
         victim = space_victim(core, space, NULL, by, 0, 0)
         if victim == NULL:
             # All is reserved: a limit on weight does not spare what is reserved in entries.
-            victim = space
-            while victim.own == 0:
-                victim = victim.child
-                while victim.entries == 0:
-                    victim = victim.next
+            victim = space_heaviest(space)
         entry_unlink_locked(core, victim.order.oldest, OVER_LIMIT)
 
 

@@ -21,7 +21,7 @@ cdef struct Space:
     uint32_t id                   # Entry.space; index into Core.spaces
     uint32_t own                  # entries, stale ones included
     uint32_t own_stale            # those of them past their deadline
-    uint32_t views                # live Namespace objects
+    uint32_t views                # live Namespace objects, and listeners
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
 
@@ -47,7 +47,7 @@ cdef struct Space:
 
     double default_ttl            # in force here, inherited or set
     bint own_ttl                  # it was set here
-    bint configured               # something was set here
+    bint configured               # something was set here by name, so that it is never idle
     int64_t max_entries           # -1: no limit
     int64_t max_weight            # -1: no limit
     int64_t max_pending           # -1: no limit

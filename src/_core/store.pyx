@@ -332,6 +332,7 @@ cdef int store_drain(Store store) except -1:
     cdef Entry* e
     cdef Cause cause
     cdef uint32_t where
+    cdef Py_ssize_t drained = 0
     error = None
     while core.limbo_first != NONE:
         lock_acquire(&core.lock)
@@ -365,6 +366,7 @@ cdef int store_drain(Store store) except -1:
             except BaseException as failure:
                 error = failure if error is None else error
         core.limbo_count -= 1
+        drained += 1
         lock_release(&core.lock)
         if targets is not None:
             try:
@@ -374,6 +376,8 @@ cdef int store_drain(Store store) except -1:
             targets = None
         key = None
         value = None
+    if core.idle_count > core.max_idle:
+        store_trim_idle(store, drained + 4)
     if error is not None:
         raise error
     return 0
@@ -488,6 +492,18 @@ cdef struct Terms:
     int64_t weight
 
 
+cdef int space_check_weight(Space* space, int64_t weight) except -1:
+    """Refuse what is heavier than the namespace, or one above it, may hold in all."""
+    cdef Space* above = space
+    while above != NULL:
+        if above.max_weight >= 0 and weight > above.max_weight:
+            raise EntryTooHeavyError(
+                f"value: weighs {weight}, namespace {space_label(above)} holds at most "
+                f"{above.max_weight} in all")
+        above = above.parent
+    return 0
+
+
 cdef bint space_make_room_locked(Core* core, Space* top, Space* storing, Seating by, int64_t extra,
                                  uint32_t spared, double now) noexcept:
     """Let one entry at or below `top` go: one that is due, else a victim. False: there is none."""
@@ -534,9 +550,8 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
     cdef uint32_t* pins = few
     cdef uint32_t n_tags = 0
     cdef Entry* e = NULL
-    cdef Space* above = space
     cdef int64_t before = 0
-    cdef bint room
+    cdef bint room, over = False
     cdef uint32_t steps = SETTLE_A_FEW
     while True:
         i = store_find_locked(core, space, key, hash)
@@ -554,23 +569,15 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
         return 0
     if i != NONE:
         e = entry_at(&core.slab, i)
-        if e.deadline > now:
-            if terms.only_absent:
-                return 0
-        elif entry_last(e) <= now:
-            entry_unlink_locked(core, i, EXPIRED)
-            i = NONE
+        over = entry_last(e) <= now
+        if e.deadline > now and terms.only_absent:
+            return 0
     if terms.ttl <= 0:
         if i != NONE and not terms.only_absent:
-            entry_unlink_locked(core, i, REPLACED)
+            entry_unlink_locked(core, i, EXPIRED if over else REPLACED)
         return 0
     if core.slab.weighs:
-        while above != NULL:
-            if above.max_weight >= 0 and terms.weight > above.max_weight:
-                raise EntryTooHeavyError(
-                    f"value: weighs {terms.weight}, namespace {space_label(above)} holds at most "
-                    f"{above.max_weight} in all")
-            above = above.parent
+        space_check_weight(space, terms.weight)
         if core.root.max_weight < 0 and core.root.weight + terms.weight > <int64_t>1 << 62:
             # No sum of weights overflows.
             raise EntryTooHeavyError(
@@ -593,12 +600,15 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
         except MemoryError:
             store_unpin_locked(core, pins, n_tags, few)
             raise
-    if ((i == NONE and (part_reserve(&core.table, table_part(&core.table, hash)) < 0
-                        or slab_reserve(&core.slab) < 0))
+    if (((i == NONE or over) and (part_reserve(&core.table, table_part(&core.table, hash)) < 0
+                                  or slab_reserve(&core.slab) < 0))
             or heap_reserve(&space.deadlines, space.deadlines.n + 1) < 0):
         store_unpin_locked(core, pins, n_tags, few)
         raise MemoryError()
 
+    if over:
+        entry_unlink_locked(core, i, EXPIRED)
+        i = NONE
     space.counters.sets += 1
     if i == NONE:
         if not space_admit_locked(core, space, 1, terms.weight, 0, now):
@@ -833,10 +843,10 @@ cdef inline double store_now(Store store) except? -1.0:
         return clock_read()
     now = store.clock()
     if not isinstance(now, (int, float)):
-        raise TypeError(f"clock: must return seconds as a float, returned {now!r}")
+        raise TypeError(f"clock: must return seconds as a float, returned {type(now).__name__}")
     seconds = now
     if isnan(seconds) or isinf(seconds):
-        raise TypeError(f"clock: must return a finite number of seconds, returned {now!r}")
+        raise ValueError(f"clock: must return a finite number of seconds, returned {now!r}")
     return seconds
 
 

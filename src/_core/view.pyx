@@ -94,38 +94,60 @@ cdef void view_dealloc(PyObject* me) noexcept:
             idle_consider(core, space)
         lock_release(&core.lock)
         if core.idle_count > core.max_idle:
-            store_trim_idle((<View>me).store)
+            store_trim_idle((<View>me).store, 4)
         (<View>me).space = NULL
     (<View>me).store = None
     spare_give(me, type_of(Namespace))
 
 
-cdef void store_trim_idle(Store store) noexcept:
-    """Forget the least recent idle namespaces beyond max_idle_namespaces, a few at a time.
+cdef void store_trim_idle(Store store, Py_ssize_t most) noexcept:
+    """Forget the least recent idle namespaces beyond max_idle_namespaces, at most so many.
 
     Runs as views are dropped, with whatever exception is in flight, and so raises and asks nothing.
     """
     cdef Core* core = &store.core
     cdef Space* space
     cdef Space* gone = NULL
-    cdef int n
     lock_acquire(&core.lock)
-    for n in range(4):
-        # An entry in limbo still names its namespace, for the listeners.
-        if core.idle_count <= core.max_idle or core.limbo_count:
-            break
+    # An entry in limbo still names its namespace, for the listeners.
+    while most > 0 and core.idle_count > core.max_idle and core.limbo_count == 0:
+        most -= 1
         space = core.idle_oldest
         space_forget(core, space)
-        if space.listeners != NULL:
-            for mask, _ in <list>space.listeners:
-                listeners_count_locked(core, <uint32_t>mask, -1)
         space.next = gone
         gone = space
     lock_release(&core.lock)
+    spaces_free(gone)
+
+
+cdef void spaces_free(Space* gone) noexcept:
+    """Free namespaces that were forgotten, a list of them by `next`."""
+    cdef Space* space
     while gone != NULL:
         space = gone
         gone = space.next
         space_free(space)
+
+
+cdef void views_unmake(Store store, list made) noexcept:
+    """Forget the namespaces that a refused call made, deepest first, but those in use by now."""
+    cdef Core* core = &store.core
+    cdef Space* space
+    cdef Space* gone = NULL
+    cdef Py_ssize_t n = PyList_GET_SIZE(made)
+    lock_acquire(&core.lock)
+    while n > 0:
+        n -= 1
+        space = (<View>made[n]).space
+        if (space.views > 1 or space.entries or space.pending or space.child != NULL
+                or space.configured or core.limbo_count):
+            break
+        (<View>made[n]).space = NULL              # the view, which is dropped next, is of nothing
+        space_forget(core, space)
+        space.next = gone
+        gone = space
+    lock_release(&core.lock)
+    spaces_free(gone)
 
 
 cdef int terms_of(Store store, Space* space, Terms* terms, object ttl, object stale) except -1:
@@ -145,11 +167,12 @@ cdef int64_t weigh(Store store, object key, object value) except -1:
         return 0
     weight = store.weigher(key, value)
     if isinstance(weight, bool) or not isinstance(weight, int):
-        raise WeigherError(f"weigher: must return an int of at least 0, returned {weight!r}")
+        raise WeigherError("weigher: must return an int of at least 0, "
+                           f"returned {type(weight).__name__}")
     weight = int.__int__(weight)                  # a subclass may compare as it likes
     if not 0 <= weight < 1 << 62:
         raise WeigherError("weigher: must return an int of at least 0 and below 2**62, "
-                           f"returned {weight!r}")
+                           f"returned {shown(weight)}")
     return weight
 
 
@@ -164,10 +187,11 @@ cdef tuple tags_checked(object tags):
         raise TypeError(f"tags: must be a str or an iterable of str, got {type(tags).__name__}")
     elif type(tags) is not tuple:
         try:
-            tags = tuple(tags)
+            several = iter(tags)
         except TypeError:
             raise TypeError("tags: must be a str or an iterable of str, "
                             f"got {type(tags).__name__}") from None
+        tags = tuple(several)
     if not tags:
         return None
     plain = True
@@ -375,6 +399,7 @@ cdef class View:
         store.name = name
         store.clock = clock
         store.weigher = weigher
+        settings_check_weigher(store, checked)
         store_open(store, checked["max_entries"], weigher is not None)
         store.core.max_pending_age = max_pending_age
         store.core.require_namespace = require_namespace
@@ -471,26 +496,33 @@ cdef class View:
             settings_checked(settings)
         if space.depth + len(names) > DEEPEST:
             raise InvalidNamespaceError(f"name: a path has at most {DEEPEST} names")
-        for name in names:
-            children = {}
-            view = view_new(store)
-            lock_acquire(&core.lock)
-            try:
-                if core.closed:
-                    raise closed_error()
-                found = PyDict_GetItemWithError(<object>above.space.children, name)
-                if found != NULL:
-                    child = core.spaces[PyLong_AsUnsignedLong(<object>found)]
-                else:
-                    child = space_make(store, above.space, name, children)
-                view_attach(view, child)          # holds it while those below are made
-            finally:
-                lock_release(&core.lock)
-            above = view
+        made = []
+        try:
+            for name in names:
+                children = {}
+                view = view_new(store)
+                lock_acquire(&core.lock)
+                try:
+                    if core.closed:
+                        raise closed_error()
+                    found = PyDict_GetItemWithError(<object>above.space.children, name)
+                    if found != NULL:
+                        child = core.spaces[PyLong_AsUnsignedLong(<object>found)]
+                    else:
+                        child = space_make(store, above.space, name, children)
+                    view_attach(view, child)      # holds it while those below are made
+                finally:
+                    lock_release(&core.lock)
+                if found == NULL:
+                    made.append(view)
+                above = view
+            if settings:
+                above.configure(**settings)
+        except BaseException:
+            views_unmake(store, made)
+            raise
         if core.idle_count > core.max_idle:
-            store_trim_idle(store)
-        if settings:
-            above.configure(**settings)
+            store_trim_idle(store, 4)
         return above
 
     def namespaces(self):
@@ -514,9 +546,8 @@ cdef class View:
         cdef double now
         cdef Settings read
         checked = settings_checked(settings)
+        settings_check_weigher(store, checked)
         now = store_now(store)
-        if "max_weight" in checked and checked["max_weight"] >= 0 and store.weigher is None:
-            raise ConfigurationError("max_weight: this cache has no weigher")
         lock_acquire(&core.lock)
         try:
             if core.closed:
@@ -524,6 +555,7 @@ cdef class View:
             settings_read(&read, space, checked)
             space_check_reservations(space.parent, space, &read)
             space_apply_locked(store, space, &read)
+            space.configured = space.configured or len(checked) > 0
             space_shrink_locked(store, space, now)
         finally:
             lock_release(&core.lock)

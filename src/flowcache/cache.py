@@ -50,8 +50,6 @@ class Cache(Namespace[V]):
         for argument, function in (("weigher", weigher), ("clock", clock)):
             if function is not None and not callable(function):
                 raise TypeError(f"{argument}: must be callable, got {type(function).__name__}")
-        if max_weight is not None and weigher is None:
-            raise TypeError("max_weight: needs a weigher")
         if not isinstance(require_namespace, bool):
             raise TypeError(
                 f"require_namespace: must be a bool, got {type(require_namespace).__name__}"
@@ -103,13 +101,7 @@ class Cache(Namespace[V]):
         Hands back all that ``clear`` and ``invalidate_*`` left behind, too. Other threads run in
         between, after some thousand entries at most.
         """
-        swept = 0
-        more = True
-        while more:
-            expired, more = self._sweep()
-            swept += expired
-        self._emit("sweep", None, value=swept)
-        return swept
+        return sweep(self)
 
     def __enter__(self) -> Cache[V]:
         """Return the cache; it is closed at the end."""
@@ -130,13 +122,27 @@ class Cache(Namespace[V]):
         self.close()
 
 
+def sweep(root: Namespace[Any]) -> int:
+    """Expire what is due, slice by slice; return how many entries that were."""
+    swept = 0
+    more = True
+    while more:
+        expired, more = root._sweep()
+        swept += expired
+    root._emit("sweep", None, value=swept)
+    return swept
+
+
 class Sweeper:
-    """A daemon thread that sweeps a cache now and then, and holds it only while it does."""
+    """A daemon thread that sweeps a cache now and then, and holds it only while it does.
+
+    The cache lives while there is a view of it, its root or another.
+    """
 
     def __init__(self, cache: Cache[Any], interval: float) -> None:
         self._stopped = threading.Event()
-        self._interval = interval
-        self._cache = weakref.ref(cache, self._cache_gone)
+        self._interval = min(interval, threading.TIMEOUT_MAX)
+        self._store = weakref.ref(cache._store(), self._cache_gone)
         sweepers.add(self)
 
     def start(self) -> None:
@@ -153,20 +159,21 @@ class Sweeper:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval):
-            cache = self._cache()
-            if cache is None:
+            store = self._store()
+            if store is None:
                 return
+            root = _core._root_of(store)
             try:
-                cache.sweep()
+                sweep(root)
             except CacheClosedError:
                 return
             except Exception:  # The clock is the user's.
-                logger.exception("a sweep of cache %r raised", cache.name)
-            del cache
+                logger.exception("a sweep of cache %r raised", store.name)
+            del store, root
 
     def after_fork(self) -> None:
         """Begin again in a child process, where the parent's thread does not exist."""
-        if not self._stopped.is_set() and self._cache() is not None:
+        if not self._stopped.is_set() and self._store() is not None:
             self._stopped = threading.Event()
             self.start()
 

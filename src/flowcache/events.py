@@ -62,6 +62,8 @@ def subscribe(
     """Register a listener; return the function that ends it."""
     if not callable(listener):
         raise TypeError(f"listener: must be callable, got {type(listener).__name__}")
+    if kinds is not None and not isinstance(kinds, Iterable):
+        raise TypeError(f"kinds: must be a str or an iterable of str, got {type(kinds).__name__}")
     wanted = _core.KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in wanted if kind not in _core.KINDS]
     if unknown:

@@ -1,7 +1,14 @@
 """What a user may write, with the types that checkers must find. Checked, never run."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    ItemsView,
+    MutableMapping,
+    ValuesView,
+)
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type
@@ -100,8 +107,8 @@ def mapping(ns: Namespace[Contact]) -> None:
     del ns["k"]
     assert_type("k" in ns, bool)
     assert_type(len(ns), int)
-    assert_type(ns.values(), list[Contact])
-    assert_type(ns.items(), list[tuple[Any, Contact]])
+    assert_type(ns.values(), ValuesView[Contact])
+    assert_type(ns.items(), ItemsView[Any, Contact])
     assert_type(ns.setdefault("k", Contact("x")), Contact)
     ns.update({"a": Contact("x")}, b=Contact("y"))
     taken: MutableMapping[Any, Contact] = ns
