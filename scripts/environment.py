@@ -16,13 +16,18 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 PACKAGE_FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed")
+# Requirements of tests that a build without the GIL cannot have yet: compiled, and without wheels
+# for it. The tests that need them are skipped there, and say so.
+NOT_FREE_THREADED = ("fastapi", "uvloop")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
 
 
@@ -51,6 +56,8 @@ def main() -> None:
 def environment_folder() -> Path:
     """Return where this Python's environment is; each set of build switches has one of its own."""
     name = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if FREE_THREADED:
+        name += "t"
     for switch in SWITCHES:
         if os.environ.get(switch):
             name += f"-{switch.removeprefix('FLOWCACHE_').lower()}-{os.environ[switch]}"
@@ -88,6 +95,8 @@ def install_requirements(folder: Path, python: Path, extras: list[str]) -> None:
     required = set(project["build-system"]["requires"])
     for extra in extras:
         required.update(project["project"]["optional-dependencies"][extra])
+    if FREE_THREADED:
+        required = {one for one in required if not one.startswith(NOT_FREE_THREADED)}
     record = folder / "requirements.json"
     known = set(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else set()
     if required <= known:

@@ -16,9 +16,11 @@ from pathlib import Path
 VERSIONS = ("3.11", "3.12", "3.13")
 
 # To be of use, an interpreter must have its headers and be able to make virtual environments.
+# A build without the GIL is a version of its own: "3.13t".
 PROBE = """
 import ensurepip, os, platform, sys, sysconfig, venv
 name, version = platform.python_implementation(), "%d.%d" % sys.version_info[:2]
+version += "t" * bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 header = os.path.join(sysconfig.get_path("include"), "Python.h")
 print(name, version, os.path.isfile(header), sys.executable)
 """
@@ -38,7 +40,7 @@ def find_interpreters(versions: list[str]) -> dict[str, str]:
 
 def candidates(version: str) -> Iterator[str]:
     """Yield where an interpreter of this version may be: this one, those on PATH, pyenv's."""
-    if version == ".".join(map(str, sys.version_info[:2])):
+    if version.rstrip("t") == ".".join(map(str, sys.version_info[:2])):
         yield sys.executable
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         path = shutil.which(f"python{version}", path=folder)
