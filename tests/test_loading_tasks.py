@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import gc
 import random
 import sys
@@ -60,7 +61,8 @@ def loop_factories() -> list[Any]:
             return loop
 
         kinds.append(pytest.param(eager, id="eager"))
-    if sys.platform != "win32":
+    # Not made for Windows, nor for every build without the GIL.
+    if importlib.util.find_spec("uvloop") is not None:
         import uvloop
 
         kinds.append(pytest.param(uvloop.new_event_loop, id="uvloop"))
