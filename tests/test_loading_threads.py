@@ -266,6 +266,23 @@ def test_who_joins_after_a_late_tag_was_invalidated_loads_again() -> None:
     assert_nothing_left(cache)
 
 
+def test_who_joins_after_a_late_tag_was_lost_at_the_very_end_loads_again() -> None:
+    """The loader has returned, and its value is not stored yet."""
+    cache = create_cache()
+    after: list[Caller] = []
+
+    def store_if(value: object) -> bool:
+        cache.invalidate_tag("late")
+        after.append(Caller(lambda: cache.fetch("k", lambda: "new")))
+        wait_until(lambda: joined(cache) == 1)
+        return True
+
+    old = Loaded("old", tags="late")
+    assert cache.fetch("k", lambda: old, store_if=store_if) == "old"
+    assert after[0].result() == "new"
+    assert cache.peek("k") == "new"
+
+
 def test_a_loader_that_invalidates_its_own_late_tag_each_time_ends() -> None:
     cache = create_cache()
 

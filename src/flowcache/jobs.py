@@ -373,10 +373,8 @@ class Job:
     def _keep(self, load: Running, produced: Any, seconds: float, counted: float) -> None:
         """Store the value, unless an invalidation came before, and hand it to whoever waits."""
         namespace, call = self.namespace, self.call
-        loss = 0
         try:
             value, ttl, tags, store = call.unpack(produced)
-            loss = load.first_loss(tags)
             if store and (call.store_if is None or call.store_if(value)):
                 # Closed: nowhere to store it. Too heavy: it is handed over all the same.
                 with suppress(CacheClosedError, EntryTooHeavyError):
@@ -396,7 +394,8 @@ class Job:
         self._take_out(load)
         self._count("loads", counted)
         background.forget_failures(namespace, load.key)
-        load.settle(Outcome(value, loss=loss))
+        # Now that nobody can join it any more.
+        load.settle(Outcome(value, loss=load.first_loss(tags)))
         self._emit("load", load.key, value, None, seconds)
         if self.is_refresh or self.background:
             self._emit("refresh", load.key, value, None, seconds)
