@@ -35,7 +35,7 @@ format:
 	@$(RUN) --no-build lint -- -m ruff format .
 
 bench:
-	@$(RUN) bench -- -m pytest bench --benchmark-only $(ARGS)
+	@$(RUN) test bench -- bench/all.py $(ARGS)
 
 # Sanitized code is several times slower, so a test that hangs is given longer to show it.
 asan ubsan: export PYTEST_TIMEOUT = 1800

@@ -45,7 +45,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     measured = {
         bench.fullname.removeprefix("bench/"): dict(bench.extra_info)
         for bench in getattr(benches, "benchmarks", [])
-        if "ns" in bench.extra_info
+        if "nanoseconds" in bench.extra_info
     }
     given = session.config.getoption("--results")
     if not measured or (session.config.getoption("--quick") and given is None):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 
 import cachebox
@@ -158,14 +157,3 @@ CONTENDERS: dict[str, Callable[[int], Contender]] = {
     "theine": theine_cache,
     "moka-py": moka,
 }
-
-
-def sync_wrappers(capacity: int, function: Callable[[Any], Any]) -> dict[str, Callable[..., Any]]:
-    """Return the function cached by whoever offers a decorator for one."""
-    return {
-        "flowcache cached": flowcache_view(capacity).cached()(function),
-        "functools.lru_cache": lru_cache(capacity)(function),
-        "cachebox cached": cachebox.cached(cachebox.LRUCache(capacity))(function),
-        "cachetools cached": cachetools.cached(cachetools.LRUCache(capacity))(function),
-        "moka-py cached": moka_py.cached(capacity, ttl=TTL)(function),
-    }

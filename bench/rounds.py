@@ -54,6 +54,6 @@ def compare(benchmark: Any, contenders: Mapping[str, Run], calls: int, rounds: i
     timed = Interleaved(contenders, calls)
     timed.warm_up()
     benchmark.pedantic(timed.round, rounds=rounds, iterations=1)
-    benchmark.extra_info["ns"] = {name: round(ns, 2) for name, ns in timed.medians.items()}
+    benchmark.extra_info["nanoseconds"] = {name: round(ns, 2) for name, ns in timed.medians.items()}
     benchmark.extra_info["calls"] = calls
     benchmark.extra_info["rounds"] = rounds

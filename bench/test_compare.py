@@ -9,19 +9,13 @@ that builds its keys does.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import aiocache
-import cachebox
-import cashews
-import moka_py
 import pytest
-from async_lru import alru_cache
-from contenders import CONTENDERS, TTL, Contender, flowcache_view, sync_wrappers
+from contenders import CONTENDERS, TTL, Contender, flowcache_view
 from rounds import compare
 
 from flowcache import create_cache
@@ -58,7 +52,7 @@ class Field:
 
 
 @pytest.fixture(scope="module")
-def field(size: int) -> Iterator[Field]:
+def field(size: int) -> Field:
     return Field(size)
 
 
@@ -116,22 +110,6 @@ def cycling(loop: Callable[[Any], None], cycle: list[list[str]]) -> Callable[[],
         turn += 1
 
     return run
-
-
-def test_wrapped_function_hit(benchmark: Any, rounds: int) -> None:
-    def double(key: str) -> str:
-        return key * 2
-
-    keys = [f"contacts:{number}" for number in range(1_000)] * 20
-    runs = {}
-    for name, function in sync_wrappers(1_000, double).items():
-
-        def run(function: Callable[[str], Any] = function) -> None:
-            for key in keys:
-                function(key)
-
-        runs[name] = run
-    compare(benchmark, runs, len(keys), rounds)
 
 
 # Tenants
@@ -217,7 +195,7 @@ def test_removal_beside_others(
 
     benchmark.pedantic(one, rounds=rounds, iterations=1, warmup_rounds=1)
     spent.sort()
-    benchmark.extra_info["ns"] = {"an entry removed": round(spent[len(spent) // 2], 2)}
+    benchmark.extra_info["nanoseconds"] = {"an entry removed": round(spent[len(spent) // 2], 2)}
 
 
 def test_mass_expiry(benchmark: Any, size: int, rounds: int) -> None:
@@ -239,57 +217,4 @@ def test_mass_expiry(benchmark: Any, size: int, rounds: int) -> None:
 
     benchmark.pedantic(one, rounds=min(rounds, 5), iterations=1)
     spent.sort()
-    benchmark.extra_info["ns"] = {"an entry expired": round(spent[len(spent) // 2], 2)}
-
-
-# asyncio
-
-
-def test_async_hit(benchmark: Any, rounds: int) -> None:
-    """One await of a hit, 1,000 keys; an empty coroutine function is what awaiting itself costs."""
-    keys = [f"contacts:{number}" for number in range(1_000)] * 5
-    loop = asyncio.new_event_loop()
-
-    async def empty(key: str) -> str:
-        return key
-
-    async def load(key: str) -> str:
-        return key
-
-    view = flowcache_view(1_000)
-    fetch = view.afetch
-
-    async def loader() -> str:
-        return "value"
-
-    simple = cashews.Cache()
-    simple.setup("mem://")
-    functions: dict[str, Any] = {
-        "empty coroutine": empty,
-        "flowcache cached": flowcache_view(1_000).cached()(load),
-        "async-lru": alru_cache(maxsize=1_000, ttl=TTL)(load),
-        "cachebox cached": cachebox.cached(cachebox.TTLCache(1_000, TTL))(load),
-        "moka-py cached": moka_py.cached(1_000, ttl=TTL)(load),
-        "cashews": simple(ttl=TTL, key="{key}")(load),
-        "aiocache": aiocache.cached(ttl=TTL)(load),
-    }
-
-    async def call_all(function: Any) -> None:
-        for key in keys:
-            await function(key)
-
-    async def fetch_all() -> None:
-        for key in keys:
-            await fetch(key, loader)
-
-    def running(coroutine: Callable[..., Any], *arguments: Any) -> Callable[[], object]:
-        return lambda: loop.run_until_complete(coroutine(*arguments))
-
-    runs = {"flowcache afetch": running(fetch_all)}
-    for name, function in functions.items():
-        runs[name] = running(call_all, function)
-    try:
-        compare(benchmark, runs, len(keys), rounds)
-    finally:
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+    benchmark.extra_info["nanoseconds"] = {"an entry expired": round(spent[len(spent) // 2], 2)}
