@@ -74,6 +74,12 @@ class Node:
         """Entries that reservations here and below keep."""
         return max(self.reserved, sum(child.held_back() for child in self.children.values()))
 
+    def check_reservations(self) -> None:
+        """Refuse what is reserved here if it exceeds a limit here or above."""
+        for node in self.line():
+            if node.max_entries is not None and node.held_back() > node.max_entries:
+                raise ConfigurationError
+
     def tally(self, counter: str, amount: int = 1) -> None:
         for node in self.line():
             node.totals[counter] += amount
@@ -234,15 +240,23 @@ class ModelNamespace:
 
     def namespace(self, *names: str, **settings: Any) -> ModelNamespace:
         node = self.node
-        for name in names:
-            if name not in node.children:
-                node.children[name] = Node(name, node)
-                if node.child_limits is not None:
-                    assign(node.children[name], settings_of(node.child_limits))
-            node = node.children[name]
-        found = ModelNamespace(self.cache, node)
-        if settings:
-            found.configure(**settings)
+        first_made: Node | None = None
+        try:
+            for name in names:
+                if name not in node.children:
+                    child = node.children[name] = Node(name, node)
+                    first_made = first_made or child
+                    if node.child_limits is not None:
+                        assign(child, settings_of(node.child_limits))
+                        child.check_reservations()
+                node = node.children[name]
+            found = ModelNamespace(self.cache, node)
+            if settings:
+                found.configure(**settings)
+        except ConfigurationError:
+            if first_made is not None and first_made.parent is not None:
+                del first_made.parent.children[first_made.name]
+            raise
         return found
 
     def namespaces(self) -> set[str]:
@@ -254,10 +268,11 @@ class ModelNamespace:
         self.cache.sweep()
         before = vars(self.node).copy()
         assign(self.node, settings)
-        for node in self.node.line():
-            if node.max_entries is not None and node.held_back() > node.max_entries:
-                vars(self.node).update(before)
-                raise ConfigurationError
+        try:
+            self.node.check_reservations()
+        except ConfigurationError:
+            vars(self.node).update(before)
+            raise
         self.cache.make_room(self.node, None)
 
     # Look-ups

@@ -227,6 +227,25 @@ class DataMachine(SideBySide):
 
 TREE = [("a",), ("a", "x"), ("a", "y"), ("b",), ("b", "x"), ("c",)]
 PLACES = st.sampled_from([(), *TREE])
+NEW = [("p",), ("q",), ("p", "q"), ("x",)]
+CHILD_LIMITS = st.sampled_from(
+    [
+        None,
+        Limits(max_entries=2),
+        Limits(share=0.5, reserved=1),
+        Limits(max_weight=9, child_limits=Limits(max_entries=1)),
+        Limits(reserved=4, max_entries=6),
+    ]
+)
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_entries": st.sampled_from([None, 1, 4]),
+        "reserved": st.integers(0, 2),
+        "share": st.sampled_from([0.5, 2.0]),
+        "child_limits": CHILD_LIMITS,
+    },
+)
 
 
 class FairnessMachine(SideBySide):
@@ -322,6 +341,26 @@ class FairnessMachine(SideBySide):
             else {"max_entries": limit}
         )
         self.both(path, "configure", **settings)
+
+    @rule(path=PLACES, limits=CHILD_LIMITS)
+    def limit_children(self, path: tuple[str, ...], limits: Limits | None) -> None:
+        self.both(path, "configure", child_limits=limits)
+
+    @rule(path=PLACES, names=st.sampled_from(NEW), settings=SETTINGS, weights=st.integers(0, 3))
+    def make(
+        self,
+        path: tuple[str, ...],
+        names: tuple[str, ...],
+        settings: dict[str, Any],
+        weights: int,
+    ) -> None:
+        """A namespace like no other yet, or one that is there, with settings or without."""
+        self.in_step = False
+        core, model = self.at(path)
+        expected = outcome(lambda: model.namespace(*names, **settings).path)
+        assert outcome(lambda: core.namespace(*names, **settings).path) == expected, (path, names)
+        if expected[0] == "returned":
+            self.both((*path, *names), "set", "k", weights)
 
     @rule(seconds=st.sampled_from([1, 2]))
     def advance(self, seconds: float) -> None:
