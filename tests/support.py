@@ -64,12 +64,12 @@ def census(namespace: Namespace[Any]) -> dict[tuple[str, ...], Any]:
 
 
 @contextlib.contextmanager
-def unchanged(cache: Cache[Any]) -> Iterator[None]:
-    """Assert that what happens inside leaves the cache exactly as it was."""
-    before = census(cache)
+def unchanged(namespace: Namespace[Any]) -> Iterator[None]:
+    """Assert that what happens inside leaves a cache, or a namespace of it, exactly as it was."""
+    before = census(namespace)
     yield
-    cache._check()
-    assert census(cache) == before
+    namespace._check()
+    assert census(namespace) == before
 
 
 def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
