@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import gc
+import importlib.util
+import math
 import random
 import sys
 import threading
@@ -690,6 +691,7 @@ def test_an_endless_timeout_is_none(run: Run) -> None:
 
     async def main() -> None:
         assert await cache.afetch("k", lambda: 1, timeout=1e9) == 1
+        assert await cache.afetch("j", lambda: 1, timeout=math.inf) == 1
 
     run(main)
 

@@ -454,6 +454,63 @@ def test_an_interrupt_after_the_loader_strands_nobody(
     assert cache.stats().pending == 0
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this platform has no such timer")
+def test_interrupts_at_any_instant_strand_nobody() -> None:
+    """Real ones, hundreds, wherever the leading thread happens to be; two threads join it."""
+    output = run_isolated(
+        """
+        import random, signal, sys, threading, time
+        from flowcache import create_cache, rings
+
+        cache = create_cache(default_ttl=None)
+        armed = stop = False
+        progress = [0, 0]
+
+        def strike(*_):
+            global armed
+            if armed:
+                armed = False
+                raise KeyboardInterrupt
+
+        def join(number):
+            while not stop:
+                cache.fetch("k", lambda: number)
+                cache.fetch_many("kl", lambda missing: dict.fromkeys(missing, number))
+                progress[number] += 1
+
+        signal.signal(signal.SIGALRM, strike)
+        sys.setswitchinterval(1e-5)
+        threads = [threading.Thread(target=join, args=(n,), daemon=True) for n in range(2)]
+        for thread in threads:
+            thread.start()
+        chance = random.Random(3)
+        struck = 0
+        while struck < 300:
+            try:
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + chance.random() * 0.0005)
+                while armed:
+                    cache.delete("k")
+                    cache.fetch("k", lambda: "mine")
+                    cache.delete("l")
+                    cache.fetch_many("kl", lambda missing: dict.fromkeys(missing, "mine"))
+                    cache.refresh("k", lambda: "mine")
+            except KeyboardInterrupt:
+                struck += 1
+        before = list(progress)
+        deadline = time.monotonic() + 30
+        while any(now == then for now, then in zip(progress, before)):
+            assert time.monotonic() < deadline, "somebody waits for ever"
+            time.sleep(0.001)
+        stop = True
+        for thread in threads:
+            thread.join()
+        print(cache.stats().pending, rings._blocked)
+        """
+    )
+    assert output.split() == ["0", "{}"]
+
+
 # Keys that misbehave
 
 
@@ -559,6 +616,43 @@ def test_a_load_that_begins_while_a_key_is_compared_is_fenced_by_the_write(write
     assert loads[0].result() == "loaded"
     assert cache.peek(Key()) == "written"
     assert_nothing_left(cache)
+
+
+def test_collections_in_the_middle_of_loads_that_wait_for_each_other_freeze_nothing() -> None:
+    """cachebox #67: what is collected fetches, wherever the collector happens to run."""
+    output = run_isolated(
+        """
+        import gc
+        from flowcache import create_cache
+
+        cache = create_cache(max_entries=50)
+        made = 0
+
+        class Garbage:
+            def __init__(self):
+                global made
+                made += 1
+                self.itself = self
+
+            def __del__(self):
+                cache.fetch(("from the collector", made % 7), lambda: made)
+
+        def load(depth):
+            Garbage()
+            if depth:
+                cache.fetch(("level", made, depth), lambda: load(depth - 1))
+            cache.invalidate_tag("t")
+            return depth
+
+        gc.set_threshold(1)
+        for turn in range(200):
+            cache.fetch(("turn", turn), lambda: load(4), tags="t")
+        gc.collect()
+        cache._check()
+        print(cache.stats().pending, made >= 1000)
+        """
+    )
+    assert output.split() == ["0", "True"]
 
 
 # Rings
