@@ -107,6 +107,7 @@ class Job:
         "stands_in_for",
         "struck",
         "task",
+        "thread",
         "watch",
     )
 
@@ -141,6 +142,8 @@ class Job:
         self.struck: BaseException | None = None
         """What ended the run and is for its first caller alone."""
         self.task: asyncio.Task[None] | None = None
+        self.thread = None if loop is not None or background else threading.get_ident()
+        """The thread that will run it or runs it, and so cannot wait for it; None: not known."""
         self.watch: weakref.ref[LoopWatch] | None = None
         """Weak, or it would outlive the timer of a loop that was closed."""
         self._ticket = [None]
@@ -207,6 +210,7 @@ class Job:
     def run(self) -> None:
         """Run a sync loader to its end in this thread. Raises what is for this thread alone."""
         self.is_started = True
+        self.thread = threading.get_ident()
         scope, token = rings.enter_scope(self.loads[0])
         began = perf_counter()
         try:

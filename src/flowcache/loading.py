@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any
 
 from . import background, rings
 from .calls import Call, Held, Loaded
-from .errors import LoadTimeoutError, TooManyLoadsError
+from .errors import LoadTimeoutError, RecursiveLoadError, TooManyLoadsError
 from .jobs import Job
 from .waiting import (
     ABANDONED,
@@ -328,12 +329,26 @@ def settle_in_thread(job: Job, load: Running | Outcome, deadline: float | None) 
                 job.run()
                 return load.outcome
             job.run_in_thread()
+        refuse_own_thread(job, load)
         return wait_in_thread(load, deadline, seen)
     finally:
         rings.stop_waiting(waiting, load, here)
         if beside is not None:
             rings.stop_waiting(beside, load, None)
         del beside, load  # The loader's frame, and so its error's traceback, holds this frame.
+
+
+def refuse_own_thread(job: Job, load: Running) -> None:
+    """Raise if what leads the load is a call below this one on the same thread.
+
+    A loader's own calls were told apart before, by the context. What is left is code that runs
+    between the steps of a call: the key's own methods, a finalizer, a handler of a signal.
+    """
+    leader = load.job
+    if leader is not job and leader.thread == threading.get_ident() and load.outcome is None:
+        raise RecursiveLoadError(
+            f"key: the call that loads {load.key!r} is the one that this call interrupts"
+        )
 
 
 async def settle_in_task(
@@ -348,6 +363,7 @@ async def settle_in_task(
     try:
         if load.job is job and not job.is_started:
             job.start()
+        refuse_own_thread(job, load)
         return await wait_in_task(load, deadline, seen)
     finally:
         rings.stop_waiting(waiting, load, None)
