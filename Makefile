@@ -15,7 +15,7 @@ help:
 	@echo "make test    the suite on each Python of 3.11 to 3.13 that is found"
 	@echo "make lint    ruff, mypy, cython-lint, codespell"
 	@echo "make format  write the code as ruff formats it"
-	@echo "make bench   the benchmarks"
+	@echo "make bench   the benchmarks, with results, plots and the README's table (ARGS=--quick: rough)"
 	@echo "make asan    the suite under AddressSanitizer"
 	@echo "make ubsan   the suite under UndefinedBehaviorSanitizer"
 	@echo "make wheel   sdist and wheel, in dist/"
@@ -35,7 +35,7 @@ format:
 	@$(RUN) --no-build lint -- -m ruff format .
 
 bench:
-	@$(RUN) test bench -- bench/all.py $(ARGS)
+	@$(RUN) bench -- bench/run.py $(ARGS)
 
 # Sanitized code is several times slower, so a test that hangs is given longer to show it.
 asan ubsan: export PYTEST_TIMEOUT = 1800

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their sizes, and the file that their medians go to.
+"""What the benchmarks share: their sizes, and the files that their medians go to.
 
 `--quick` makes fewer and smaller rounds: enough to see that everything runs, not to quote.
 """
@@ -6,32 +6,32 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import RESULTS, environment
+from machine import environment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="few small rounds; nothing to quote")
     parser.addoption(
         "--results",
-        help="the file for medians, by default bench/results/compare.json (with --quick: none); "
-        "what this run did not measure stays in it",
+        help="the folder for medians, a file for each module; what this run did not measure stays",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "size" in metafunc.fixturenames:
         quick = metafunc.config.getoption("--quick")
-        sizes = [1_000, 20_000] if quick else [1_000, 100_000, 1_000_000]
+        sizes = [1_000, 100_000] if quick else [1_000, 100_000, 1_000_000]
         metafunc.parametrize("size", sizes, scope="module")
 
 
 @pytest.fixture(scope="session")
 def rounds(request: pytest.FixtureRequest) -> int:
-    return 3 if request.config.getoption("--quick") else 21
+    return 5 if request.config.getoption("--quick") else 31
 
 
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
@@ -41,17 +41,20 @@ def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the medians of every case that was run beside those of earlier runs."""
+    folder = session.config.getoption("--results")
     benches = getattr(session.config, "_benchmarksession", None)
-    measured = {
-        bench.fullname.removeprefix("bench/"): dict(bench.extra_info)
-        for bench in getattr(benches, "benchmarks", [])
-        if "nanoseconds" in bench.extra_info
-    }
-    given = session.config.getoption("--results")
-    if not measured or (session.config.getoption("--quick") and given is None):
+    if folder is None or benches is None:
         return
-    path = Path(given or RESULTS / "compare.json")
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    cases = {**known.get("cases", {}), **measured}
-    written = {"environment": environment(), "cases": dict(sorted(cases.items()))}
-    path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    measured: dict[str, dict[str, Any]] = defaultdict(dict)
+    for bench in benches.benchmarks:
+        module, _, case = bench.fullname.partition("::")
+        name = Path(module).stem.removeprefix("test_")
+        if bench.extra_info:
+            measured[name][case] = dict(bench.extra_info)
+    for name, cases in measured.items():
+        path = Path(folder, f"{name}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        merged = dict(sorted({**known.get("cases", {}), **cases}.items()))
+        written = {"environment": environment(), "cases": merged}
+        path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

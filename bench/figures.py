@@ -1,206 +1,211 @@
-"""Write the table of figures between the README's markers, from the committed results.
+"""The README's table of figures, made from the results.
 
-    python bench/figures.py [--check]
+    make bench ARGS="--only figures"
 
-`--check` changes nothing and fails if the README does not say what the results do.
+Each row is one claim: what was measured, beside what, the most that it was meant to be, and what it
+is. A row whose result is not there says so.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS
-
-README = RESULTS.parent.parent / "README.md"
-MARKED = re.compile(r"(<!-- figures: [^\n]*-->\n).*?(\n<!-- /figures -->)", re.DOTALL)
+MISSING = "not measured"
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A row: one contender's median over another's, and what it is meant to be at most."""
+class Results:
+    """What a folder of results holds; None for what it does not."""
 
-    label: str
-    case: str
-    ours: str
-    rival: str
-    most: float | None = None
+    def __init__(self, folder: Path) -> None:
+        self.parts: dict[str, dict[str, Any]] = {
+            path.stem: json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(folder.glob("*.json"))
+        }
+
+    def case(self, part: str, name: str) -> dict[str, Any] | None:
+        """Return what one benchmark kept."""
+        found = self.parts.get(part, {}).get("cases", {}).get(name)
+        return found if found is None else dict(found)
+
+    def ns(self, part: str, name: str, contender: str) -> float | None:
+        """Return a contender's nanoseconds a call."""
+        case = self.case(part, name) or {}
+        taken: float | None = case.get("nanoseconds", {}).get(contender)
+        return taken
+
+    def memory(self, cache: str, what: str) -> float | None:
+        """Return bytes an entry (``bytes``) or what a collection takes longer (``pause_ms``)."""
+        figures = self.parts.get("memory", {}).get("caches", {}).get(cache, {})
+        figure: float | None = figures.get(what)
+        return figure
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Return what each part was measured with."""
+        return [part["environment"] for part in self.parts.values() if "environment" in part]
 
 
-COMPARE = "test_compare.py::"
-FETCH = "test_fetch.py::"
-SIZES = (1_000, 100_000)
+def ratio_cell(ours: float | None, other: float | None, most: float) -> tuple[str, str]:
+    """Return a ratio, marked if it is more than it was meant to be, and the times it is of."""
+    if ours is None or other is None:
+        return MISSING, ""
+    return marked(ours / other, most, "x"), f"{ours:,.0f} ns to {other:,.0f} ns"
 
 
-def rows_by_size(label: str, test: str, *rivals: tuple[str, float | None]) -> Iterator[Ratio]:
-    for size in SIZES:
-        for rival, most in rivals:
-            yield Ratio(
-                f"{label}, {size:,} keys", f"{COMPARE}{test}[{size}]", "flowcache", rival, most
-            )
+def marked(value: float, most: float, unit: str) -> str:
+    text = f"{value:.2f}x" if unit == "x" else f"{value:,.1f} {unit}"
+    return text if value <= most else f"**{text}**"
 
 
-def rows() -> Iterator[Ratio]:
-    yield from rows_by_size(
-        "`get`, hit",
-        "test_hit_random_keys",
-        ("dict", None),
-        ("cachebox LRU", 1.0),
-        ("cachebox TTL", 0.8),
+def rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield each claim: the case, what it stands beside, the most, the figure, from what."""
+    for size in (1_000, 100_000):
+        for rival, most in (("cachebox LRU", 1.0), ("cachebox TTL", 0.8)):
+            yield compared(results, "hit_random_keys", size, "`get`, hit", rival, "get", most)
+    for size in (1_000, 100_000):
+        yield compared(results, "miss", size, "`get`, miss", "cachebox LRU", "get", 1.1)
+    for size in (1_000, 100_000):
+        for rival, most in (("cachebox LRU", 0.85), ("cachebox VTTL", 0.5)):
+            yield compared(results, "overwrite", size, "`set`, overwriting", rival, "insert", most)
+    for size in (1_000, 100_000):
+        for rival, most in (("cachebox LRU", 1.0), ("cachebox VTTL", 0.4)):
+            what = "`set`, evicting"
+            yield compared(results, "insert_that_evicts", size, what, rival, "insert", most)
+    for size in (1_000, 100_000):
+        case = f"test_tags_on_a_set[{size}]"
+        ours, plain = (results.ns("ops", case, who) for who in ("set with two tags", "set"))
+        figure, times = ratio_cell(ours, plain, 2.5)
+        yield f"`set` with two tags, {size:,} entries", "a `set` without", "2.5x", figure, times
+    for tenants in (1_000, 100_000):
+        case = f"test_view_of_each_request[{tenants}]"
+        whos = ("namespace(...).get", "get on a kept view")
+        figure, times = ratio_cell(*(results.ns("ops", case, who) for who in whos), 3.0)
+        what = f"`cache.namespace(name).get(key)`, {tenants:,} tenants"
+        yield what, "`get` on a view that was kept", "3.0x", figure, times
+    for call in ("invalidate_tag", "clear"):
+        case = f"test_removal_beside_others[{call}]"
+        many, few = (results.ns("ops", case, f"beside {n} others") for n in ("1,000,000", "10,000"))
+        figure, times = ratio_cell(many, few, 1.5)
+        what = f"`{call}`, an entry removed, beside 1,000,000 others"
+        yield what, "beside 10,000", "1.5x", figure, times
+    yield from memory_rows(results)
+    import_ms = results.parts.get("startup", {}).get("milliseconds", {}).get("flowcache")
+    figure = MISSING if import_ms is None else marked(import_ms, 25, "ms")
+    yield "`import flowcache`", "", "25 ms", figure, ""
+    yield from loading_rows(results)
+
+
+def compared(
+    results: Results, case: str, size: int, what: str, rival: str, call: str, most: float
+) -> tuple[str, str, str, str, str]:
+    """Return the row of one case of test_compare.py."""
+    name = f"test_{case}[{size}]"
+    ours, other = (results.ns("compare", name, who) for who in ("flowcache", rival))
+    figure, times = ratio_cell(ours, other, most)
+    beside = f"cachebox `{rival.removeprefix('cachebox ')}Cache.{call}`"
+    return f"{what}, {size:,} entries", beside, f"{most}x", figure, times
+
+
+def memory_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield what entries cost in memory, and in the collector's time."""
+    entries = results.parts.get("memory", {}).get("entries", 1_000_000)
+    plain, tagged = (results.memory(f"flowcache{tags}", "bytes") for tags in ("", ", 2 tags"))
+    figure = MISSING if plain is None else marked(plain, 80, "bytes")
+    others = ", ".join(
+        f"{name} {used:.0f}"
+        for name in ("dict", "cachebox TTL", "cachebox VTTL", "cachetools TTL", "moka-py", "theine")
+        if (used := results.memory(name, "bytes")) is not None
     )
-    yield from rows_by_size("`get`, miss", "test_miss", ("cachebox LRU", 1.1))
-    yield from rows_by_size(
-        "`set` that overwrites",
-        "test_overwrite",
-        ("cachebox LRU", 0.85),
-        ("cachebox VTTL", 0.5),
+    what = f"memory of an entry without key and value, of {entries:,}"
+    yield what, others, "80 bytes", figure, ""
+    figure = (
+        MISSING if plain is None or tagged is None else marked((tagged - plain) / 2, 28, "bytes")
     )
-    yield from rows_by_size(
-        "`set` that evicts",
-        "test_insert_that_evicts",
-        ("cachebox LRU", 1.0),
-        ("cachebox VTTL", 0.4),
-    )
-    for label, case, ours, rival, most in (
-        (
-            "`set` with two tags, 100,000 keys",
-            f"{COMPARE}test_set_with_two_tags[100000]",
-            "set with two tags",
-            "set",
-            2.5,
-        ),
-        (
-            "`cache.namespace(...).get(...)`",
-            f"{COMPARE}test_kept_view_and_view_of_each_request",
-            "namespace(...).get",
-            "get on a kept view",
-            3.0,
-        ),
-        ("`fetch`, hit", f"{FETCH}test_fetch_hit_beside_get_hit", "fetch", "get", 1.3),
-        (
-            "`await afetch(...)`, hit",
-            f"{FETCH}test_afetch_hit_beside_an_empty_coroutine",
-            "afetch",
-            "empty_coroutine",
-            0.9,
-        ),
-        (
-            "`@cached`, async, hit",
-            f"{FETCH}test_cached_async_hit_beside_an_empty_coroutine",
-            "cached",
-            "empty_coroutine",
-            1.5,
-        ),
-        (
-            "`@cached`, hit",
-            f"{FETCH}test_cached_sync_hit_beside_lru_cache",
-            "cached",
-            "lru_cache",
-            1.5,
-        ),
-    ):
-        yield Ratio(label, case, ours, rival, most)
+    yield "memory of each tag of an entry", "", "28 bytes", figure, ""
+    ours, other = (results.memory(who, "pause_ms") for who in ("flowcache", "cachebox TTL"))
+    figure = MISSING if ours is None or other is None else marked(ours, max(other, 0), "ms")
+    most = "" if other is None else f"{other:,.1f} ms"
+    what = f"what {entries:,} entries add to `gc.collect()`"
+    yield what, "cachebox `TTLCache`", most, figure, ""
 
 
-NAMES = {
-    "get": "our `get`",
-    "set": "a `set` without",
-    "get on a kept view": "`get` on a kept view",
-    "empty_coroutine": "awaiting an empty `async def`",
-    "lru_cache": "`functools.lru_cache`",
-    "dict": "`dict.get`",
+LOADING = {
+    "test_fetch_hit_beside_get_hit": ("`fetch`, hit", "our own `get`"),
+    "test_afetch_hit_beside_an_empty_coroutine": (
+        "`await afetch(...)`, hit",
+        "awaiting an empty `async def`",
+    ),
+    "test_cached_async_hit_beside_an_empty_coroutine": (
+        "`@ns.cached()` of an async function, hit",
+        "awaiting an empty `async def`",
+    ),
+    "test_cached_sync_hit_beside_lru_cache": (
+        "`@ns.cached()` of a function of one argument, hit",
+        "`functools.lru_cache`",
+    ),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
-    page = README.read_text(encoding="utf-8")
-    table = "\n".join(lines())
-    told = MARKED.sub(lambda match: match[1] + "\n" + table + "\n" + match[2], page)
-    if options.check:
-        sys.exit("README.md: the figures are not those of bench/results" if told != page else 0)
-    README.write_text(told, encoding="utf-8")
-    print(table)
-
-
-def lines() -> Iterator[str]:
-    compared, memory = load("compare.json"), load("memory.json")
-    with_, cases = compared["environment"], compared["cases"]
-    yield (
-        f"{with_['python']} on {with_['cpu']} ({with_['cores']} cores), commit {with_['commit']}; "
-        f"cachebox {with_['rivals']['cachebox']}. Medians of interleaved rounds in one process, "
-        "`str` keys, a namespace's view with a TTL, limits and counters on. "
-        "`make bench` measures them all again."
-    )
-    yield ""
-    yield "| case | flowcache | beside it | ratio | meant to be |"
-    yield "|---|---|---|---|---|"
-    for row in rows():
-        figures = cases[row.case]["nanoseconds"]
-        ours, rival = figures[row.ours], figures[row.rival]
-        yield cells(
-            row.label,
-            f"{ours:.0f} ns",
-            f"{NAMES.get(row.rival, row.rival)}: {rival:.0f} ns",
-            f"{ours / rival:.2f}",
-            row.most,
+def loading_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the claims of test_fetch.py, which keeps the most beside the ratio."""
+    for name, (what, beside) in LOADING.items():
+        case = results.case("fetch", name)
+        if case is None or "ratio" not in case:
+            yield f"{what}, 1,000 entries", beside, "", MISSING, ""
+            continue
+        times = case.get("nanoseconds", {})
+        other = times.get(case["of"])
+        ours = case["ratio"] * other
+        yield (
+            f"{what}, 1,000 entries",
+            beside,
+            f"{case['most']}x",
+            marked(case["ratio"], case["most"], "x"),
+            f"{ours:,.0f} ns to {other:,.0f} ns",
         )
-    for what in ("invalidate_tag", "clear"):
-        few, many = (
-            cases[f"{COMPARE}test_removal_beside_others[{what}-{others}]"]["nanoseconds"][
-                "an entry removed"
-            ]
-            for others in (10_000, 1_000_000)
+
+
+def table(results: Results) -> str:
+    """Return the table in Markdown, with what it was measured with above it."""
+    lines = [
+        "| case | beside | at most | figure | |",
+        "|---|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows(results)),
+    ]
+    return "\n".join([measured_with(results), "", *lines])
+
+
+def measured_with(results: Results) -> str:
+    environments = results.environments()
+    if not environments:
+        return "Nothing has been measured yet."
+    one = environments[-1]
+    commits = ", ".join(sorted({f"`{each['commit']}`" for each in environments}))
+    versions = ", ".join(f"{name} {number}" for name, number in one["rivals"].items() if number)
+    return (
+        f"{one['python']}, {one['cpu']}, {one['cores']} cores, {one['system']}; commit {commits}, "
+        f"{one['date']}; {versions}. Medians of rounds that are interleaved in one process, plain "
+        "calls in a loop, with `str` keys equal to those stored but not the same objects. "
+        "flowcache is a namespace's view with `default_ttl=3600`, limits and counters on. "
+        "**Bold**: more than it was meant to be."
+    )
+
+
+def write_readme(folder: Path, readme: Path, *, write: bool) -> str:
+    """Return the table; with ``write``, put it between the README's two markers as well."""
+    made = table(Results(folder))
+    if write:
+        text = readme.read_text(encoding="utf-8")
+        changed, times = re.subn(
+            r"(<!-- figures:[^>]*-->\n)(.*?)(<!-- /figures -->)",
+            lambda found: f"{found[1]}\n{made}\n\n{found[3]}",
+            text,
+            flags=re.DOTALL,
         )
-        yield cells(
-            f"`{what}`, an entry removed, beside 1,000,000 others",
-            f"{many:.0f} ns",
-            f"beside 10,000 others: {few:.0f} ns",
-            f"{many / few:.2f}",
-            1.5,
-        )
-    yield from memory_lines(memory["caches"])
-
-
-def memory_lines(caches: dict[str, Any]) -> Iterator[str]:
-    ours, ttl = caches["flowcache"], caches["cachebox TTL"]
-    rivals = "; ".join(
-        f"{name}: {caches[name]['bytes']:.0f}"
-        for name in ("cachebox TTL", "cachebox VTTL", "cachetools TTL", "moka-py", "theine")
-    )
-    yield (
-        f"| memory of an entry, its key and value not counted | {ours['bytes']:.0f} bytes "
-        f"| {rivals} | | 80 bytes |"
-    )
-    tag = (caches["flowcache, 3 tags"]["bytes"] - ours["bytes"]) / 3
-    yield f"| memory of each tag of an entry | {tag:.0f} bytes | | | 28 bytes |"
-    yield (
-        f"| what 1,000,000 entries add to `gc.collect()` | {ours['pause_ms']:.0f} ms "
-        f"| cachebox TTL: {ttl['pause_ms']:.0f} ms | | no more than that |"
-    )
-
-
-def cells(label: str, ours: str, rival: str, ratio: str, most: float | None) -> str:
-    meant = "" if most is None else f"{most:g}"
-    if most is not None and float(ratio) > most:
-        ratio = f"**{ratio}**"
-    return f"| {label} | {ours} | {rival} | {ratio} | {meant} |"
-
-
-def load(name: str) -> Any:
-    path = Path(RESULTS / name)
-    if not path.exists():
-        sys.exit(f"{path.name}: not there; `make bench` writes it")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    main()
+        if times != 1:
+            raise SystemExit(f"{readme}: found {times} places for the figures, not 1")
+        readme.write_text(changed, encoding="utf-8")
+    return made

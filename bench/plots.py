@@ -1,125 +1,123 @@
-"""Draw bench/results/compare.json and memory.json: bars a case, and cost against size.
-
-python bench/plots.py
-"""
+"""Plots of the results: bars for each case, curves of cost against size, memory of an entry."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
 
 import matplotlib as mpl
-from machine import RESULTS
+from figures import Results
 
-mpl.use("agg")
+mpl.use("svg")
 
-import matplotlib.pyplot as plt
+# The same picture gives the same file, so that a new run changes what it measured and no more.
+mpl.rcParams["svg.hashsalt"] = "flowcache"
+mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
 
-CASES = {
-    "test_hit_random_keys": "get, hit",
-    "test_miss": "get, miss",
-    "test_overwrite": "set that overwrites",
-    "test_insert_that_evicts": "set that evicts",
+OURS = "#c2410c"
+OTHERS = "#94a3b8"
+TITLES = {
+    "hit_random_keys": "get, hit",
+    "hit_hot_keys": "get, hit, 100 hot keys",
+    "miss": "get, miss",
+    "overwrite": "set, overwriting",
+    "insert_that_evicts": "set, evicting",
+    "insert_that_evicts_with_own_ttl": "set, evicting, own TTL",
 }
-OURS, OTHERS = "#c2410c", "#94a3b8"
-MOST = 6.0
-"""Times what flowcache takes, beyond which a bar is cut and bears its figure."""
+BARS_AT = 100_000
+SIZED = re.compile(r"test_(\w+)\[(\d+)\]")
 
 
-def main() -> None:
-    compared = json.loads((RESULTS / "compare.json").read_text(encoding="utf-8"))
-    memory = json.loads((RESULTS / "memory.json").read_text(encoding="utf-8"))
-    draw_bars(compared, 100_000)
-    draw_curves(compared)
-    draw_memory(memory)
+def draw(folder: Path) -> list[Path]:
+    """Draw what the folder's results are enough for; return the files."""
+    results = Results(folder)
+    sizes: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
+    for name, kept in results.parts.get("compare", {}).get("cases", {}).items():
+        found = SIZED.fullmatch(name)
+        if found and "nanoseconds" in kept:
+            sizes[found[1]][int(found[2])] = kept["nanoseconds"]
+    drawn = []
+    bars = {case: of[BARS_AT] for case, of in sizes.items() if case in TITLES and BARS_AT in of}
+    if bars:
+        drawn.append(draw_bars(bars, folder / "bars.svg"))
+    curves = {case: of for case, of in sizes.items() if case in TITLES and len(of) > 1}
+    if curves:
+        drawn.append(draw_curves(curves, folder / "curves.svg"))
+    caches = results.parts.get("memory", {}).get("caches")
+    if caches:
+        drawn.append(draw_memory(caches, folder / "memory.svg"))
+    return drawn
 
 
-def nanoseconds(compared: Any, case: str, size: int) -> dict[str, float]:
-    found = compared["cases"].get(f"test_compare.py::{case}[{size}]", {})
-    result: dict[str, float] = found.get("nanoseconds", {})
-    return result
+def save(figure: Figure, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path
 
 
-def caption(figure: Any, environment: dict[str, Any]) -> None:
-    figure.text(
-        0.01,
-        0.01,
-        f"{environment['python']}, {environment['cpu']}, commit {environment['commit']}; medians of"
-        " interleaved rounds in one process",
-        fontsize=7,
-        color="#64748b",
-    )
+def in_order(cases: dict[str, object]) -> list[str]:
+    return [case for case in TITLES if case in cases]
 
 
-def bars(axes: Any, figures: dict[str, float], unit: str) -> None:
-    """Draw one bar a contender, least first; those that would dwarf all others are cut."""
-    ordered = sorted(figures.items(), key=lambda item: -item[1])
-    limit = MOST * figures["flowcache"]
-    names = [name for name, _ in ordered]
-    axes.barh(
-        names,
-        [min(value, limit) for _, value in ordered],
-        color=[OURS if name.startswith("flowcache") else OTHERS for name in names],
-    )
-    for position, (_, value) in enumerate(ordered):
-        text = f" {value:,.0f}" + (" (cut)" if value > limit else "")
-        axes.text(min(value, limit), position, text, va="center", fontsize=7)
-    axes.set_xlim(0, limit * 1.18)
-    axes.set_xlabel(unit, fontsize=8)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def draw_bars(cases: dict[str, dict[str, float]], path: Path) -> Path:
+    """One panel a case: nanoseconds a call, the fastest on top."""
+    rows = math.ceil(len(cases) / 2)
+    figure, panels = plt.subplots(rows, 2, figsize=(9, 2.6 * rows), squeeze=False)
+    for panel in panels.flat[len(cases) :]:
+        panel.set_visible(False)
+    for panel, case in zip(panels.flat, in_order(dict(cases)), strict=False):
+        times = sorted(cases[case].items(), key=lambda item: -item[1])
+        names, values = zip(*times, strict=True)
+        colours = [OURS if name == "flowcache" else OTHERS for name in names]
+        bars = panel.barh(names, values, color=colours)
+        panel.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
+        panel.set_xlim(0, max(values) * 1.15)
+        panel.set_title(f"{TITLES[case]}, {BARS_AT:,} entries (ns)", loc="left")
+    return save(figure, path)
 
 
-def draw_bars(compared: Any, size: int) -> None:
-    figure, grid = plt.subplots(2, 2, figsize=(10, 7))
-    for axes, (case, label) in zip(grid.flat, CASES.items(), strict=True):
-        bars(axes, nanoseconds(compared, case, size), "nanoseconds a call, less is better")
-        axes.set_title(f"{label}, {size:,} keys", fontsize=10, loc="left")
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
-    caption(figure, compared["environment"])
-    figure.savefig(RESULTS / "cases.png", dpi=130)
-
-
-def draw_curves(compared: Any) -> None:
-    figure, grid = plt.subplots(2, 2, figsize=(10, 7))
-    sizes = (1_000, 100_000, 1_000_000)
-    for axes, (case, label) in zip(grid.flat, CASES.items(), strict=True):
-        by_size = {size: nanoseconds(compared, case, size) for size in sizes}
-        known = [size for size in sizes if by_size[size]]
-        for name in by_size[known[0]]:
-            is_ours = name == "flowcache"
-            axes.plot(
-                known,
-                [by_size[size][name] for size in known],
+def draw_curves(cases: dict[str, dict[int, dict[str, float]]], path: Path) -> Path:
+    """One panel a case: nanoseconds a call against the number of entries."""
+    rows = math.ceil(len(cases) / 2)
+    figure, panels = plt.subplots(rows, 2, figsize=(9, 3 * rows), squeeze=False)
+    names = sorted({name for of in cases.values() for times in of.values() for name in times})
+    shades = plt.get_cmap("tab10")
+    for panel in panels.flat[len(cases) :]:
+        panel.set_visible(False)
+    for panel, case in zip(panels.flat, in_order(dict(cases)), strict=False):
+        for number, name in enumerate(names):
+            points = [(size, of[name]) for size, of in sorted(cases[case].items()) if name in of]
+            if not points:
+                continue
+            ours = name == "flowcache"
+            panel.plot(
+                *zip(*points, strict=True),
                 marker="o",
-                markersize=4,
-                linewidth=2.5 if is_ours else 1,
-                color=OURS if is_ours else None,
-                zorder=3 if is_ours else 2,
+                markersize=3,
                 label=name,
+                color=OURS if ours else shades(number % 10),
+                linewidth=2.5 if ours else 1,
+                zorder=3 if ours else 2,
             )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_title(label, fontsize=10, loc="left")
-        axes.set_xlabel("entries", fontsize=8)
-        axes.set_ylabel("nanoseconds a call", fontsize=8)
-        axes.tick_params(labelsize=8)
-    grid.flat[0].legend(fontsize=7, ncols=2)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
-    caption(figure, compared["environment"])
-    figure.savefig(RESULTS / "sizes.png", dpi=130)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_title(f"{TITLES[case]} (ns a call)", loc="left")
+        panel.set_xlabel("entries")
+    panels.flat[0].legend(fontsize=7, ncols=2)
+    return save(figure, path)
 
 
-def draw_memory(memory: Any) -> None:
-    figure, axes = plt.subplots(figsize=(8, 4))
-    used = {name: figure["bytes"] for name, figure in memory["caches"].items()}
-    bars(axes, used, "bytes an entry, its key and value not counted")
-    axes.set_title(f"memory, {memory['entries']:,} entries", fontsize=10, loc="left")
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
-    caption(figure, memory["environment"])
-    figure.savefig(RESULTS / "memory.png", dpi=130)
-
-
-if __name__ == "__main__":
-    main()
+def draw_memory(caches: dict[str, dict[str, float]], path: Path) -> Path:
+    """Bytes an entry, key and value not counted."""
+    used = sorted(((name, of["bytes"]) for name, of in caches.items()), key=lambda item: -item[1])
+    names, values = zip(*used, strict=True)
+    figure, panel = plt.subplots(figsize=(7, 0.3 * len(names) + 1))
+    colours = [OURS if name.startswith("flowcache") else OTHERS for name in names]
+    bars = panel.barh(names, values, color=colours)
+    panel.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
+    panel.set_xlim(0, max(values) * 1.12)
+    panel.set_title("bytes an entry, key and value not counted", loc="left")
+    return save(figure, path)

@@ -1,59 +1,70 @@
 """Rounds in which every contender has its turn, so that a machine's moods strike all alike.
 
-A case is a function a contender: it makes `calls` plain calls in a loop and returns nothing. Each
-round runs every contender once, in an order that shifts from round to round, with the collector
-off. What is kept is nanoseconds a call; what is quoted is the median, and ratios of medians.
+A contender is a function that makes so many plain calls in a loop. Each round runs every contender
+once, in an order that is drawn anew, with the collector off. What is kept is nanoseconds a call;
+what is quoted is the median, and ratios of medians.
 """
 
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Callable, Mapping
 from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
 Run = Callable[[], object]
-
-
-class Interleaved:
-    """Times contenders in turn; `medians` afterwards, in nanoseconds a call."""
-
-    def __init__(self, contenders: Mapping[str, Run], calls: int) -> None:
-        self.contenders = list(contenders.items())
-        self.calls = calls
-        self.samples: dict[str, list[float]] = {name: [] for name in contenders}
-        self.turn = 0
-
-    def warm_up(self) -> None:
-        """Run everybody once, uncounted."""
-        for _, run in self.contenders:
-            run()
-
-    def round(self) -> None:
-        """Run everybody once, counted."""
-        shift = self.turn % len(self.contenders)
-        self.turn += 1
-        for name, run in self.contenders[shift:] + self.contenders[:shift]:
-            gc.disable()
-            try:
-                began = perf_counter_ns()
-                run()
-                spent = perf_counter_ns() - began
-            finally:
-                gc.enable()
-            self.samples[name].append(spent / self.calls)
-
-    @property
-    def medians(self) -> dict[str, float]:
-        return {name: median(samples) for name, samples in self.samples.items()}
+Timed = Callable[[], int]
 
 
 def compare(benchmark: Any, contenders: Mapping[str, Run], calls: int, rounds: int) -> None:
     """Let pytest-benchmark time whole rounds, and keep what each contender took in `extra_info`."""
-    timed = Interleaved(contenders, calls)
-    timed.warm_up()
-    benchmark.pedantic(timed.round, rounds=rounds, iterations=1)
-    benchmark.extra_info["nanoseconds"] = {name: round(ns, 2) for name, ns in timed.medians.items()}
+    runs = {name: (lambda run=run: timed(run)) for name, run in contenders.items()}
+    compare_timed(benchmark, runs, calls, rounds)
+
+
+def compare_timed(benchmark: Any, contenders: Mapping[str, Timed], calls: int, rounds: int) -> None:
+    """The same for contenders that prepare something first, and return the time of the rest."""
+    samples: dict[str, list[int]] = {name: [] for name in contenders}
+    turns = list(contenders.items())
+
+    def one_round() -> None:
+        random.shuffle(turns)
+        for name, run in turns:
+            gc.disable()
+            try:
+                samples[name].append(run())
+            finally:
+                gc.enable()
+
+    gc.collect()
+    one_round()  # warms up
+    benchmark.pedantic(one_round, rounds=rounds, iterations=1)
+    benchmark.extra_info["nanoseconds"] = {
+        name: round(median(taken[1:]) / calls, 2) for name, taken in samples.items()
+    }
     benchmark.extra_info["calls"] = calls
     benchmark.extra_info["rounds"] = rounds
+
+
+def timed(run: Run, *, expected: object = None) -> int:
+    """Return the nanoseconds that it takes."""
+    began = perf_counter_ns()
+    answer = run()
+    spent = perf_counter_ns() - began
+    if expected is not None and answer != expected:
+        raise AssertionError(f"it did {answer}, not {expected}: this is no measurement")
+    return spent
+
+
+def cycling(loop: Callable[[list[str]], None], cycle: list[list[str]]) -> Run:
+    """Return a run that takes the next keys of the cycle each time."""
+    turn = 0
+
+    def run() -> None:
+        nonlocal turn
+        loop(cycle[turn % len(cycle)])
+        turn += 1
+
+    return run
