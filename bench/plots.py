@@ -11,6 +11,8 @@ import matplotlib as mpl
 from figures import Results
 
 mpl.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 # The same picture gives the same file, so that a new run changes what it measured and no more.
 mpl.rcParams["svg.hashsalt"] = "flowcache"
