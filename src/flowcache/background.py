@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from contextvars import Context
 from queue import SimpleQueue
@@ -24,7 +23,7 @@ SHORTEST_REST = 1.0
 LONGEST_REST = 30.0
 """Seconds, on the cache's clock, in which a key is not tried again."""
 MOST_FAILURES = 10_000
-"""Keys of a cache that are remembered to have failed; the longest ago are forgotten first."""
+"""Keys of a cache that are remembered to have failed; of more, the earliest tenth is forgotten."""
 
 
 class Pool:
@@ -44,6 +43,7 @@ class Pool:
                 thread = threading.Thread(target=self._work, name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
+        job.offer()
         self._queue.put((contextvars.copy_context(), job))
 
     def _work(self) -> None:
@@ -85,7 +85,7 @@ class Failure(NamedTuple):
 
 # By hashes: what is remembered keeps neither a key nor a cache alive. Should two meet, a load waits
 # a while longer.
-_failures: WeakKeyDictionary[object, OrderedDict[int, Failure]] = WeakKeyDictionary()
+_failures: WeakKeyDictionary[object, dict[int, Failure]] = WeakKeyDictionary()
 
 
 def stamp_of(namespace: Any, key: Hashable) -> tuple[float, float] | None:
@@ -125,11 +125,12 @@ def note_failure(namespace: Any, key: Hashable) -> None:
     in_a_row = 1 if failure is None else failure.in_a_row + 1
     rest = min(LONGEST_REST, SHORTEST_REST * 2.0 ** min(in_a_row - 1, 30))
     which = hash((namespace, key))
-    failures = _failures.setdefault(namespace._store(), OrderedDict())
+    failures = _failures.setdefault(namespace._store(), {})
     failures.pop(which, None)  # To the end.
     failures[which] = Failure(in_a_row, namespace._now() + rest, stamp)
-    while len(failures) > MOST_FAILURES:
-        failures.popitem(last=False)
+    if len(failures) > MOST_FAILURES:
+        for earliest in list(failures)[: len(failures) - MOST_FAILURES * 9 // 10]:
+            failures.pop(earliest, None)
 
 
 def forget_failures(namespace: Any, key: Hashable) -> None:

@@ -70,7 +70,7 @@ class LoopWatch:
         """The timer fires, ten years from now."""
 
     def __del__(self) -> None:
-        for job in tuple(self.jobs):
+        for job in list(self.jobs):  # In one step, which tuple() is not.
             job.end()
 
     @classmethod
@@ -146,7 +146,7 @@ class Job:
         """The thread that will run it or runs it, and so cannot wait for it; None: not known."""
         self.watch: weakref.ref[LoopWatch] | None = None
         """Weak, or it would outlive the timer of a loop that was closed."""
-        self._ticket = [None]
+        self._ticket: list[None] = []
 
     # Registering
 
@@ -181,6 +181,11 @@ class Job:
         self._take_out(load)
         self.loads.remove(load)
         load.settle(outcome)
+
+    def offer(self) -> None:
+        """Let a thread of the pool claim the job, which is complete now."""
+        self.is_apart = True
+        self._ticket.append(None)
 
     def claim(self) -> bool:
         """Take the right to run a job of the pool, or to end it before it runs: True, once."""
@@ -336,7 +341,7 @@ class Job:
 
     def withdraw(self) -> None:
         """End a job whose first caller was struck, unless somebody else runs it."""
-        if not self.is_apart and self.claim():
+        if not self.is_apart or self.claim():
             self.end()
 
     def _produce(self) -> Any:

@@ -146,7 +146,7 @@ def wake(waiters: dict[ThreadWaiter | TaskWaiter, None]) -> None:
     """Wake all waiters, those of another loop through one call to it, and empty the dict."""
     here = running_loop()
     elsewhere: dict[asyncio.AbstractEventLoop, list[TaskWaiter]] = {}
-    for waiter in tuple(waiters):
+    for waiter in list(waiters):  # In one step, which tuple() is not.
         if isinstance(waiter, ThreadWaiter) or waiter.loop is here:
             waiter.wake()
         else:
