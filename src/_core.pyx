@@ -55,7 +55,9 @@
 #    or a later deadline moves nothing in any heap.
 #
 # 7. A function whose name ends in _locked expects Core.lock, and runs no user code but through
-#    store_find_by_eq_locked, which lets the lock go. With the GIL the lock is nothing.
+#    store_find_by_eq_locked, which lets the lock go. With the GIL the lock is nothing. Without it,
+#    nothing is dropped under the lock that could be its last reference and run a finalizer, and
+#    what is read without the lock goes through peek_ and is written through poke_ (see space).
 #
 # 8. A load is stored only if nothing has fenced it. Whatever invalidates a key marks the running
 #    loads that it covers, under the lock and together with the change. Keyed writes look for the
@@ -146,6 +148,7 @@ def _connect(*, fetch_miss, afetch_miss, fetch_any, refresh, arefresh, fetch_man
     face_items = items
 
 
+clock_read()                                  # the first reading chooses the clock, for all threads
 patch_store(type_of(Store), <void*>store_traverse, <void*>store_clear)
 patch_view(type_of(Namespace), <void*>view_dealloc)
 patch_ready(type_of(Ready), ready_send)

@@ -136,9 +136,9 @@ cdef class Namespace(Many):
         cdef Terms terms
         cdef double kept
         cdef uint32_t hash
-        cdef bint registered = load.registered
+        cdef bint registered = peek_flag(&load.registered)
         try:
-            if not registered or store.core.closed or load.fenced:
+            if not registered or core_is_closed(&store.core) or peek_flag(&load.fenced):
                 return False
             terms_of(store, space, &terms, ttl, stale)
             if keep is not None:
@@ -150,7 +150,7 @@ cdef class Namespace(Many):
             tags = None if tags is () else tags_checked(tags)
             hash = key_hash(space, load.key)
             terms.weight = weigh(store, load.key, value)
-            if store.core.closed:
+            if core_is_closed(&store.core):
                 return False
             return put(store, space, load.key, value, &terms, <tuple>tags, hash, load)
         finally:
@@ -219,7 +219,7 @@ cdef class Namespace(Many):
     def _emit(self, str kind not None, key, cause=None, value=None, error=None, double seconds=0.0):
         """Tell listeners what the face has seen."""
         cdef int number = KINDS.index(kind)
-        if self.store.core.mask & (1 << number):
+        if core_hears(&self.store.core, number):
             emit(self.store, self.space, <Kind>number, key, cause, value, error, seconds)
 
     def _listen(self, listener, int mask):
@@ -286,11 +286,11 @@ cdef class Namespace(Many):
         cdef Core* core = &store.core
         cdef Slab taken
         lock_acquire(&core.lock)
-        if core.closed:
+        if core_is_closed(core):
             lock_release(&core.lock)
             return
-        core.closed = True
-        if core.mask & (1 << REMOVE):
+        poke_flag(&core.closed, True)
+        if core_hears(core, REMOVE):
             clear_locked(store, core.root, -INFINITY)
         else:
             fence_below_locked(core.root)
@@ -330,7 +330,7 @@ cdef class Namespace(Many):
             lock_release(&core.lock)
 
     def _is_closed(self):
-        return bool(self.store.core.closed)
+        return bool(core_is_closed(&self.store.core))
 
     def _store(self):
         """The store itself: what a background thread may hold weakly. See _root_of."""

@@ -110,13 +110,13 @@ cdef class Called:
         if self.hits_answer:
             value = fresh_hit(<PyObject*>place, <PyObject*>key)
             if value is not MISSING:
-                self._calls += 1
+                count_up(&self._calls)
                 return ready_of(value) if self.is_async else value
-        self._calls += 1
+        count_up(&self._calls)
         return self._load(place, key, args, kwargs)
 
     def _count_miss(self):
-        self._misses += 1
+        count_up(&self._misses)
 
 
 cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
@@ -131,7 +131,7 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
     cdef Part* part
     cdef Bucket* bucket
     cdef Entry* e
-    if store.clock is not None or core.mask & (1 << HIT):
+    if store.clock is not None or core_hears(core, HIT):
         return MISSING
     for n in range(nargs):
         hashed = -1
@@ -154,7 +154,7 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
                 if e.space == space.id and is_call(e.key, <PyObject*>me.label, args, nargs):
                     if isinf(e.deadline) or e.deadline > clock_read():
                         value = <object>e.value
-                        me._calls += 1
+                        count_up(&me._calls)
                         space.counters.hits += 1
                         lru_touch(&core.slab, &space.order, e, i)
                     break

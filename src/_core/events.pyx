@@ -52,6 +52,6 @@ cdef void listeners_count_locked(Core* core, uint32_t mask, int by) noexcept:
         if mask & (1 << kind):
             core.listening[kind] += by
             if core.listening[kind]:
-                core.mask |= 1 << kind
+                poke_u32(&core.mask, core.mask | <uint32_t>1 << kind)
             else:
-                core.mask &= ~<uint32_t>(1 << kind)
+                poke_u32(&core.mask, core.mask & ~(<uint32_t>1 << kind))

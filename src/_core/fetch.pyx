@@ -52,7 +52,8 @@ cdef bint load_stands(Load load, tuple tags, double now):
 
 
 cdef bint load_may_be_joined(Load load, double now):
-    return not load.fenced and now - load.started <= load.namespace.store.core.max_pending_age
+    return (not peek_flag(&load.fenced)
+            and now - load.started <= load.namespace.store.core.max_pending_age)
 
 
 # The table of running loads: chained buckets by hash, newest first. A load is taken out by what it
@@ -137,7 +138,7 @@ cdef Load load_register(Core* core, Space* space, Load load, double now):
             return running
         lock_acquire(&core.lock)
         try:
-            if core.closed:
+            if core_is_closed(core):
                 raise closed_error()
             if changes != core.loads_changes:
                 continue
@@ -148,13 +149,13 @@ cdef Load load_register(Core* core, Space* space, Load load, double now):
             if loads_reserve_locked(core) < 0:
                 raise MemoryError()
             if running is not None:
-                running.fenced = True             # too old, if it was not fenced before
-            core.loads_begun += 1
+                poke_flag(&running.fenced, True)   # too old, if it was not fenced before
+            poke_u64(&core.loads_begun, core.loads_begun + 1)
             core.loads_changes += 1
             core.loads_count += 1
             load.number = core.loads_begun
             load.begun = True
-            load.registered = True
+            poke_flag(&load.registered, True)
             bucket = loads_bucket(core, load.hash)
             load.next_in_bucket = bucket[0]
             bucket[0] = <PyObject*>load
@@ -164,7 +165,7 @@ cdef Load load_register(Core* core, Space* space, Load load, double now):
             if space.running != NULL:
                 (<Load>space.running).newer = <PyObject*>load
             space.running = <PyObject*>load
-            space.own_pending += 1
+            poke_i64(&space.own_pending, space.own_pending + 1)
             while space != NULL:
                 space.pending += 1
                 space = space.parent
@@ -187,7 +188,7 @@ cdef void load_unregister(Load load) noexcept:
     if not load.registered:
         lock_release(&core.lock)
         return
-    load.registered = False
+    poke_flag(&load.registered, False)
     place = loads_bucket(core, load.hash)
     while place[0] != <PyObject*>load:
         place = &(<Load>place[0]).next_in_bucket
@@ -200,7 +201,7 @@ cdef void load_unregister(Load load) noexcept:
         (<Load>load.older).newer = load.newer
     core.loads_changes += 1
     core.loads_count -= 1
-    space.own_pending -= 1
+    poke_i64(&space.own_pending, space.own_pending - 1)
     while space != NULL:
         space.pending -= 1
         space = space.parent
@@ -217,20 +218,20 @@ cdef void fence_key_locked(Core* core, Space* space, Load found, uint32_t hash,
     """
     cdef PyObject* at
     if found is not None:
-        found.fenced = True
+        poke_flag(&found.fenced, True)
     if core.loads_begun != since and core.loads_count:
         at = loads_bucket(core, hash)[0]
         while at != NULL:
             if ((<Load>at).number > since and (<Load>at).hash == hash
                     and (<Load>at).namespace.space == space):
-                (<Load>at).fenced = True
+                poke_flag(&(<Load>at).fenced, True)
             at = (<Load>at).next_in_bucket
 
 
 cdef void fence_all_locked(Space* space) noexcept:
     cdef PyObject* at = space.running
     while at != NULL:
-        (<Load>at).fenced = True
+        poke_flag(&(<Load>at).fenced, True)
         at = (<Load>at).older
 
 
@@ -262,14 +263,14 @@ cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
         for tag in tags:
             borne += tag in load.tags
         if borne == len(tags) if every else borne > 0:
-            load.fenced = True
+            poke_flag(&load.fenced, True)
             continue
         load.losses += 1
         for tag in tags:
             if (tag not in load.tags and tag not in load.lost
                     and dict_put_number(<PyObject*>load.lost, tag, load.losses) < 0):
                 PyErr_Clear()                     # no memory to remember it by
-                load.fenced = True
+                poke_flag(&load.fenced, True)
     while child != NULL:
         if child.pending:
             fence_tags_locked(child, tags, every)
@@ -281,7 +282,7 @@ cdef void fence_prefix_locked(Space* space, str prefix) noexcept:
     while at != NULL:
         if (PyUnicode_Check((<Load>at).key)
                 and PyUnicode_Tailmatch((<Load>at).key, prefix, 0, PY_SSIZE_T_MAX, -1) == 1):
-            (<Load>at).fenced = True
+            poke_flag(&(<Load>at).fenced, True)
         at = (<Load>at).older
 
 
@@ -535,7 +536,7 @@ cdef inline object fresh_hit(PyObject* me, PyObject* key):
         lock_release(&core.lock)
     if value is MISSING:
         space_guard(store, space)
-    elif core.mask & (1 << HIT):
+    elif core_hears(core, HIT):
         emit(store, space, HIT, <object>key, None, value)
     return value
 
@@ -566,7 +567,7 @@ cdef object view_namespace(PyObject* me, PyObject** args, Py_ssize_t nargs, PyOb
     cdef Core* core = &above.store.core
     cdef PyObject* found
     cdef Namespace view
-    if nargs == 1 and names == NULL and is_str(args[0]) and not core.closed:
+    if nargs == 1 and names == NULL and is_str(args[0]) and not core_is_closed(core):
         view = view_new(above.store)
         lock_acquire(&core.lock)
         try:

@@ -81,7 +81,7 @@ cdef class Keyed(View):
                 i = space.order.oldest
                 while i != NONE and entry_at(&core.slab, i).deadline <= now:
                     i = entry_at(&core.slab, i).newer
-                if core.closed:
+                if core_is_closed(core):
                     raise closed_error()
                 if i == NONE:
                     raise KeyError("popitem(): the namespace is empty")
@@ -89,14 +89,14 @@ cdef class Keyed(View):
                 hash = entry_at(&core.slab, i).hash
                 if key is wanted or space.own_pending == 0:
                     value = <object>entry_at(&core.slab, i).value
-                    if space.own_pending:
+                    if space_has_loads(space):
                         fence_key_locked(core, space, running, hash, begun)
                     # By its place and not by its key, whose hash may not be what it was.
                     entry_unlink_locked(core, i, DELETED)
                     break
             finally:
                 lock_release(&core.lock)
-            begun = core.loads_begun
+            begun = peek_u64(&core.loads_begun)
             running = load_find(core, space, key, hash, NULL)  # runs user code: look again
         store_drain(store)
         return key, value
@@ -137,7 +137,7 @@ cdef class Keyed(View):
                 entry_schedule_locked(core, space, i)
         finally:
             lock_release(&core.lock)
-        if core.limbo_first != NONE:
+        if core_has_limbo(core):
             store_drain(store)
         return True
 

@@ -64,7 +64,7 @@ cdef class Many(Mapping):
         if core.limbo_count < core.at_once:
             debris_reclaim_locked(core, core.at_once - core.limbo_count)
         lock_release(&core.lock)
-        if core.limbo_first != NONE:
+        if core_has_limbo(core):
             store_drain(store)
         return removed
 
@@ -104,7 +104,7 @@ cdef class Many(Mapping):
         space_guard(store, space)
         lock_acquire(&core.lock)
         try:
-            if space.own_pending:
+            if space_has_loads(space):
                 fence_prefix_locked(space, prefix)
             i = space.order.oldest
             far = i
@@ -123,6 +123,6 @@ cdef class Many(Mapping):
                 i = newer
         finally:
             lock_release(&core.lock)
-        if core.limbo_first != NONE:
+        if core_has_limbo(core):
             store_drain(store)
         return removed

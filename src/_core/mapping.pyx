@@ -37,7 +37,7 @@ cdef class Mapping(Keyed):
             # So many are due that they are only counted; they go a few a call.
             n -= heap_due(core, &self.space.deadlines, 0, now, False)
         lock_release(&core.lock)
-        if core.limbo_first != NONE:
+        if core_has_limbo(core):
             store_drain(store)
         return n
 

@@ -64,7 +64,7 @@ cdef inline void space_raise_by(Core* core, Space* space, Seating by) noexcept n
 cdef inline void space_add(Core* core, Space* space, int64_t entries,
                            int64_t weight) noexcept nogil:
     """Count what came or went, here and above. The heaps need to know only of what came."""
-    space.own = <uint32_t>(<int64_t>space.own + entries)
+    poke_u32(&space.own, <uint32_t>(<int64_t>space.own + entries))
     space.own_weight += weight
     while True:
         space.entries += entries
@@ -203,7 +203,7 @@ cdef inline void idle_unlink(Core* core, Space* space) noexcept nogil:
     else:
         core.idle_oldest = space.idle_newer
     space.is_idle = False
-    core.idle_count -= 1
+    poke_u32(&core.idle_count, core.idle_count - 1)
 
 
 cdef inline void idle_consider(Core* core, Space* space) noexcept nogil:
@@ -218,7 +218,7 @@ cdef inline void idle_consider(Core* core, Space* space) noexcept nogil:
             core.idle_oldest = space
         core.idle_newest = space
         space.is_idle = True
-        core.idle_count += 1
+        poke_u32(&core.idle_count, core.idle_count + 1)
 
 
 cdef inline void counters_add(Counters* into, Counters* what) noexcept nogil:
@@ -342,7 +342,7 @@ cdef Space* space_new(Core* core, Space* parent, object name, dict children) exc
     space.seat[2] = NONE
     if parent != NULL:
         space.depth = parent.depth + 1
-        space.default_ttl = parent.default_ttl
+        poke_double(&space.default_ttl, parent.default_ttl)
         space.next = parent.child
         if parent.child != NULL:
             parent.child.previous = space

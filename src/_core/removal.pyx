@@ -1,7 +1,7 @@
 # Removing many at once, and listing. What is removed decides what it costs.
 
 cdef inline int space_guard_closed(Store store) except -1:
-    if store.core.closed:
+    if core_is_closed(&store.core):
         raise closed_error()
     return 0
 
@@ -30,7 +30,9 @@ cdef list fresh_keys(View view, Py_ssize_t most):
     cdef list keys
     space_guard_closed(store)
     while True:
-        n = space.own if most < 0 or most > space.own else most
+        n = peek_u32(&space.own)
+        if 0 <= most < n:
+            n = most
         keys = list_blank(n)          # may run the collector, so the count may not stand
         lock_acquire(&core.lock)
         if n < (space.own if most < 0 or most > space.own else most):
@@ -61,7 +63,7 @@ cdef tuple fresh_items(View view):
     cdef list keys, values
     space_guard_closed(store)
     while True:
-        n = space.own
+        n = peek_u32(&space.own)
         keys = list_blank(n)
         values = list_blank(n)
         lock_acquire(&core.lock)
@@ -104,7 +106,7 @@ cdef enum:
 
 
 cdef inline bint space_may_be_cut(Core* core, Space* space) noexcept:
-    if core.mask & (1 << REMOVE):
+    if core_hears(core, REMOVE):
         return False
     return space.own > (core.at_once if core.limbo_count < core.at_once
                         or core.at_once < WORTH_CUTTING else WORTH_CUTTING)
@@ -179,7 +181,7 @@ cdef int64_t clear_locked(Store store, Space* space, double now) noexcept:
     cdef int64_t removed = 0, cut
     cdef uint32_t i
     cdef Space* child = space.child
-    if space.own_pending:
+    if space_has_loads(space):
         fence_all_locked(space)
     while child != NULL:                          # first those below: see space_cut_off_locked
         if child.entries or child.pending:
@@ -286,6 +288,6 @@ cdef int64_t invalidate(View view, tuple tags, bint every) except -1:
             removed += tag_invalidate_locked(store, rarest, others, now)
     finally:
         lock_release(&core.lock)
-    if core.limbo_first != NONE:
+    if core_has_limbo(core):
         store_drain(store)
     return removed

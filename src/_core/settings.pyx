@@ -192,7 +192,7 @@ cdef int space_check_reservations(Space* parent, Space* space, Settings* setting
 cdef void space_inherit_ttl(Space* space, double ttl) noexcept:
     """Pass a default TTL on to those below that have none of their own."""
     cdef Space* child = space.child
-    space.default_ttl = ttl
+    poke_double(&space.default_ttl, ttl)
     while child != NULL:
         if not child.own_ttl:
             space_inherit_ttl(child, ttl)

@@ -84,6 +84,63 @@ cdef extern from * nogil:
     void lock_acquire "flowcache_acquire"(Lock* lock)
     void lock_release "flowcache_release"(Lock* lock)
 
+cdef extern from * nogil:
+    """
+    /* What is read without the lock, as a hint or for a value that one write sets whole. Without
+       the GIL both sides say so; whoever decides by such a number looks again with the lock. */
+    #ifdef Py_GIL_DISABLED
+    #define flowcache_peek_flag(place) _Py_atomic_load_int_relaxed(place)
+    #define flowcache_peek_u32(place) _Py_atomic_load_uint32_relaxed(place)
+    #define flowcache_peek_u64(place) _Py_atomic_load_uint64_relaxed(place)
+    #define flowcache_peek_i64(place) _Py_atomic_load_int64_relaxed(place)
+    #define flowcache_peek_ptr(place) ((PyObject *)_Py_atomic_load_ptr_acquire(place))
+    #define flowcache_poke_ptr(place, value) _Py_atomic_store_ptr_release((place), (value))
+    #define flowcache_count_up(place) ((void)_Py_atomic_add_int64((place), 1))
+    #define flowcache_poke_flag(place, value) _Py_atomic_store_int_relaxed((place), (value))
+    #define flowcache_poke_u32(place, value) _Py_atomic_store_uint32_relaxed((place), (value))
+    #define flowcache_poke_u64(place, value) _Py_atomic_store_uint64_relaxed((place), (value))
+    #define flowcache_poke_i64(place, value) _Py_atomic_store_int64_relaxed((place), (value))
+    static inline double flowcache_peek_double(double *place) {
+        uint64_t bits = _Py_atomic_load_uint64_relaxed((uint64_t *)place);
+        double value;
+        memcpy(&value, &bits, sizeof(value));
+        return value;
+    }
+    static inline void flowcache_poke_double(double *place, double value) {
+        uint64_t bits;
+        memcpy(&bits, &value, sizeof(bits));
+        _Py_atomic_store_uint64_relaxed((uint64_t *)place, bits);
+    }
+    #else
+    #define flowcache_peek_flag(place) (*(place))
+    #define flowcache_peek_u32(place) (*(place))
+    #define flowcache_peek_u64(place) (*(place))
+    #define flowcache_peek_i64(place) (*(place))
+    #define flowcache_peek_ptr(place) (*(place))
+    #define flowcache_poke_ptr(place, value) ((void)(*(place) = (value)))
+    #define flowcache_count_up(place) ((void)(*(place) += 1))
+    #define flowcache_peek_double(place) (*(place))
+    #define flowcache_poke_flag(place, value) ((void)(*(place) = (value)))
+    #define flowcache_poke_u32(place, value) ((void)(*(place) = (value)))
+    #define flowcache_poke_u64(place, value) ((void)(*(place) = (value)))
+    #define flowcache_poke_i64(place, value) ((void)(*(place) = (value)))
+    #define flowcache_poke_double(place, value) ((void)(*(place) = (value)))
+    #endif
+    """
+    bint peek_flag "flowcache_peek_flag"(bint* place)
+    uint32_t peek_u32 "flowcache_peek_u32"(uint32_t* place)
+    uint64_t peek_u64 "flowcache_peek_u64"(uint64_t* place)
+    int64_t peek_i64 "flowcache_peek_i64"(int64_t* place)
+    PyObject* peek_ptr "flowcache_peek_ptr"(PyObject** place)
+    void poke_ptr "flowcache_poke_ptr"(PyObject** place, PyObject* value)
+    void count_up "flowcache_count_up"(int64_t* place)
+    double peek_double "flowcache_peek_double"(double* place)
+    void poke_flag "flowcache_poke_flag"(bint* place, bint value)
+    void poke_u32 "flowcache_poke_u32"(uint32_t* place, uint32_t value)
+    void poke_u64 "flowcache_poke_u64"(uint64_t* place, uint64_t value)
+    void poke_i64 "flowcache_poke_i64"(int64_t* place, int64_t value)
+    void poke_double "flowcache_poke_double"(double* place, double value)
+
 cdef enum:
     KINDS_COUNT = 9               # of events: see events.pyx
 
@@ -125,3 +182,21 @@ cdef struct Core:
     uint64_t loads_begun          # loads registered so far
     uint64_t loads_changes        # goes up with each that begins or ends
     Lock lock
+
+
+cdef inline bint core_hears(Core* core, int kind) noexcept nogil:
+    """Whether somebody listens to the kind of event."""
+    return peek_u32(&core.mask) & (<uint32_t>1 << kind) != 0
+
+
+cdef inline bint core_is_closed(Core* core) noexcept nogil:
+    return peek_flag(&core.closed)
+
+
+cdef inline bint core_has_limbo(Core* core) noexcept nogil:
+    """Whether something waits to be dropped: true for whoever has just put it there."""
+    return peek_u32(&core.limbo_first) != NONE
+
+
+cdef inline bint space_has_loads(Space* space) noexcept nogil:
+    return peek_i64(&space.own_pending) != 0

@@ -9,7 +9,11 @@ cdef extern from *:
             && memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * kind) == 0;
     }
     static inline Py_hash_t flowcache_str_hash(PyObject *s) {
+    #ifdef Py_GIL_DISABLED
+        return _Py_atomic_load_ssize_relaxed(&((PyASCIIObject *)s)->hash);
+    #else
         return ((PyASCIIObject *)s)->hash;
+    #endif
     }
     static inline int flowcache_is_tracked(PyObject *o) {
         return PyType_IS_GC(Py_TYPE(o));
@@ -121,12 +125,12 @@ cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
 
 cdef int dict_prepare(Core* core, PyObject** place) except -1:
     """Put a dictionary, which `place` owns, where there is none. May run the collector."""
-    if place[0] == NULL:
+    if peek_ptr(place) == NULL:
         made = {}
         lock_acquire(&core.lock)
         if place[0] == NULL:                      # somebody may have been faster
             Py_INCREF(made)
-            place[0] = <PyObject*>made
+            poke_ptr(place, <PyObject*>made)
         lock_release(&core.lock)
     return 0
 
@@ -221,7 +225,7 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
         space.counters.evictions += 1
     elif cause != REPLACED:
         space.counters.invalidations += 1
-    if core.limbo_count < core.at_once or core.mask & (1 << REMOVE):
+    if core.limbo_count < core.at_once or core_hears(core, REMOVE):
         limbo_push_locked(core, i, cause)
     else:
         debris_push_locked(core, i)
@@ -236,7 +240,7 @@ cdef inline void limbo_push_locked(Core* core, uint32_t i, Cause cause) noexcept
     e.links = cause
     e.newer = NONE
     if core.limbo_last == NONE:
-        core.limbo_first = i
+        poke_u32(&core.limbo_first, i)
     else:
         entry_at(&core.slab, core.limbo_last).newer = i
     core.limbo_last = i
@@ -334,14 +338,14 @@ cdef int store_drain(Store store) except -1:
     cdef uint32_t where
     cdef Py_ssize_t drained = 0
     error = None
-    while core.limbo_first != NONE:
+    while core_has_limbo(core):
         lock_acquire(&core.lock)
         i = core.limbo_first
         if i == NONE:
             lock_release(&core.lock)
             break
         e = entry_at(&core.slab, i)
-        core.limbo_first = e.newer
+        poke_u32(&core.limbo_first, e.newer)
         if core.limbo_first == NONE:
             core.limbo_last = NONE
         else:
@@ -359,7 +363,7 @@ cdef int store_drain(Store store) except -1:
             slab_trim(&core.slab)
             tags_shrink(core)
         targets = None
-        if core.mask & (1 << REMOVE) and where != NONE:
+        if core_hears(core, REMOVE) and where != NONE:
             # Still counted as in limbo, so that no namespace is forgotten meanwhile.
             try:
                 targets = listeners_of(store, core.spaces[where], REMOVE)
@@ -376,7 +380,7 @@ cdef int store_drain(Store store) except -1:
             targets = None
         key = None
         value = None
-    if core.idle_count > core.max_idle:
+    if peek_u32(&core.idle_count) > core.max_idle:
         store_trim_idle(store, drained + 4)
     if error is not None:
         raise error
@@ -563,7 +567,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
             tags_prepare(core, space)
         finally:
             lock_acquire(&core.lock)
-    if core.closed:
+    if core_is_closed(core):
         raise closed_error()
     if load is not None and not load_stands(load, tags, now):
         return 0
@@ -698,7 +702,7 @@ cdef class Store:
         self.core.debris_first = NONE
         self.core.debris_last = NONE
         self.core.at_once = AT_ONCE
-        self.core.closed = True
+        poke_flag(&self.core.closed, True)
 
     def __init__(self):
         raise TypeError("a Store is made by a Cache")
@@ -757,7 +761,7 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
         heap_free(&space.deadlines)
         if space.tags != NULL:
             (<dict>space.tags).clear()                        # of str and int: nobody's code either
-    core.limbo_first = NONE
+    poke_u32(&core.limbo_first, NONE)
     core.limbo_last = NONE
     core.limbo_count = 0
     core.debris_first = NONE
@@ -804,7 +808,7 @@ cdef void store_release_entries(Store store) noexcept:
     cdef PyObject* listeners
     cdef Load load
     lock_acquire(&core.lock)
-    core.mask = 0
+    poke_u32(&core.mask, 0)
     store_take_all_locked(core, &taken)
     lock_release(&core.lock)
     slab_drop(&taken)
@@ -832,7 +836,7 @@ cdef int store_open(Store store, int64_t max_entries, bint weighs) except -1:
         raise MemoryError()
     core.root = space_new(core, NULL, None, {})
     core.root.default_ttl = 300.0
-    core.closed = False
+    poke_flag(&core.closed, False)
     return 0
 
 

@@ -6,7 +6,7 @@ cdef object MISSING = object()
 
 cdef inline int space_guard(Store store, Space* space) except -1:
     """Refuse what cannot be used: a closed cache, or the root where a namespace is required."""
-    if store.core.closed:
+    if core_is_closed(&store.core):
         raise closed_error()
     if store.core.require_namespace and space.parent == NULL:
         raise NamespaceRequiredError(
@@ -93,7 +93,7 @@ cdef void view_dealloc(PyObject* me) noexcept:
         if space.views == 0:
             idle_consider(core, space)
         lock_release(&core.lock)
-        if core.idle_count > core.max_idle:
+        if peek_u32(&core.idle_count) > core.max_idle:
             store_trim_idle((<View>me).store, 4)
         (<View>me).space = NULL
     (<View>me).store = None
@@ -151,7 +151,7 @@ cdef void views_unmake(Store store, list made) noexcept:
 
 
 cdef int terms_of(Store store, Space* space, Terms* terms, object ttl, object stale) except -1:
-    terms.ttl = space.default_ttl if ttl is UNSET else seconds_of(ttl, "ttl", True)
+    terms.ttl = peek_double(&space.default_ttl) if ttl is UNSET else seconds_of(ttl, "ttl", True)
     terms.keep = 0
     if stale is not None:
         terms.keep = seconds_of(stale, "stale", False, True)
@@ -216,27 +216,27 @@ cdef bint put(Store store, Space* space, object key, object value, Terms* terms,
     cdef PyObject* dropped = NULL
     cdef bint stored
     cdef double now = store_now(store)
-    cdef uint64_t begun = core.loads_begun
+    cdef uint64_t begun = peek_u64(&core.loads_begun)
     cdef Load running = None
-    if load is None and space.own_pending:
+    if load is None and space_has_loads(space):
         running = load_find(core, space, key, hash, NULL)
     try:
         lock_acquire(&core.lock)
         try:
             stored = store_put_locked(store, space, key, hash, value, terms, tags, now, load,
                                       &dropped)
-            if load is None and space.own_pending and (stored or not terms.only_absent):
+            if load is None and space_has_loads(space) and (stored or not terms.only_absent):
                 fence_key_locked(core, space, running, hash, begun)
         finally:
             lock_release(&core.lock)
-        if dropped != NULL and core.mask & (1 << REMOVE):
+        if dropped != NULL and core_hears(core, REMOVE):
             emit(store, space, REMOVE, key, "replaced", <object>dropped)
     finally:
         if dropped != NULL:
             Py_DECREF(<object>dropped)            # what Entry.value owned
-        if core.limbo_first != NONE:
+        if core_has_limbo(core):
             store_drain(store)
-    if stored and core.mask & (1 << SET):
+    if stored and core_hears(core, SET):
         emit(store, space, SET, key, None, value)
     return stored
 
@@ -252,32 +252,32 @@ cdef object take(View view, object key, Cause cause, bint* fresh):
     cdef uint32_t hash, i
     cdef Entry* e
     cdef double now
-    cdef uint64_t begun = core.loads_begun
+    cdef uint64_t begun = peek_u64(&core.loads_begun)
     cdef Load running = None
     fresh[0] = False
     space_guard(store, space)
     hash = key_hash(space, key)
     now = store_now(store)
-    if space.own_pending:
+    if space_has_loads(space):
         running = load_find(core, space, key, hash, NULL)
     value = None
     try:
         lock_acquire(&core.lock)
         try:
             i = store_find_locked(core, space, key, hash)
-            if core.closed:
+            if core_is_closed(core):
                 raise closed_error()
             if i != NONE:
                 e = entry_at(&core.slab, i)
                 value = <object>e.value
                 fresh[0] = e.deadline > now
                 entry_unlink_locked(core, i, cause if entry_last(e) > now else EXPIRED)
-            if space.own_pending:
+            if space_has_loads(space):
                 fence_key_locked(core, space, running, hash, begun)
         finally:
             lock_release(&core.lock)
     finally:
-        if core.limbo_first != NONE:
+        if core_has_limbo(core):
             store_drain(store)
     return value
 
@@ -316,12 +316,12 @@ cdef object look(View view, object key, bint counts):
     finally:
         lock_release(&core.lock)
     if i == NONE:
-        if core.limbo_first != NONE:
+        if core_has_limbo(core):
             store_drain(store)
-        if counts and core.mask & (1 << MISS):
+        if counts and core_hears(core, MISS):
             emit(store, space, MISS, key, None, None)
         return MISSING
-    if counts and core.mask & (1 << HIT):
+    if counts and core_hears(core, HIT):
         emit(store, space, HIT, key, None, value)
     return value
 
@@ -334,16 +334,16 @@ cdef object raise_counter(View view, object key, uint32_t hash, object delta):
     cdef double now = store_now(store)
     cdef uint32_t i
     cdef Entry* e
-    cdef uint64_t begun = core.loads_begun
+    cdef uint64_t begun = peek_u64(&core.loads_begun)
     cdef Load running = None
     total = None
     old = None
-    if space.own_pending:
+    if space_has_loads(space):
         running = load_find(core, space, key, hash, NULL)
     lock_acquire(&core.lock)
     try:
         i = store_find_locked(core, space, key, hash)
-        if core.closed:
+        if core_is_closed(core):
             raise closed_error()
         if i != NONE and entry_at(&core.slab, i).deadline > now:
             e = entry_at(&core.slab, i)
@@ -356,14 +356,14 @@ cdef object raise_counter(View view, object key, uint32_t hash, object delta):
             Py_DECREF(old)                        # what Entry.value owned; `old` holds another
             lru_touch(&core.slab, &space.order, e, i)
             space.counters.sets += 1
-            if space.own_pending:
+            if space_has_loads(space):
                 fence_key_locked(core, space, running, hash, begun)
     finally:
         lock_release(&core.lock)
     if total is not None:
-        if core.mask & (1 << REMOVE):
+        if core_hears(core, REMOVE):
             emit(store, space, REMOVE, key, "replaced", old)
-        if core.mask & (1 << SET):
+        if core_hears(core, SET):
             emit(store, space, SET, key, None, total)
     return total
 
@@ -381,7 +381,7 @@ cdef class View:
             self.store = Store.__new__(Store)
             self.store.name = "flowcache"
             store_open(self.store, 0, False)
-            self.store.core.closed = True
+            poke_flag(&self.store.core.closed, True)
             self.space = self.store.core.root
             self.space.views += 1
 
@@ -457,7 +457,7 @@ cdef class View:
         cdef Space* space = self.space
         cdef PyObject* found
         cdef Namespace view
-        if core.closed:
+        if core_is_closed(core):
             raise closed_error()
         if not names:
             raise TypeError("namespace() takes at least one name")
@@ -503,7 +503,7 @@ cdef class View:
                 view = view_new(store)
                 lock_acquire(&core.lock)
                 try:
-                    if core.closed:
+                    if core_is_closed(core):
                         raise closed_error()
                     found = PyDict_GetItemWithError(<object>above.space.children, name)
                     if found != NULL:
@@ -521,13 +521,13 @@ cdef class View:
         except BaseException:
             views_unmake(store, made)
             raise
-        if core.idle_count > core.max_idle:
+        if peek_u32(&core.idle_count) > core.max_idle:
             store_trim_idle(store, 4)
         return above
 
     def namespaces(self):
         """Return an iterator over the names of the namespaces right below, oldest first."""
-        if self.store.core.closed:
+        if core_is_closed(&self.store.core):
             raise closed_error()
         return iter(list((<dict>self.space.children)))
 
@@ -550,7 +550,7 @@ cdef class View:
         now = store_now(store)
         lock_acquire(&core.lock)
         try:
-            if core.closed:
+            if core_is_closed(core):
                 raise closed_error()
             settings_read(&read, space, checked)
             space_check_reservations(space.parent, space, &read)
@@ -559,5 +559,5 @@ cdef class View:
             space_shrink_locked(store, space, now)
         finally:
             lock_release(&core.lock)
-        if core.limbo_first != NONE:
+        if core_has_limbo(core):
             store_drain(store)
