@@ -178,6 +178,18 @@ class Client:
         return Contact(name)
 
 
+class Tools:
+    @staticmethod
+    @ns.cached()
+    def count(name: str) -> int:
+        return len(name)
+
+    @ns.cached()
+    @staticmethod
+    def total(name: str, limit: int = 3) -> int:
+        return len(name) + limit
+
+
 def takes(function: Callable[[str, int], list[Contact]]) -> None:
     function("acme", 3)
 
@@ -201,7 +213,11 @@ async def wrapped(client: Client) -> None:
     assert_type(client.find.invalidate("Ada"), bool)
     assert_type(Client.find(client, "Ada"), Contact)
     assert_type(await client.afind(name="Ada"), Contact)
+    assert_type(Tools.count("x"), int)
+    assert_type(Tools.total(name="x"), int)
+    assert_type(Tools.total.invalidate("x", limit=4), bool)
     assert_type(ns.wrap(load)(), Contact)
+    assert_type(ns.wrap(client.find.__wrapped__)("Ada"), Contact)
     assert_type(await ns.wrap(aload, ttl=3)(), Contact)
 
 

@@ -1,7 +1,7 @@
 """What a checker must not let pass. Checked, never run.
 
-Each line with a mistake names the error that it must give: a mistake that passes is an "unused
-ignore", which the strict checkers refuse in turn.
+Each line with a mistake names the error that it must give: a mistake that passes makes its mark an
+unused one, which mypy and pyright refuse in turn.
 """
 
 from flowcache import Cache, Limits, Namespace, create_cache
