@@ -8,7 +8,7 @@ PYTHONS ?=
 RUN := $(PYTHON) scripts/run.py
 TEST := $(PYTHON) scripts/test.py
 
-.PHONY: help demo test lint format bench asan ubsan wheel clean
+.PHONY: help demo test lint format bench asan ubsan tsan valgrind fuzz coverage wheel clean
 
 help:
 	@echo "make demo    a dashboard for several tenants over real HTTP (ARGS=--serve leaves it up)"
@@ -18,6 +18,10 @@ help:
 	@echo "make bench   the benchmarks, with results, plots and the README's table (ARGS=--quick: rough)"
 	@echo "make asan    the suite under AddressSanitizer"
 	@echo "make ubsan   the suite under UndefinedBehaviorSanitizer"
+	@echo "make tsan    the stress suite under ThreadSanitizer (TSAN_PYTHON: a build for it, without the GIL)"
+	@echo "make valgrind  the tests of the core under memcheck"
+	@echo "make fuzz    sequences of calls against the model, for three minutes"
+	@echo "make coverage  which lines and branches the suite reaches, in Python and in the core"
 	@echo "make wheel   sdist and wheel, in dist/"
 	@echo "make clean   remove all that these leave behind"
 
@@ -44,10 +48,30 @@ ubsan: export FLOWCACHE_SANITIZE = undefined
 asan ubsan:
 	@$(TEST) --first -- -m "not packaging" $(ARGS)
 
+# Built with ./configure --disable-gil --with-thread-sanitizer, CC=clang. Its shadow memory wants an
+# address space that is not shuffled.
+TSAN_PYTHON ?= python3.13t
+tsan: export FLOWCACHE_SANITIZE = thread
+tsan: export CC = clang
+tsan:
+	@setarch -R $(TSAN_PYTHON) scripts/environment.py -- tests/stress.py --seconds 60 $(ARGS)
+
+valgrind: export FLOWCACHE_DEBUG = 1
+valgrind:
+	@$(RUN) test -- scripts/valgrind.py $(ARGS)
+
+fuzz:
+	@mkdir -p .fuzz
+	@$(RUN) test fuzz -- fuzz/fuzz_calls.py -max_total_time=180 $(ARGS) .fuzz
+
+coverage: export FLOWCACHE_COVERAGE = 1
+coverage:
+	@$(RUN) test demo coverage -- scripts/measure_coverage.py $(ARGS)
+
 wheel:
 	@$(RUN) --no-build test -- -m build $(ARGS)
 
 clean:
-	rm -rf .venv build dist wheelhouse src/flowcache.egg-info src/_core.c src/flowcache/_core.*.so
+	rm -rf .venv .fuzz build dist wheelhouse src/flowcache.egg-info src/_core.c src/flowcache/_core.*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

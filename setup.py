@@ -46,10 +46,11 @@ class BuildCore(build_ext):
         from Cython.Build import cythonize  # noqa: PLC0415 - an sdist needs none
 
         # Interpreters that share a checkout must not write each other's C.
-        folder = Path(self.build_temp, "cython")
+        # What measures coverage looks for the C beside its source.
+        folder = None if COVERAGE else str(Path(self.build_temp, "cython"))
         (translated,) = cythonize(
             [ext],
-            build_dir=str(folder),
+            build_dir=folder,
             include_path=["src"],
             compiler_directives={"linetrace": True} if COVERAGE else {},
             language_level=3,

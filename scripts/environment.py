@@ -65,16 +65,21 @@ def environment_folder() -> Path:
 
 
 def sanitizer_variables() -> dict[str, str]:
-    """Return the variables with which a plain Python can load a sanitized core."""
+    """Return the variables with which this Python can load a sanitized core."""
     sanitizer = os.environ.get("FLOWCACHE_SANITIZE")
-    if sanitizer not in ("address", "thread"):
+    if sanitizer == "thread":
+        if "-fsanitize=thread" not in (sysconfig.get_config_var("PY_CORE_CFLAGS") or ""):
+            sys.exit(
+                "ThreadSanitizer must see CPython's own locks: build it --with-thread-sanitizer"
+            )
+        return {"TSAN_OPTIONS": f"suppressions={ROOT / 'scripts' / 'tsan.supp'}"}
+    if sanitizer != "address":
         return {}
-    # These runtimes must be there before the first allocation, and Python's own allocator would
-    # hide faults from them. Leaks are not asked for: an interpreter leaves much behind at its end.
-    name = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
+    # The runtime must be there before the first allocation, and Python's own allocator would hide
+    # faults from it. Leaks are not asked for: an interpreter leaves much behind at its end.
     compiler = os.environ.get("CC", "cc")
     runtime = subprocess.run(
-        [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
     return {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
 

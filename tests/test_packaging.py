@@ -99,8 +99,8 @@ def test_the_sdist_holds_what_builds_tests_and_explains(sdist: set[str], checkou
         f"src/{name}"
         for name in files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed")
     }
-    for folder in ("tests", "docs", "examples", "scripts", "bench"):
-        expected |= files_below(checkout / folder, ".py", ".md")
+    for folder in ("tests", "docs", "examples", "scripts", "bench", "fuzz"):
+        expected |= files_below(checkout / folder, ".py", ".md", ".supp")
 
     assert expected <= sdist
     assert not {name for name in sdist if name.endswith((*COMPILED, ".c", ".pyc"))}
