@@ -163,8 +163,8 @@ class History:
         self.runs: dict[Running, Load] = {}
         """By the record of the load in the cache: what run of a loader it was."""
         self.registered: dict[Running, int] = {}
-        self.invalidations: list[tuple[int, int, str, Callable[[str], bool]]] = []
-        """Begin, end, namespace, and whether a key was covered."""
+        self.invalidations: list[tuple[int, int, str, Callable[[str], bool], str]] = []
+        """Begin, end, namespace, whether a key was covered, and what it was."""
 
     # Recording
 
@@ -181,12 +181,14 @@ class History:
         return load
 
     @contextmanager
-    def invalidation(self, place: str | None, covers: Callable[[str], bool]) -> Iterator[None]:
+    def invalidation(
+        self, place: str | None, covers: Callable[[str], bool], what: str
+    ) -> Iterator[None]:
         begin = self.ticket()
         yield
         end = self.ticket()
         for name in PLACES if place is None else (place,):
-            self.invalidations.append((begin, end, name, covers))
+            self.invalidations.append((begin, end, name, covers, what))
 
     def end_wait(self, load: Running, *, in_time: bool) -> None:
         call = calling.get()
@@ -229,7 +231,7 @@ class History:
         covering: dict[Place, list[tuple[int, int]]] = {
             (name, key): [] for name in PLACES for key in KEYS
         }
-        for begin, end, name, covers in self.invalidations:
+        for begin, end, name, covers, _ in self.invalidations:
             for key in KEYS:
                 if covers(key):
                     covering[name, key].append((begin, end))
@@ -276,9 +278,11 @@ class History:
                 returned = bisect_right(ends, call.begin)
                 made = value.begin if value.is_load else value.end
                 if returned and latest_begin[returned - 1] >= made:
+                    began = latest_begin[returned - 1]
+                    what = next(one[4] for one in self.invalidations if one[0] == began)
                     raise Violation(
-                        f"{call} was handed {value}, though an invalidation began at "
-                        f"{latest_begin[returned - 1]} and had returned before"
+                        f"{call} was handed {value}, though an invalidation ({what}) began at "
+                        f"{began} and had returned before"
                     )
 
     def verify_errors(self) -> None:
@@ -580,30 +584,32 @@ class Round:
             call.found[name, key] = place.get(key)
             history.end(call)
         elif draw < 0.5:
-            with history.invalidation(name, lambda other: other == key):
+            with history.invalidation(name, lambda other: other == key, "delete"):
                 place.delete(key)
         elif draw < 0.65:
             self.write(chance, place, name, key)
         elif draw < 0.7:
             call = Call(history.ticket())
-            with history.invalidation(name, lambda other: other == key):
+            with history.invalidation(name, lambda other: other == key, "pop"):
                 call.found[name, key] = place.pop(key, None)
             history.end(call)
         elif draw < 0.78:
             tag = chance.choice(tags_of(key))
             where, place_name = (place, name) if chance.random() < 0.7 else (self.cache, None)
-            with history.invalidation(place_name, lambda other: tag in tags_of(other)):
+            covers = lambda other: tag in tags_of(other)  # noqa: E731
+            with history.invalidation(place_name, covers, f"invalidate_tag {tag} of {place_name}"):
                 where.invalidate_tag(tag)
         elif draw < 0.82:
             tags = tags_of(key)
-            with history.invalidation(name, lambda other: other == key):
+            with history.invalidation(name, lambda other: other == key, "invalidate_tags"):
                 place.invalidate_tags(tags, match="all")
         elif draw < 0.86:
-            with history.invalidation(name, lambda other: other[0] == key[0]):
+            covers = lambda other: other[0] == key[0]  # noqa: E731
+            with history.invalidation(name, covers, "invalidate_prefix"):
                 place.invalidate_prefix(key[0])
         elif draw < 0.9:
             where, place_name = (place, name) if chance.random() < 0.7 else (self.cache, None)
-            with history.invalidation(place_name, lambda other: True):
+            with history.invalidation(place_name, lambda other: True, f"clear {place_name}"):
                 where.clear()
         elif self.clock is not None:
             self.clock.now += chance.random()
@@ -621,7 +627,8 @@ class Round:
             stored = True
         value.end = self.history.ticket()
         if stored:
-            self.history.invalidations.append((begin, value.end, name, lambda other: other == key))
+            same = lambda other: other == key  # noqa: E731
+            self.history.invalidations.append((begin, value.end, name, same, "add or set"))
 
     # All of them at once
 

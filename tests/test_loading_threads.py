@@ -283,6 +283,35 @@ def test_who_joins_after_a_late_tag_was_lost_at_the_very_end_loads_again() -> No
     assert cache.peek("k") == "new"
 
 
+def test_a_load_that_is_not_needed_hands_nothing_to_who_joined_it_after_an_invalidation() -> None:
+    """A value comes between look-up and registration. Its tags are not those of the new load."""
+    joining: list[Caller] = []
+    steps = ["register", "look again"]
+
+    class Paused(Cache[Any]):
+        __slots__ = ()
+
+        def _begin(self, load: Any, background: bool = False) -> Any:
+            if steps[:1] == ["register"]:
+                del steps[0]
+                cache.set("k", "old", tags="late")
+            return super()._begin(load, background)
+
+        def _held(self, key: Any) -> Any:
+            held = super()._held(key)
+            if steps == ["look again"] and held is not None:
+                del steps[0]
+                cache.invalidate_tag("late")
+                joining.append(Caller(lambda: cache.fetch("k", lambda: "new")))
+                wait_until(lambda: joined(cache) == 1)
+            return held
+
+    cache = Paused()
+    assert cache.fetch("k", never) == "old"
+    assert joining[0].result() == "new"
+    assert_nothing_left(cache)
+
+
 def test_a_loader_that_invalidates_its_own_late_tag_each_time_ends() -> None:
     cache = create_cache()
 

@@ -176,11 +176,15 @@ class Job:
         self.stands_in_for = target
         return load
 
-    def give_up(self, load: Running, outcome: Outcome) -> None:
-        """Let go of a load that need not run: settle it with what is known."""
+    def give_up(self, load: Running) -> None:
+        """Let go of a load that need not run.
+
+        Who has joined it looks again: what made it needless may have been invalidated since, by a
+        tag that this load does not bear.
+        """
         self._take_out(load)
         self.loads.remove(load)
-        load.settle(outcome)
+        load.settle(ABANDONED)
 
     def offer(self) -> None:
         """Let a thread of the pool claim the job, which is complete now."""

@@ -223,7 +223,7 @@ def load_behind(job: Job, keys: list[Hashable]) -> None:
             if load.job is job:
                 held = held_for(job.namespace, key)
                 if held is None or not job.call.is_due(held):
-                    job.give_up(load, ABANDONED)
+                    job.give_up(load)
         if not job.loads:
             return
         if job.loop is None:
@@ -293,9 +293,8 @@ def begin(job: Job, key: Hashable) -> Running | Outcome:
             # Another load may have ended between the look-up and the registration.
             held = None if job.is_refresh else job.namespace._held(key)
             if held is not None and held[1] > 0:
-                outcome = Outcome(held[0])
-                job.give_up(load, outcome)
-                return outcome
+                job.give_up(load)
+                return Outcome(held[0])
             return load
         if load.job.may_be_joined():
             count_joined(job, key)
