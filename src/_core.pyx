@@ -45,7 +45,8 @@
 #    Store; nothing in the Store owns a Namespace but a running Load, which its end takes out.
 #    Dropping the last view therefore frees a cache at once, without the collector.
 #
-# 4. Every allocation can fail. In store_put_locked all of them come before the first change.
+# 4. Every allocation can fail. In store_put_locked all of them come before the first change. No
+#    list comprehension makes its items: Cython 3.3 lets go of one twice if the list cannot grow.
 #
 # 5. Counts are kept, not recomputed. Space.entries, weight and pending count the namespace and all
 #    below it; counters count its own, and those of namespaces that are no more are kept by their
@@ -64,7 +65,7 @@
 #    load before, for that may run __eq__; one that has begun since is marked by its hash alone.
 
 cimport cython
-from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError
+from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_Items
 from cpython.list cimport PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_AsUnsignedLong
 from cpython.object cimport Py_EQ, PyCallable_Check, PyTypeObject

@@ -37,7 +37,12 @@ cdef class Load:
 
     def first_loss(self, tags):
         """The number of the first invalidation that covered one of the tags; 0 if none did."""
-        return min([self.lost[tag] for tag in tags if tag in self.lost], default=0)
+        first = 0
+        for tag in tags:
+            number = self.lost.get(tag, 0)
+            if number and (first == 0 or number < first):
+                first = number
+        return first
 
 
 cdef bint load_stands(Load load, tuple tags, double now):

@@ -24,9 +24,13 @@ cdef class Many(Mapping):
         space_guard(store, space)
         terms_of(store, space, &terms, ttl, stale)
         tags = None if tags is () else tags_checked(tags)
-        pairs = list(pairs_of(mapping).items())
-        hashes = [key_hash(space, key) for key, _ in pairs]
-        weights = [weigh(store, key, value) for key, value in pairs]
+        pairs = PyDict_Items(pairs_of(mapping))
+        hashes = []
+        weights = []
+        for key, _ in pairs:
+            hashes.append(key_hash(space, key))
+        for key, value in pairs:
+            weights.append(weigh(store, key, value))
         if terms.ttl > 0:
             for weight in weights:
                 space_check_weight(space, <int64_t>weight)

@@ -206,7 +206,10 @@ cdef tuple tags_checked(object tags):
         plain = plain and is_str(<PyObject*>tag)
     if plain:
         return <tuple>tags
-    return tuple([tag if is_str(<PyObject*>tag) else str.__str__(tag) for tag in <tuple>tags])
+    exact = []
+    for tag in <tuple>tags:
+        exact.append(tag if is_str(<PyObject*>tag) else str.__str__(tag))
+    return tuple(exact)
 
 
 cdef bint put(Store store, Space* space, object key, object value, Terms* terms, tuple tags,
@@ -482,7 +485,7 @@ cdef class View:
             view.configure(**settings)
         return view
 
-    cdef View _make(self, tuple names, dict settings):
+    cdef View _make(self, names, dict settings):
         """The rarer half of namespace(): check all names and settings, make what is missing."""
         cdef Store store = self.store
         cdef Core* core = &store.core
@@ -491,7 +494,10 @@ cdef class View:
         cdef PyObject* found
         cdef Namespace view
         cdef View above = self
-        names = tuple([name_checked(name) for name in names])
+        checked = []
+        for name in names:
+            checked.append(name_checked(name))
+        names = checked
         if settings:
             settings_checked(settings)
         if space.depth + len(names) > DEEPEST:
