@@ -840,6 +840,30 @@ cdef int store_open(Store store, int64_t max_entries, bint weighs) except -1:
     return 0
 
 
+cdef Py_ssize_t store_size(Store store) noexcept:
+    """Bytes of C memory that the store holds; neither keys and values nor dictionaries."""
+    cdef Core* core = &store.core
+    cdef Py_ssize_t size
+    cdef uint32_t n
+    cdef Space* space
+    lock_acquire(&core.lock)
+    size = core.slab.n_pages * (sizeof(Page) + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
+    size += core.slab.capacity * sizeof(void*)
+    for n in range(1 << core.table.bits):
+        size += sizeof(Part) + (core.table.parts[n].n + 1) * sizeof(Bucket)
+    size += core.tags.links_capacity * sizeof(Link) + core.tags.capacity * sizeof(Tag)
+    size += core.loads_size * sizeof(void*)
+    size += core.spaces_capacity * (sizeof(void*) + sizeof(uint32_t))
+    for n in range(core.spaces_used):
+        space = core.spaces[n]
+        if space != NULL:
+            size += sizeof(Space)
+            size += (space.deadlines.capacity + space.due.capacity + space.by_entries.capacity
+                     + space.by_weight.capacity) * (sizeof(double) + sizeof(uint32_t))
+    lock_release(&core.lock)
+    return size
+
+
 cdef inline double store_now(Store store) except? -1.0:
     """The time. May run the user's clock."""
     cdef double seconds

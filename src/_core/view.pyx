@@ -444,6 +444,11 @@ cdef class View:
     def __hash__(self):
         return <Py_hash_t>(<size_t>self.space >> 4)
 
+    def __sizeof__(self):
+        """The bytes of this object; for the root, with the memory that all entries take."""
+        cdef Py_ssize_t size = object.__sizeof__(self)
+        return size + store_size(self.store) if self.space.parent == NULL else size
+
     def __copy__(self):
         return self
 
