@@ -182,6 +182,22 @@ def test_the_event_of_a_failed_load_bears_the_error() -> None:
     assert isinstance(errors[0].error, OSError) and errors[0].seconds >= 0
 
 
+def test_an_event_bears_the_name_of_its_cache() -> None:
+    one, _ = new_cache(name="one")
+    other, _ = new_cache(name="other")
+    told: list[Event] = []
+    for cache in (one, other):
+        cache.namespace("a").subscribe(told.append)
+        cache.namespace("a").set("k", 1)
+        cache.clear()
+    assert [(event.cache, event.kind) for event in told] == [
+        ("one", "set"),
+        ("one", "remove"),
+        ("other", "set"),
+        ("other", "remove"),
+    ]
+
+
 def test_listening_ends() -> None:
     cache, _ = new_cache()
     told: list[Event] = []

@@ -156,6 +156,10 @@ cdef int check_store(Store store) except -1:
         entries += left
         check_that(core.limbo_first == NONE and core.limbo_count == 0, "entries are left in limbo")
         check_that(links == core.tags.links_live, "links miscounted")
+        # Two namespaces of one salt would share every collision.
+        salts = [core.spaces[p].salt for p in range(core.spaces_used)
+                 if core.spaces[p] != NULL and core.spaces[p].parent != NULL]
+        check_that(len(salts) == len(set(salts)), "two namespaces have one salt")
         for p in range(1 << core.table.bits):
             in_part = 0
             for b in range(core.table.parts[p].n):

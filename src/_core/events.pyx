@@ -8,7 +8,10 @@ cdef enum Kind:
 
 
 cdef tuple listeners_of(Store store, Space* space, Kind kind):
-    """(path, listeners) of the namespace and those above it that want this kind, or None."""
+    """Who wants this kind, of the namespace and those above it, or None.
+
+    A tuple: the cache's name, the path, the listeners.
+    """
     cdef Space* above = space
     wanted = None
     while above != NULL:
@@ -21,14 +24,14 @@ cdef tuple listeners_of(Store store, Space* space, Kind kind):
         above = above.parent
     if wanted is None:
         return None
-    return (space_path(space), wanted)
+    return (store.name, space_path(space), wanted)
 
 
 cdef int tell(tuple targets, Kind kind, object key, object cause, object value, object error,
               double seconds) except -1:
     """Call the listeners. The change is complete and no lock is held."""
-    path, listeners = targets
-    face_dispatch(listeners, KINDS[<int>kind], path, key, cause, value, error, seconds)
+    name, path, listeners = targets
+    face_dispatch(listeners, KINDS[<int>kind], path, key, cause, value, error, seconds, name)
     return 0
 
 

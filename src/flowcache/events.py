@@ -32,6 +32,8 @@ class Event:
     """What a loader raised."""
     seconds: float
     """What a load took."""
+    cache: str
+    """The cache's ``name``."""
 
 
 Listener = Callable[[Event], object]
@@ -46,9 +48,10 @@ def dispatch(
     value: Any,
     error: BaseException | None,
     seconds: float,
+    cache: str,
 ) -> None:
     """Call each listener; log what one raises and go on with the next."""
-    event = Event(kind, path, key, cause, value, error, seconds)
+    event = Event(kind, path, key, cause, value, error, seconds, cache)
     for listener in listeners:
         try:
             listener(event)
