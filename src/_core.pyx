@@ -10,6 +10,7 @@
 # One extension made of included rooms, so that the compiler sees through all of them.
 #
 #   clock    the time
+#   block    large pieces of memory
 #   entry    Entry, and the slab that entries live in
 #   table    (namespace, key) -> entry
 #   lru      one list a namespace, oldest to newest
@@ -100,6 +101,7 @@ cdef object face_subscribe, face_dispatch, face_stats, face_is_async, face_limit
 cdef class Load
 
 include "_core/clock.pxd"
+include "_core/block.pxd"
 include "_core/entry.pxd"
 include "_core/table.pxd"
 include "_core/lru.pxd"

@@ -1,9 +1,6 @@
 # The Entry and the slab that entries live in. An entry is known by its index, which never moves:
 # pages are added and never reallocated, so that growth copies nothing.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memset
 from cpython.ref cimport PyObject
 
 cdef extern from * nogil:
@@ -52,8 +49,9 @@ cdef struct Entry:
     float keep
 
 cdef struct Page:
-    Entry entries[8192]
+    Entry entries[8192]            # each in a cache line of its own
     uint64_t tracked[PAGE_WORDS]   # entries whose key or value the collector must see
+    void* block                    # what the page lies in
 
 cdef struct Slab:
     Page** pages
@@ -91,10 +89,8 @@ cdef inline double entry_last(Entry* e) noexcept nogil:
 cdef inline void entry_set_tracked(Slab* slab, uint32_t i, bint tracked) noexcept nogil:
     cdef uint64_t* word = &slab.pages[i >> PAGE_BITS].tracked[(i & (PAGE - 1)) >> 6]
     cdef uint64_t bit = (<uint64_t>1) << (i & 63)
-    if tracked:
-        word[0] |= bit
-    else:
-        word[0] &= ~bit
+    if ((word[0] & bit) != 0) != tracked:
+        word[0] ^= bit
 
 
 cdef inline int slab_init(Slab* slab, bint weighs) noexcept nogil:
@@ -102,6 +98,22 @@ cdef inline int slab_init(Slab* slab, bint weighs) noexcept nogil:
     slab.free = NONE
     slab.weighs = weighs
     return 0
+
+
+cdef inline Page* page_new() noexcept nogil:
+    """A zeroed page; NULL when memory is out."""
+    # Zeroed, for the collector reads `tracked`, and may read it at once. The system hands zeroed
+    # memory over without touching it.
+    cdef void* block = block_new(sizeof(Page) + LINE)
+    cdef Page* page = <Page*>line_above(block)
+    if block == NULL:
+        return NULL
+    page.block = block
+    return page
+
+
+cdef inline void page_free(Page* page) noexcept nogil:
+    block_free(page.block, sizeof(Page) + LINE)
 
 
 cdef inline int slab_add_page(Slab* slab) noexcept nogil:
@@ -121,15 +133,13 @@ cdef inline int slab_add_page(Slab* slab) noexcept nogil:
                 return -1
             slab.weights = <int64_t**>grown
         slab.capacity = wanted
-    # calloc: the collector reads `tracked`, and may read it at once; the system hands zeroed
-    # pages over without touching them.
-    cdef Page* page = <Page*>calloc(1, sizeof(Page))
+    cdef Page* page = page_new()
     if page == NULL:
         return -1
     if slab.weighs:
         slab.weights[slab.n_pages] = <int64_t*>malloc(PAGE * sizeof(int64_t))
         if slab.weights[slab.n_pages] == NULL:
-            free(page)
+            page_free(page)
             return -1
     slab.pages[slab.n_pages] = page
     slab.n_pages += 1
@@ -175,7 +185,7 @@ cdef inline void slab_give_page(Slab* slab) noexcept nogil:
     """Hand the last page back to the system if it is still surplus."""
     if slab.used <= ((slab.n_pages - 1) << PAGE_BITS):
         slab.n_pages -= 1
-        free(slab.pages[slab.n_pages])
+        page_free(slab.pages[slab.n_pages])
         if slab.weighs:
             free(slab.weights[slab.n_pages])
     slab.surplus = slab.n_pages > 1 and slab.used <= ((slab.n_pages - 1) << PAGE_BITS)
@@ -184,7 +194,7 @@ cdef inline void slab_give_page(Slab* slab) noexcept nogil:
 cdef inline void slab_free(Slab* slab) noexcept nogil:
     cdef uint32_t p
     for p in range(slab.n_pages):
-        free(slab.pages[p])
+        page_free(slab.pages[p])
         if slab.weighs:
             free(slab.weights[p])
     free(slab.pages)

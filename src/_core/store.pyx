@@ -792,7 +792,7 @@ cdef void slab_drop(Slab* slab) noexcept:
                 Py_DECREF(<object>e.value)
             e += 1
         left -= PAGE if left > PAGE else left
-        free(slab.pages[p])
+        page_free(slab.pages[p])
         if slab.weighs:
             free(slab.weights[p])
     slab.n_pages = 0

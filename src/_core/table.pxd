@@ -9,42 +9,6 @@
 # value do not pile up into a run that others must walk. It counts whom it sent on; a look-up goes
 # past a bucket only when that count is not zero, and a removal leaves no tombstone.
 
-cdef extern from * nogil:
-    """
-    /* Large blocks come from the system and go back to it as they are: from the C library's heap,
-       the blocks that a growing table leaves behind would stay as holes. */
-    #if defined(__unix__) || defined(__APPLE__)
-    #include <sys/mman.h>
-    #ifndef MAP_ANONYMOUS
-    #define MAP_ANONYMOUS MAP_ANON
-    #endif
-    #define FLOWCACHE_LARGE 65536
-    #else
-    #define FLOWCACHE_LARGE SIZE_MAX
-    #endif
-    static void *flowcache_block_new(size_t size) {
-    #if defined(__unix__) || defined(__APPLE__)
-        if (size >= FLOWCACHE_LARGE) {
-            void *block = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            return block == MAP_FAILED ? NULL : block;
-        }
-    #endif
-        return calloc(1, size);
-    }
-    static void flowcache_block_free(void *block, size_t size) {
-    #if defined(__unix__) || defined(__APPLE__)
-        if (block != NULL && size >= FLOWCACHE_LARGE) {
-            munmap(block, size);
-            return;
-        }
-    #endif
-        free(block);
-    }
-    """
-    void* block_new "flowcache_block_new"(size_t size)          # zeroed; NULL: memory is out
-    void block_free "flowcache_block_free"(void* block, size_t size)
-
 cdef struct Bucket:
     uint32_t hash[7]      # 0: free
     uint32_t overflow     # entries that wanted to be here and went on
@@ -122,7 +86,7 @@ cdef inline int part_resize(Table* table, Part* part, uint32_t n) noexcept nogil
     if block == NULL:
         return -1
     part.block = block
-    part.buckets = <Bucket*>((<size_t>block + 63) & ~<size_t>63)
+    part.buckets = <Bucket*>line_above(block)
     part.n = n
     part.changes += 1
     for b in range(old.n if old.count else 0):

@@ -1,0 +1,108 @@
+"""Count the instructions of one call, with valgrind: the same figure on a busy machine.
+
+    python bench/instructions.py [case ...]
+
+Each case runs twice under `valgrind --tool=callgrind`, with more calls the second time; the
+difference, divided by the calls that were added, is what one call takes, the loop around it
+included (`loop` is that loop alone). Needs valgrind; takes a minute a case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+FEW, MANY = 2_000, 12_000
+SIZE = 1_000
+
+PROLOGUE = f"""
+import sys
+from flowcache import create_cache
+calls = int(sys.argv[1])
+cache = create_cache(max_entries={SIZE})
+view = cache.namespace("tenant:acme", default_ttl=3600)
+stored = ["contacts:%d" % n for n in range({SIZE})]
+for key in stored:
+    view.set(key, 1)
+keys = ["contacts:%d" % (n * 7 % {SIZE}) for n in range(calls)]
+new = ["new:%d" % n for n in range(calls)]
+get, put, fetch, afetch, namespace = view.get, view.set, view.fetch, view.afetch, cache.namespace
+table = dict.fromkeys(stored, 1)
+def load(): ...
+async def aload(): ...
+for key in keys + new: hash(key)
+def run(keys, new, get, put, fetch, afetch, namespace):
+"""
+CALL = """
+run(keys, new, get, put, fetch, afetch, namespace)
+"""
+
+CASES = {
+    "loop": "for key in keys: pass",
+    "dict.get": "get = table.get\n    for key in keys: get(key)",
+    "get, hit": "for key in keys: get(key)",
+    "get, miss": "for key in new: get(key)",
+    "set that overwrites": "for key in keys: put(key, 1)",
+    "set that evicts": "for key in new: put(key, 1)",
+    "set with two tags": "for key in keys: put(key, 1, tags=('crm', 'crm:contacts'))",
+    "fetch, hit": "for key in keys: fetch(key, load)",
+    "afetch, hit, not awaited": "for key in keys: afetch(key, aload)",
+    "namespace(...).get": "for key in keys: namespace('tenant:acme').get(key)",
+}
+
+
+def instructions(program: str, calls: int) -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        finished = subprocess.run(
+            [
+                "valgrind",
+                "--tool=callgrind",
+                f"--callgrind-out-file={Path(scratch, 'out')}",
+                sys.executable,
+                "-c",
+                f"{PROLOGUE}    {program}{CALL}",
+                str(calls),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            # One order of every dict and set, so that two runs differ in their calls alone.
+            env={"PYTHONHASHSEED": "1"},
+        )
+    match = re.search(r"Collected : (\d+)", finished.stderr)
+    assert match is not None, finished.stderr
+    return int(match[1])
+
+
+def a_call(program: str, count: Callable[[str, int], int] = instructions) -> float:
+    # The set-up, which grows with the calls as well, is measured alone and taken out.
+    return (
+        count(program, MANY) - count(program, FEW) - (count("pass", MANY) - count("pass", FEW))
+    ) / (MANY - FEW)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("cases", nargs="*", choices=[[], *CASES], help="by default all")
+    options = parser.parse_args()
+    if shutil.which("valgrind") is None:
+        sys.exit("valgrind: not found")
+    known: dict[tuple[str, int], int] = {}
+
+    def count(program: str, calls: int) -> int:
+        if (program, calls) not in known:
+            known[program, calls] = instructions(program, calls)
+        return known[program, calls]
+
+    for name in options.cases or CASES:
+        print(f"{name:<28}{a_call(CASES[name], count):>8.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+# Large pieces of memory.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memset
+
+cdef extern from * nogil:
+    """
+    /* Large blocks come from the system and go back to it as they are: from the C library's heap,
+       the blocks that a growing table leaves behind would stay as holes. */
+    #if defined(__unix__) || defined(__APPLE__)
+    #include <sys/mman.h>
+    #ifndef MAP_ANONYMOUS
+    #define MAP_ANONYMOUS MAP_ANON
+    #endif
+    #define FLOWCACHE_LARGE 65536
+    #else
+    #define FLOWCACHE_LARGE SIZE_MAX
+    #endif
+    static void *flowcache_block_new(size_t size) {
+    #if defined(__unix__) || defined(__APPLE__)
+        if (size >= FLOWCACHE_LARGE) {
+            void *block = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            return block == MAP_FAILED ? NULL : block;
+        }
+    #endif
+        return calloc(1, size);
+    }
+    static void flowcache_block_free(void *block, size_t size) {
+    #if defined(__unix__) || defined(__APPLE__)
+        if (block != NULL && size >= FLOWCACHE_LARGE) {
+            munmap(block, size);
+            return;
+        }
+    #endif
+        free(block);
+    }
+    """
+    void* block_new "flowcache_block_new"(size_t size)          # zeroed; NULL: memory is out
+    void block_free "flowcache_block_free"(void* block, size_t size)
+
+cdef enum:
+    LINE = 64             # bytes of a processor's cache line, on all that matter
+
+
+cdef inline void* line_above(void* block) noexcept nogil:
+    """The first address in a block that begins a cache line."""
+    return <void*>((<size_t>block + LINE - 1) & ~<size_t>(LINE - 1))
