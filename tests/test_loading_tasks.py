@@ -516,7 +516,7 @@ def test_ten_thousand_tasks_cancelled_at_random_lose_nothing_and_leave_nothing(r
             else:
                 assert result[0] == key, result
                 assert 1 <= result[1] <= calls[key]
-        assert 2_000 < cancelled < 6_000
+        assert 1_000 < cancelled < 6_000
         assert len(asyncio.all_tasks()) == loop_tasks
         # Futures: none waits any more for what was settled.
         del got

@@ -22,6 +22,7 @@ from flowcache import (
     create_cache,
     rings,
 )
+from flowcache.jobs import Job
 from loading_support import (
     AsyncGate,
     Caller,
@@ -935,6 +936,27 @@ def test_timeout_bounds_the_wait_and_not_the_load() -> None:
     gate.open.set()
     assert waiting.result() == "loaded"
     assert cache.fetch("k", never) == "loaded"
+    assert_nothing_left(cache)
+
+
+def test_who_timed_out_may_ask_again_before_the_load_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its thread leads no longer, so that waiting for the load is no recursion."""
+    cache = create_cache()
+    go_on = threading.Event()
+    run_apart = Job.run_apart
+
+    def run_late(job: Job) -> None:
+        assert go_on.wait(30)
+        run_apart(job)
+
+    monkeypatch.setattr(Job, "run_apart", run_late)
+    for _ in range(2):
+        with pytest.raises(LoadTimeoutError):
+            cache.fetch("k", lambda: 1, timeout=0)
+    go_on.set()
+    assert cache.fetch("k", never) == 1
     assert_nothing_left(cache)
 
 

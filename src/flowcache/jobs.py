@@ -248,6 +248,7 @@ class Job:
         """Run a sync loader in a daemon thread of its own, in a copy of the caller's context."""
         run = contextvars.copy_context().run
         self.is_started = self.is_apart = True
+        self.thread = None  # Not this one any more, and the other has not begun.
         try:
             threading.Thread(
                 target=run, args=(self.run_apart,), name="flowcache-load", daemon=True
