@@ -11,6 +11,7 @@ import inspect
 import math
 import pickle
 import sys
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from flowcache import (
     RecursiveLoadError,
     create_cache,
 )
-from loading_support import Caller, Gate, assert_nothing_left
+from loading_support import Caller, Gate, assert_nothing_left, wait_until
 from support import new_cache
 
 
@@ -111,6 +112,9 @@ def test_calls_that_differ_have_results_of_their_own(ns: Namespace[Any]) -> None
         ((1, 2), {}),
         (((1, 2),), {}),
         ((1,), {"x": 2}),
+        ((), {"y": 1}),
+        ((), {"x": 1, "y": 2}),
+        ((), {"x": 2, "y": 1}),
         (("x", 2), {}),
         ((1, "x", 2), {}),
         (("1",), {}),
@@ -315,6 +319,11 @@ def test_methods_and_partials_made_anew_are_the_same_function(ns: Namespace[Any]
     assert ns.wrap(one.load)(a=2) == 5
     assert len(one.calls) == 5
 
+    inner = functools.partial(one.load, 7, a=7)
+    nested = functools.partial(types.MethodType(inner, 8), 9, a=9)
+    assert ns.wrap(nested)() == ns.wrap(one.load)(7, 8, 9, a=9) == 6
+    assert one.calls[-1] == ((7, 8, 9), {"a": 9})
+
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="a partial has no gaps before 3.14")
 def test_partials_with_gaps_are_not_mixed_up(ns: Namespace[Any]) -> None:
@@ -338,7 +347,8 @@ def test_objects_that_claim_to_be_equal_do_not_answer_for_each_other(ns: Namespa
         def __hash__(self) -> int:
             return 7
 
-    assert [ns.wrap(Claims(result))() for result in "ab"] == ["a", "b"]
+    made = [Claims(result) for result in "ab"]
+    assert [ns.wrap(one)() for one in made * 2] == ["a", "b"] * 2
 
 
 def test_objects_without_weak_references_or_a_hash_can_be_wrapped(ns: Namespace[Any]) -> None:
@@ -714,8 +724,7 @@ def test_a_result_past_its_ttl_is_not_taken_by_the_short_cut() -> None:
     wrapped = ns.wrap(function, ttl=0.001, stale=True, stale_if_error=60)
     key = wrapped.cache_key("k")
     assert wrapped("k") == 1
-    while key in ns:
-        pass
+    wait_until(lambda: key not in ns)
     ns.wrap(function, ttl=60).refresh("k")
     assert wrapped("k") == len(calls) == 2
     assert ns.touch(key, ttl=0)
@@ -729,8 +738,7 @@ def test_a_stale_result_is_served_while_a_new_one_is_loaded() -> None:
     assert wrapped("k") == 1
     clock.advance(11)
     assert wrapped("k") == 1
-    while len(calls) < 2 or cache.stats().pending:
-        pass
+    wait_until(lambda: len(calls) == 2 and cache.stats().pending == 0)
     assert wrapped("k") == 2
     assert wrapped.cache_info()[:2] == (2, 1)
 
@@ -738,13 +746,10 @@ def test_a_stale_result_is_served_while_a_new_one_is_loaded() -> None:
 def test_refresh_ahead_is_not_lost_to_the_short_cut() -> None:
     cache = create_cache()
     gate = Gate()
-    wrapped = cache.wrap(gate, ttl=0.4, refresh_ahead=1e-9)
+    wrapped = cache.wrap(gate, ttl=60, refresh_ahead=1e-9)
     gate.open.set()
-    assert wrapped() == "loaded"
-    while gate.calls < 2:
-        assert wrapped() == "loaded"
-    while cache.stats().pending:
-        pass
+    wait_until(lambda: wrapped() == "loaded" and gate.calls == 2)
+    wait_until(lambda: cache.stats().pending == 0)
 
 
 def test_tags_are_given_or_computed_and_removed_by(ns: Namespace[Any]) -> None:
