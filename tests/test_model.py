@@ -17,7 +17,7 @@ from flowcache import Cache, Event, Limits, Namespace, create_cache
 from model import ModelCache, ModelNamespace
 from support import Colliding, VirtualClock, outcome
 
-EXAMPLES = int(os.environ.get("FLOWCACHE_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FLOWCACHE_EXAMPLES", "120"))
 STEPS = int(os.environ.get("FLOWCACHE_STEPS", "50"))
 
 PATHS = st.sampled_from([(), ("a",), ("a", "b"), ("a:b",), ("b",), ("b", "a", "c")])
