@@ -67,7 +67,7 @@ def through_ready(cache: Cache[Any], node: Node) -> None:
 
 
 def through_running_load(cache: Cache[Any], node: Node) -> None:
-    from flowcache._core import Load  # noqa: PLC0415  the compiled half alone
+    from flowcache._core import Load
 
     load = Load(cache, node)
     cache._begin(load)
@@ -115,7 +115,7 @@ def test_without_a_cycle_no_collector_is_needed(way: Callable[[Cache[Any], Node]
 
 def test_what_a_weigher_and_a_clock_refer_to_is_collected() -> None:
     node = Node()
-    cache: Cache[Any] = create_cache(weigher=lambda key, value: node() and 1, clock=lambda: node())
+    cache: Cache[Any] = create_cache(weigher=node, clock=node)
     node.refers = cache
     gone = weakref.ref(node)
 
@@ -141,7 +141,7 @@ def test_a_value_that_cannot_refer_to_anything_is_not_shown_to_the_collector() -
 def test_entries_of_a_cleared_namespace_are_seen_until_they_are_gone() -> None:
     cache = create_cache(max_entries=None)
     node = Node(cache)
-    cache.update({n: node for n in range(20_000)})
+    cache.update(dict.fromkeys(range(20_000), node))
     cache.clear()  # Takes them out of reach at once, and their memory in slices.
     gone = weakref.ref(node)
 

@@ -46,8 +46,11 @@ def test_a_cache_dropped_while_a_load_runs_is_freed_when_the_load_ends() -> None
     gone = weakref.ref(cache)
     gate = Gate(Value())
     answers: list[Any] = []
-    place = cache.namespace("tenant")
-    thread = threading.Thread(target=lambda: answers.append(place.fetch("key", gate)))
+
+    def ask(place: Any) -> None:
+        answers.append(place.fetch("key", gate))
+
+    thread = threading.Thread(target=ask, args=(cache.namespace("tenant"),))
     thread.start()
     gate.begun.wait()
     store = weakref.ref(cache._store())
@@ -56,7 +59,7 @@ def test_a_cache_dropped_while_a_load_runs_is_freed_when_the_load_ends() -> None
     gc.collect()
     gate.open.set()
     thread.join()
-    del place, thread
+    del thread
     gc.collect()
 
     assert answers == [gate.value]
