@@ -172,6 +172,36 @@ def test_level_by_level() -> None:
     cache._check()
 
 
+@pytest.mark.parametrize("order", ["abc", "cba", "bca"])
+def test_of_equals_the_one_created_first_gives_way(order: str) -> None:
+    cache, _ = new_cache(max_entries=6)
+    for name in order:
+        cache.namespace(name)
+    for name in "abc":
+        cache.namespace(name).update(x=1, y=2)
+    seen = victims(cache)
+    cache.namespace("new").set("k", 1)
+    assert [path for path, _, _ in seen] == [(order[0],)]
+
+
+def test_of_equals_the_one_that_is_storing_gives_way_first_and_then_own_entries() -> None:
+    cache, _ = new_cache(max_entries=5)
+    cache.namespace("a").update(x=1, y=2, z=3)
+    cache.namespace("b").update(x=1, y=2)
+    seen = victims(cache)
+    cache.namespace("b").set("z", 3)  # with it, b holds as many as a
+    assert [(path, key) for path, key, _ in seen] == [(("b",), "x")]
+
+    cache.clear()
+    cache.update(x=1, y=2)
+    cache.namespace("a").update(x=1, y=2, z=3)
+    cache.namespace("a").delete("x")
+    cache.namespace("c").set("x", 1)
+    seen.clear()
+    cache.namespace("d").set("k", 1)
+    assert [(path, key) for path, key, _ in seen] == [((), "x")]
+
+
 def test_what_is_reserved_is_passed_over() -> None:
     cache, _ = new_cache(max_entries=6)
     kept = cache.namespace("kept", reserved=4)
