@@ -32,8 +32,8 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads an allocator, as Linux can")
 @pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(),
-    reason="without the GIL the interpreter takes its objects from an allocator of its own",
+    sys.version_info >= (3, 12),
+    reason="CPython 3.12 and 3.13 crash by themselves where a generator expression has no memory",
 )
 @pytest.mark.parametrize("burst", [1, 4])
 def test_memory_that_is_out_is_an_error_and_nothing_else(shim: Path, burst: int) -> None:
