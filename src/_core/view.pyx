@@ -139,6 +139,8 @@ cdef void views_unmake(Store store, list made) noexcept:
     while n > 0:
         n -= 1
         space = (<View>made[n]).space
+        if space == NULL:                         # the one that could not be made
+            continue
         if (space.views > 1 or space.entries or space.pending or space.child != NULL
                 or space.configured or core.limbo_count):
             break
@@ -512,6 +514,7 @@ cdef class View:
             for name in names:
                 children = {}
                 view = view_new(store)
+                made.append(view)                 # once the namespace is made, nothing may fail
                 lock_acquire(&core.lock)
                 try:
                     if core_is_closed(core):
@@ -524,8 +527,8 @@ cdef class View:
                     view_attach(view, child)      # holds it while those below are made
                 finally:
                     lock_release(&core.lock)
-                if found == NULL:
-                    made.append(view)
+                if found != NULL:
+                    made.pop()
                 above = view
             if settings:
                 above.configure(**settings)

@@ -120,6 +120,8 @@ ONE = {
     "stats": lambda s: (s.place.stats(), s.place.limits, s.place.path, repr(s.place)),
     "reset_stats": lambda s: s.place.reset_stats(),
     "namespace": lambda s: s.cache.namespace("tenant", "below"),
+    "namespace, new": lambda s: s.cache.namespace("fresh"),
+    "namespaces, new": lambda s: s.cache.namespace("fresh", "below", max_entries=4, reserved=1),
     "configure": lambda s: s.place.configure(
         default_ttl=9, max_entries=9, share=2, child_limits=Limits(max_entries=5, share=0.5)
     ),
@@ -131,16 +133,14 @@ ONE = {
 """Calls that do all of their work or nothing."""
 
 SEVERAL = {
-    "namespace, new": lambda s: s.cache.namespace("fresh"),
     "afetch, held": lambda s: drive(s.place.afetch(s.known[0], object)),
     "get_many": lambda s: s.place.get_many(iter(s.known)),
     "set_many": lambda s: s.place.set_many(dict(zip(s.new, s.values, strict=True)), tags="new"),
     "delete_many": lambda s: s.place.delete_many(iter(s.known)),
     "update": lambda s: s.place.update(zip(s.new, s.values, strict=True)),
-    "namespaces, new": lambda s: s.cache.namespace("fresh", "below", max_entries=4, reserved=1),
     "growing": lambda s: grow(s.place),
 }
-"""Calls of several steps, each of which is whole; a namespace may be left behind, empty."""
+"""Calls of several steps, each of which is whole."""
 
 FACE = {
     "listening": lambda s: (
