@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 COMPILED = (".so", ".pyd")
 LEFT_BEHIND = shutil.ignore_patterns(
-    ".*", "build", "dist", "wheelhouse", "__pycache__", "*.egg-info", "*.so", "*.pyd", "*.c"
+    ".*", "build", "dist", "wheelhouse", "__pycache__", "*.egg-info", "*.so", "*.pyd", "_core.c"
 )
 
 
@@ -100,10 +100,10 @@ def test_the_sdist_holds_what_builds_tests_and_explains(sdist: set[str], checkou
         for name in files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed")
     }
     for folder in ("tests", "docs", "examples", "scripts", "bench", "fuzz"):
-        expected |= files_below(checkout / folder, ".py", ".md", ".supp")
+        expected |= files_below(checkout / folder, ".py", ".md", ".supp", ".c")
 
     assert expected <= sdist
-    assert not {name for name in sdist if name.endswith((*COMPILED, ".c", ".pyc"))}
+    assert not {name for name in sdist if name.endswith((*COMPILED, "_core.c", ".pyc"))}
 
 
 @pytest.mark.packaging
