@@ -342,3 +342,27 @@ def test_a_load_made_by_hand_is_registered_where_it_belongs_and_once() -> None:
     assert cache.stats().pending == 0
     """
     )
+
+
+def test_a_finalizer_that_asks_for_the_key_as_its_thread_is_made_is_refused() -> None:
+    run_isolated(
+        """
+    import threading
+    import flowcache
+    cache = flowcache.create_cache()
+    refused = []
+
+    class Meddling(threading.Thread):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            try:  # As a finalizer would, in a collection that comes here.
+                cache.fetch_many(["key"], dict.fromkeys)
+            except flowcache.RecursiveLoadError:
+                refused.append(self)
+
+    threading.Thread = Meddling
+    assert cache.fetch("key", lambda: "loaded", timeout=30) == "loaded"
+    assert len(refused) == 1
+    """,
+        seconds=60,
+    )

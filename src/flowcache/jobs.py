@@ -248,7 +248,6 @@ class Job:
         """Run a sync loader in a daemon thread of its own, in a copy of the caller's context."""
         run = contextvars.copy_context().run
         self.is_started = self.is_apart = True
-        self.thread = None  # Not this one any more, and the other has not begun.
         try:
             threading.Thread(
                 target=run, args=(self.run_apart,), name="flowcache-load", daemon=True
@@ -256,6 +255,9 @@ class Job:
         except BaseException:
             self.end()
             raise
+        # Up to here a finalizer that asks for the key would wait for what it interrupts.
+        if self.thread == threading.get_ident():
+            self.thread = None  # Not this one any more, and the other has not begun.
 
     def run_apart(self) -> None:
         """Run in a thread without a caller: what strikes it is for the first caller, or logged."""
