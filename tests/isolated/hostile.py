@@ -296,6 +296,14 @@ class World:
         thread.join(0.2)
         self.threads.append(thread)
 
+    def patience(self) -> dict[str, Any]:
+        """A time-out but on the main thread.
+
+        A finalizer on a thread that is being started, and that waits for a load of the thread that
+        starts it, waits for ever: nobody could tell.
+        """
+        return {} if threading.current_thread() is threading.main_thread() else {"timeout": 0.05}
+
     def options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"timeout": 0.05}
         if self.draw(2):
@@ -327,7 +335,7 @@ class World:
             ready.close()
 
     def called(self, view: Any) -> None:
-        cached = view.cached(tags=self.tags())(self.square)
+        cached = view.cached(tags=self.tags(), **self.patience())(self.square)
         for _ in range(1 + self.draw(3)):
             cached(self.key())
         (cached.cache_info, cached.cache_clear, cached.cache_info)[self.draw(3)]()
@@ -448,7 +456,9 @@ CALLS: list[Callable[[World, Any], Any]] = [
     World.fetch_plainly,
     World.afetch,
     lambda w, v: v.refresh(w.key(), w.load, **w.options()),
-    lambda w, v: v.fetch_many(w.yielding([w.key(), w.key()]), w.load_many, tags=w.tags()),
+    lambda w, v: v.fetch_many(
+        w.yielding([w.key(), w.key()]), w.load_many, tags=w.tags(), **w.patience()
+    ),
     World.called,
     World.begin,
     World.begin,
