@@ -121,9 +121,7 @@ def invalidate_tag_beside_others(entries: int) -> dict[str, int]:
 @case
 def invalidate_tags_all_of_two(entries: int) -> dict[str, int]:
     cache = filled(entries, tags=("tag", "other"))
-    return and_after(
-        cache, lambda: cache.invalidate_tags(("tag", "other"), match="all"), entries
-    )
+    return and_after(cache, lambda: cache.invalidate_tags(("tag", "other"), match="all"), entries)
 
 
 @case
@@ -264,7 +262,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.cpu:
-        global clock_ns
+        global clock_ns  # noqa: PLW0603 - one program, one clock
         clock_ns = thread_time_ns
     chosen = options.only or list(CASES)
     gc.disable()
