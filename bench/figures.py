@@ -81,8 +81,8 @@ def rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
         yield f"`set` with two tags, {size:,} entries", "a `set` without", "2.5x", figure, times
     for tenants in (1_000, 100_000):
         case = f"test_view_of_each_request[{tenants}]"
-        whos = ("namespace(...).get", "get on a kept view")
-        figure, times = ratio_cell(*(results.ns("ops", case, who) for who in whos), 3.0)
+        owners = ("namespace(...).get", "get on a kept view")
+        figure, times = ratio_cell(*(results.ns("ops", case, who) for who in owners), 3.0)
         what = f"`cache.namespace(name).get(key)`, {tenants:,} tenants"
         yield what, "`get` on a view that was kept", "3.0x", figure, times
     for call in ("invalidate_tag", "clear"):
