@@ -715,8 +715,9 @@ class Round:
 def run(operations: int, seed: int, patience: float = 60.0) -> dict[str, int]:
     """Run and verify rounds until so many calls are made; return what there was of each kind."""
     total = {"calls": 0, "loads": 0, "waits": 0, "failures": 0, "invalidations": 0}
-    logging.getLogger("flowcache").setLevel(logging.CRITICAL)  # Failures are what is asked for.
-    interval = sys.getswitchinterval()
+    logger, interval = logging.getLogger("flowcache"), sys.getswitchinterval()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # Failures are what is asked for.
     sys.setswitchinterval(2e-5)  # Threads take turns in the middle of everything.
     try:
         for number in itertools.count():
@@ -733,6 +734,7 @@ def run(operations: int, seed: int, patience: float = 60.0) -> dict[str, int]:
             total["invalidations"] += len(history.invalidations)
     finally:
         sys.setswitchinterval(interval)
+        logger.setLevel(level)
     raise AssertionError("unreachable")
 
 

@@ -22,15 +22,7 @@ cdef class Keyed(View):
         (``True``: no end) in which ``fetch`` may serve the value while it loads a new one. Raises
         ``TypeError`` or ``ValueError`` for bad arguments, ``EntryTooHeavyError``, ``WeigherError``.
         """
-        cdef Terms terms
-        cdef uint32_t hash
-        space_guard(self.store, self.space)
-        terms_of(self.store, self.space, &terms, ttl, stale)
-        tags = None if tags is () else tags_checked(tags)
-        hash = key_hash(self.space, key)
-        if self.store.weigher is not None:
-            terms.weight = weigh(self.store, key, value)
-        put(self.store, self.space, key, value, &terms, <tuple>tags, hash)
+        set_one(self, key, value, ttl, tags, stale)
 
     def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
         """Store ``value`` only if ``key`` has no fresh entry; say whether it was stored."""
@@ -191,3 +183,87 @@ cdef class Keyed(View):
             tries += 1
             if put(store, space, key, default + delta, &terms, None, hash) or tries == 3:
                 return default + delta
+
+
+cdef inline int set_one(View view, object key, object value, object ttl, object tags,
+                        object stale) except -1:
+    cdef Terms terms
+    cdef uint32_t hash
+    space_guard(view.store, view.space)
+    terms_of(view.store, view.space, &terms, ttl, stale)
+    checked = None if tags is () else tags_checked(tags)
+    hash = key_hash(view.space, key)
+    if view.store.weigher is not None:
+        terms.weight = weigh(view.store, key, value)
+    put(view.store, view.space, key, value, &terms, <tuple>checked, hash)
+    return 0
+
+
+# get and set as nearly everybody calls them, with their arguments taken apart by hand: Cython's way
+# costs as much as the look-up. What is out of the ordinary goes to the methods above.
+
+cdef extern from *:
+    """
+    static PyMethodDef flowcache_get_def, flowcache_set_def;
+    static const char *flowcache_doc_of(PyObject *descriptor) {
+        return ((PyMethodDescrObject *)descriptor)->d_method->ml_doc;
+    }
+    """
+    void* get_def "&flowcache_get_def"
+    void* set_def "&flowcache_set_def"
+    const char* doc_of "flowcache_doc_of"(PyObject* descriptor)
+    PyObject* PyTuple_GET_ITEM(PyObject* names, Py_ssize_t n)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject* names)
+
+
+cdef str TTL_NAME = "ttl"
+cdef str TAGS_NAME = "tags"
+cdef str STALE_NAME = "stale"
+
+
+cdef object namespace_get(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    if names != NULL or nargs < 1 or nargs > 2:
+        ask = Keyed.get
+        return pass_on(<PyObject*>ask, me, args, nargs, names)
+    value = look(<View>me, <object>args[0], True)
+    if value is MISSING:
+        return <object>args[1] if nargs == 2 else None
+    return value
+
+
+cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    cdef PyObject* ttl = <PyObject*>UNSET
+    cdef PyObject* tags = NULL
+    cdef PyObject* stale = NULL
+    cdef PyObject* name
+    cdef PyObject* dropped[2]
+    cdef Py_ssize_t n
+    cdef double seconds = (<View>me).space.default_ttl
+    cdef bint known = nargs == 2
+    if names != NULL and known:
+        for n in range(PyTuple_GET_SIZE(names)):
+            # Interned, as the names in code are; another str of the same text takes the long way.
+            name = PyTuple_GET_ITEM(names, n)
+            if name == <PyObject*>TTL_NAME:
+                ttl = args[2 + n]
+            elif name == <PyObject*>TAGS_NAME:
+                tags = args[2 + n]
+            elif name == <PyObject*>STALE_NAME:
+                stale = args[2 + n]
+            else:
+                known = False
+    if not known:
+        ask = Keyed.set
+        return pass_on(<PyObject*>ask, me, args, nargs, names)
+    if tags == NULL and stale == NULL:
+        if ttl != <PyObject*>UNSET:
+            seconds = seconds_of(<object>ttl, "ttl", True)
+        dropped[0] = NULL
+        dropped[1] = NULL
+        if store_put_plain((<View>me).store, (<View>me).space, args[0], args[1], seconds, dropped):
+            Py_XDECREF(dropped[0])                # what Entry.value owned
+            Py_XDECREF(dropped[1])                # what Entry.key owned
+            return None
+    set_one(<View>me, <object>args[0], <object>args[1], <object>ttl,
+            <object>tags if tags != NULL else (), <object>stale if stale != NULL else None)
+    return None

@@ -46,33 +46,41 @@ cdef inline uint32_t key_hash(Space* space, object key) except 0:
     return hash_mix(space, hashed)
 
 
-cdef inline uint32_t store_find_locked(Core* core, Space* space, object key,
-                                       uint32_t hash) except? FAULT:
-    """The entry of key, or NONE. Runs a user's __eq__ only where two keys are not both str."""
+cdef inline uint32_t store_search(Core* core, Space* space, PyObject* key,
+                                  uint32_t hash) noexcept nogil:
+    """The entry of key, NONE, or FAULT where only the keys' __eq__ can tell."""
     cdef Part* part = table_part(&core.table, hash)
-    cdef uint32_t b = part_home(&core.table, part, hash), tried = 0, slot, i
-    cdef bint plain = is_str(<PyObject*>key)
+    cdef uint32_t b = part_home(&core.table, part, hash), tried = 0, i
+    cdef unsigned int same
     cdef Bucket* bucket
     cdef Entry* e
     while True:
         bucket = &part.buckets[b]
-        for slot in range(SLOTS):
-            if bucket.hash[slot] == hash:
-                i = bucket.entry[slot]
-                e = entry_at(&core.slab, i)
-                if e.space == space.id:
-                    if e.key == <PyObject*>key:
-                        return i
-                    if not plain or not is_str(e.key):
-                        return store_find_by_eq_locked(core, space, key, hash)
-                    if str_equal(e.key, <PyObject*>key):
-                        return i
+        same = hash_match(bucket.hash, hash)
+        while same:
+            i = bucket.entry[first_slot(same)]
+            e = entry_at(&core.slab, i)
+            if e.space == space.id:
+                if e.key == key:
+                    return i
+                if not is_str(key) or not is_str(e.key):
+                    return FAULT
+                if str_equal(e.key, key):
+                    return i
+            same &= same - 1
         if bucket.overflow == 0:
             return NONE
         tried += 1
         if tried == part.n:
             return NONE
         b = part_next(part, hash, b)
+
+
+cdef inline uint32_t store_find_locked(Core* core, Space* space, object key,
+                                       uint32_t hash) except? FAULT:
+    """The entry of key, or NONE. Runs a user's __eq__ only where two keys are not both str."""
+    cdef uint32_t i = store_search(core, space, <PyObject*>key, hash)
+    return i if i != FAULT else store_find_by_eq_locked(core, space, key, hash)
 
 
 cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
@@ -540,13 +548,133 @@ cdef bint space_admit_locked(Core* core, Space* space, int64_t entries, int64_t 
     return True
 
 
+cdef inline bint space_gives_way_itself(Core* core, Space* space, double now) noexcept:
+    """Whether what must go for one more entry here is the oldest entry here, and nothing is due.
+
+    Answers by bounds alone what is true of most stores: False may also mean "cannot tell".
+    """
+    cdef Space* top = space
+    cdef Space* above
+    cdef double ratio
+    if space.child != NULL or space.own == 0:
+        return False
+    while top.max_entries < 0 or top.entries < top.max_entries:
+        above = top.parent
+        if above == NULL:
+            return False                          # there is room
+        # As in space_victim: a tie goes to the one that stores. Keys bound the ratios from above.
+        ratio = space_ratio(top, BY_ENTRIES, 1)
+        if above.own > ratio or (above.by_entries.n and -above.by_entries.keys[0] > ratio):
+            return False
+        top = above
+    if space_bound(top) <= now:
+        return False
+    while top != NULL:
+        if top.max_entries >= 0 and top.entries > top.max_entries:
+            return False
+        top = top.parent
+    return True
+
+
+cdef inline uint32_t store_reuse_locked(Core* core, Space* space, double now,
+                                        PyObject** dropped) noexcept:
+    """Evict the namespace's oldest entry and return its slot for the entry that takes its place,
+    or NONE, with nothing done. The caller owns what `dropped` receives.
+
+    No count changes but those of evictions, and the slot stays where it is in every structure but
+    the table, and as the newest in the order: its seat holds a deadline that was to come earlier.
+    """
+    cdef uint32_t i = space.order.oldest
+    cdef Entry* e
+    if core.slab.weighs or core.mask & (1 << REMOVE) or not space_gives_way_itself(core, space, now):
+        return NONE
+    e = entry_at(&core.slab, i)
+    if e.links != NONE or entry_counts_as_stale(e):
+        return NONE
+    if e.newer != NONE:
+        prefetch(entry_at(&core.slab, e.newer))
+    table_remove(&core.table, e.hash, i)
+    dropped[0] = e.value
+    dropped[1] = e.key
+    lru_touch(&core.slab, &space.order, e, i)
+    space.counters.evictions += 1
+    space.counters.evictions_caused += 1
+    return i
+
+
+cdef inline int entry_fill_locked(Core* core, Space* space, uint32_t i, PyObject* value,
+                                  Terms* terms, double now, double bound) noexcept:
+    """Give entry i its value, deadline and seat. `bound` is no greater than what the seat holds."""
+    cdef Entry* e = entry_at(&core.slab, i)
+    Py_INCREF(<object>value)                      # Entry.value owns it
+    e.value = value
+    entry_set_tracked(&core.slab, i, may_refer(e.key) or may_refer(value))
+    e.deadline = now + terms.ttl
+    e.ttl = -<float>terms.ttl if terms.serves else <float>terms.ttl
+    e.keep = <float>terms.keep
+    if e.seat == NONE or e.deadline < bound:
+        entry_schedule_locked(core, space, i)
+    return 0
+
+
+cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* value, double ttl,
+                          PyObject** dropped) noexcept:
+    """Store where that takes nothing but the place of a value or of the oldest entry, as most
+    stores into a cache that is full do. False: nothing is done, and `put` has to look closer.
+
+    Runs no user code: a key is an exact str whose hash is known. `dropped` as in store_put_locked.
+    """
+    cdef Core* core = &store.core
+    cdef uint32_t hash, i
+    cdef Entry* e
+    cdef Terms terms
+    cdef double now, bound
+    cdef bint done = False
+    if (not is_str(key) or str_hash(key) == -1 or store.clock is not None or core.slab.weighs
+            or not ttl > 0 or (core.require_namespace and space.parent == NULL)):
+        return False
+    hash = hash_mix(space, str_hash(key))
+    lock_acquire(&core.lock)
+    if core.mask or space.own_pending or core.closed:
+        lock_release(&core.lock)
+        return False
+    i = store_search(core, space, key, hash)
+    now = clock_read()
+    if (i != FAULT and not debris_is_left(core) and space_bound(core.root) > now
+            and heap_reserve(&space.deadlines, space.deadlines.n + 1) == 0):
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            if e.deadline > now and e.links == NONE and not entry_counts_as_stale(e):
+                lru_touch(&core.slab, &space.order, e, i)
+                dropped[0] = e.value
+                done = True
+        elif part_reserve(&core.table, table_part(&core.table, hash)) == 0:
+            i = store_reuse_locked(core, space, now, dropped)
+            if i != NONE:
+                e = entry_at(&core.slab, i)
+                Py_INCREF(<object>key)            # Entry.key owns it
+                e.key = key
+                e.hash = hash
+                table_put(&core.table, hash, i)
+                done = True
+        if done:
+            terms.ttl = ttl
+            terms.keep = 0
+            terms.serves = False
+            bound = e.deadline
+            entry_fill_locked(core, space, i, value, &terms, now, bound)
+            space.counters.sets += 1
+    lock_release(&core.lock)
+    return done
+
+
 cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, object value,
                           Terms* terms, tuple tags, double now, Load load,
                           PyObject** dropped) except -1:
     """Store; 1 if done, 0 if not (only_absent, ttl=0, no room but its own, or a load in vain).
 
-    Runs user code only in the look-up, before the first change. `dropped` receives the value that
-    was replaced, whose reference the caller then owns.
+    Runs user code only in the look-up, before the first change. `dropped` has room for a value that
+    was replaced, and for a key, whose references the caller then owns.
     """
     cdef Core* core = &store.core
     cdef uint32_t i, j
@@ -555,6 +683,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
     cdef uint32_t n_tags = 0
     cdef Entry* e = NULL
     cdef int64_t before = 0
+    cdef double bound = -INFINITY                 # no greater than what the seat holds
     cdef bint room, over = False
     cdef uint32_t steps = SETTLE_A_FEW
     while True:
@@ -615,25 +744,30 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
         i = NONE
     space.counters.sets += 1
     if i == NONE:
-        if not space_admit_locked(core, space, 1, terms.weight, 0, now):
-            store_unpin_locked(core, pins, n_tags, few)
-            space.counters.evictions += 1         # the newcomer itself: all else is reserved
-            space.counters.evictions_caused += 1
-            return 0
-        i = slab_take(&core.slab)
-        e = entry_at(&core.slab, i)
+        i = store_reuse_locked(core, space, now, dropped)
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            bound = e.deadline
+        else:
+            if not space_admit_locked(core, space, 1, terms.weight, 0, now):
+                store_unpin_locked(core, pins, n_tags, few)
+                space.counters.evictions += 1     # the newcomer itself: all else is reserved
+                space.counters.evictions_caused += 1
+                return 0
+            i = slab_take(&core.slab)
+            e = entry_at(&core.slab, i)
+            e.space = space.id
+            e.seat = NONE
+            e.links = NONE
+            lru_push(&core.slab, &space.order, i)
+            core.live += 1
+            if core.slab.weighs:
+                core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
+            space_add(core, space, 1, terms.weight)
         Py_INCREF(key)                            # Entry.key owns it
         e.key = <PyObject*>key
         e.hash = hash
-        e.space = space.id
-        e.seat = NONE
-        e.links = NONE
         table_put(&core.table, hash, i)
-        lru_push(&core.slab, &space.order, i)
-        core.live += 1
-        if core.slab.weighs:
-            core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
-        space_add(core, space, 1, terms.weight)
     else:
         lru_touch(&core.slab, &space.order, e, i)
         if core.slab.weighs:
@@ -649,19 +783,16 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
         dropped[0] = e.value
         if entry_counts_as_stale(e):
             space.own_stale -= 1
+        else:
+            bound = e.deadline
         while e.links != NONE:
             tag_release_locked(core, link_remove_first(&core.tags, e))
-    Py_INCREF(value)                              # Entry.value owns it
-    e.value = <PyObject*>value
-    entry_set_tracked(&core.slab, i, may_refer(e.key) or may_refer(e.value))
-    e.deadline = now + terms.ttl
-    e.ttl = -<float>terms.ttl if terms.serves else <float>terms.ttl
-    e.keep = <float>terms.keep
-    entry_schedule_locked(core, space, i)
-    for j in range(n_tags):
-        if not entry_bears(&core.tags, e, pins[j]):
-            link_add(&core.tags, e, i, pins[j])
-    store_unpin_locked(core, pins, n_tags, few)
+    entry_fill_locked(core, space, i, <PyObject*>value, terms, now, bound)
+    if n_tags:
+        for j in range(n_tags):
+            if not entry_bears(&core.tags, e, pins[j]):
+                link_add(&core.tags, e, i, pins[j])
+        store_unpin_locked(core, pins, n_tags, few)
     # A few of what is due anywhere, so that expired entries go as the cache is used.
     for _ in range(2):
         if core.root.deadlines.n + core.root.due.n == 0 or space_bound(core.root) > now:

@@ -9,6 +9,40 @@
 # value do not pile up into a run that others must walk. It counts whom it sent on; a look-up goes
 # past a bucket only when that count is not zero, and a removal leaves no tombstone.
 
+cdef extern from * nogil:
+    """
+    /* All seven slots at once, as a mask: a branch for each would be guessed wrong every time. */
+    #if defined(__SSE2__) || defined(_M_X64)
+    #include <emmintrin.h>
+    static inline unsigned flowcache_match(const uint32_t *hashes, uint32_t wanted) {
+        __m128i all = _mm_set1_epi32((int)wanted);
+        __m128i low = _mm_cmpeq_epi32(all, _mm_load_si128((const __m128i *)hashes));
+        __m128i high = _mm_cmpeq_epi32(all, _mm_load_si128((const __m128i *)(hashes + 4)));
+        return (unsigned)_mm_movemask_epi8(
+            _mm_packs_epi16(_mm_packs_epi32(low, high), _mm_setzero_si128())) & 0x7f;
+    }
+    #else
+    static inline unsigned flowcache_match(const uint32_t *hashes, uint32_t wanted) {
+        unsigned mask = 0, slot;
+        for (slot = 0; slot < 7; slot++)
+            mask |= (unsigned)(hashes[slot] == wanted) << slot;
+        return mask;
+    }
+    #endif
+    #if defined(_MSC_VER)
+    #include <intrin.h>
+    static inline unsigned flowcache_first(unsigned mask) {
+        unsigned long slot;
+        _BitScanForward(&slot, mask);
+        return slot;
+    }
+    #else
+    #define flowcache_first(mask) ((unsigned)__builtin_ctz(mask))
+    #endif
+    """
+    unsigned int hash_match "flowcache_match"(const uint32_t* hashes, uint32_t wanted)
+    unsigned int first_slot "flowcache_first"(unsigned int mask)     # of a mask that is not 0
+
 cdef struct Bucket:
     uint32_t hash[7]      # 0: free
     uint32_t overflow     # entries that wanted to be here and went on
@@ -51,14 +85,16 @@ cdef inline uint32_t part_next(Part* part, uint32_t hash, uint32_t bucket) noexc
 cdef inline void part_put(Table* table, Part* part, uint32_t hash, uint32_t i) noexcept nogil:
     """Insert. There is room: part_reserve came before."""
     cdef uint32_t b = part_home(table, part, hash), slot
+    cdef unsigned int vacant
     cdef Bucket* bucket
     while True:
         bucket = &part.buckets[b]
-        for slot in range(SLOTS):
-            if bucket.hash[slot] == 0:
-                bucket.hash[slot] = hash
-                bucket.entry[slot] = i
-                return
+        vacant = hash_match(bucket.hash, 0)
+        if vacant:
+            slot = first_slot(vacant)
+            bucket.hash[slot] = hash
+            bucket.entry[slot] = i
+            return
         bucket.overflow += 1
         b = part_next(part, hash, b)
 
@@ -109,11 +145,15 @@ cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept 
     """Remove entry i, which is there."""
     cdef Part* part = table_part(table, hash)
     cdef uint32_t b = part_home(table, part, hash), slot
+    cdef unsigned int same
     cdef Bucket* bucket
     while True:
         bucket = &part.buckets[b]
-        for slot in range(SLOTS):
-            if bucket.entry[slot] == i and bucket.hash[slot] == hash:
+        same = hash_match(bucket.hash, hash)
+        while same:
+            slot = first_slot(same)
+            same &= same - 1
+            if bucket.entry[slot] == i:
                 bucket.hash[slot] = 0
                 part.count -= 1
                 part.changes += 1

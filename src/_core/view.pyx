@@ -218,27 +218,30 @@ cdef bint put(Store store, Space* space, object key, object value, Terms* terms,
               uint32_t hash, Load load=None) except -1:
     """Store one entry and all that goes with it: fences, what is dropped, who is told."""
     cdef Core* core = &store.core
-    cdef PyObject* dropped = NULL
+    cdef PyObject* dropped[2]                     # a value and a key that the store let go of
     cdef bint stored
     cdef double now = store_now(store)
     cdef uint64_t begun = peek_u64(&core.loads_begun)
     cdef Load running = None
+    dropped[0] = NULL
+    dropped[1] = NULL
     if load is None and space_has_loads(space):
         running = load_find(core, space, key, hash, NULL)
     try:
         lock_acquire(&core.lock)
         try:
             stored = store_put_locked(store, space, key, hash, value, terms, tags, now, load,
-                                      &dropped)
+                                      dropped)
             if load is None and space_has_loads(space) and (stored or not terms.only_absent):
                 fence_key_locked(core, space, running, hash, begun)
         finally:
             lock_release(&core.lock)
-        if dropped != NULL and core_hears(core, REMOVE):
-            emit(store, space, REMOVE, key, "replaced", <object>dropped)
+        # With a key beside it, it was evicted while nobody listened.
+        if dropped[0] != NULL and dropped[1] == NULL and core_hears(core, REMOVE):
+            emit(store, space, REMOVE, key, "replaced", <object>dropped[0])
     finally:
-        if dropped != NULL:
-            Py_DECREF(<object>dropped)            # what Entry.value owned
+        Py_XDECREF(dropped[0])                    # what Entry.value owned
+        Py_XDECREF(dropped[1])                    # what Entry.key owned
         if core_has_limbo(core):
             store_drain(store)
     if stored and core_hears(core, SET):
