@@ -80,14 +80,23 @@ def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
         return "raised", type(error)
 
 
-def run_isolated(program: str, *, seconds: float = 120) -> str:
+def run_isolated(program: str, *arguments: str, seconds: float = 120) -> str:
     """Run a program in a process of its own and return what it printed.
 
     A crash, a hang or an error fails the test; the debug allocator fills freed memory, so that a
     use after free shows.
     """
     finished = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", textwrap.dedent(program)],
+        [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-W",
+            "error",
+            "-c",
+            textwrap.dedent(program),
+            *arguments,
+        ],
         env=os.environ
         | {
             "PYTHONPATH": os.pathsep.join([SOURCE_FOLDER, os.path.dirname(__file__)]),

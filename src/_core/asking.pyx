@@ -346,8 +346,8 @@ cdef class Namespace(Many):
         cdef uint32_t hash = key_hash(self.space, key), b, tried = 1
         cdef Part* part = table_part(&core.table, hash)
         b = part_home(&core.table, part, hash)
-        while part.buckets[b].overflow and tried < part.n:
-            b = part_next(part, hash, b)
+        while part.buckets[b].overflow and tried < part_most(part):
+            b = part_next(part, hash, tried)
             tried += 1
         return tried
 

@@ -160,8 +160,8 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
                     break
         else:
             tried += 1
-            if bucket.overflow and tried < part.n:
-                b = part_next(part, mixed, b)
+            if bucket.overflow and tried < part_most(part):
+                b = part_next(part, mixed, tried)
                 continue
         break
     lock_release(&core.lock)

@@ -118,14 +118,14 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
 
 cdef bint check_table_holds(Core* core, uint32_t hash, uint32_t i) noexcept:
     cdef Part* part = table_part(&core.table, hash)
-    cdef uint32_t b = part_home(&core.table, part, hash), slot, tried = 0
-    while tried <= part.n:
+    cdef uint32_t b = part_home(&core.table, part, hash), slot, tried = 1
+    while tried <= part_most(part):
         for slot in range(SLOTS):
             if part.buckets[b].hash[slot] == hash and part.buckets[b].entry[slot] == i:
                 return True
         if part.buckets[b].overflow == 0:
             return False
-        b = part_next(part, hash, b)
+        b = part_next(part, hash, tried)
         tried += 1
     return False
 

@@ -71,9 +71,9 @@ cdef inline uint32_t store_search(Core* core, Space* space, PyObject* key,
         if bucket.overflow == 0:
             return NONE
         tried += 1
-        if tried == part.n:
+        if tried == part_most(part):
             return NONE
-        b = part_next(part, hash, b)
+        b = part_next(part, hash, tried)
 
 
 cdef inline uint32_t store_find_locked(Core* core, Space* space, object key,
@@ -123,9 +123,9 @@ cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
                 if part.buckets[b].overflow == 0:
                     return NONE
                 tried += 1
-                if tried == part.n:
+                if tried == part_most(part):
                     return NONE
-                b = part_next(part, hash, b)
+                b = part_next(part, hash, tried)
     raise RuntimeError("key: its __eq__ changes the cache each time it is asked")
 
 

@@ -5,9 +5,12 @@
 # of a growth by the size of a part. Within it a bucket is chosen by multiplication instead of
 # masking, so that a part can be of any size and need not double.
 #
-# A full bucket sends a newcomer on to another by a step that depends on the hash: keys of one hash
-# value do not pile up into a run that others must walk. It counts whom it sent on; a look-up goes
-# past a bucket only when that count is not zero, and a removal leaves no tombstone.
+# A full bucket sends a newcomer on to another, which the hash and the number of buckets tried
+# choose at random. It counts whom it sent on; a look-up goes past a bucket only when that count is
+# not zero, and a removal leaves no tombstone. Thousands of keys of one hash value fill most buckets
+# of a part, and another key still leaves them after a few. (Steps of one length would not do: a
+# key whose step is a small multiple of theirs would walk along with them.) What chance has left
+# out is tried in order, so that whoever looks for room finds it.
 
 cdef extern from * nogil:
     """
@@ -52,7 +55,7 @@ cdef struct Bucket:
 cdef struct Part:
     Bucket* buckets       # aligned to 64 bytes within `block`
     void* block
-    uint32_t n            # buckets; prime, so that every step visits all of them
+    uint32_t n            # buckets
     uint32_t count        # entries
     uint32_t changes      # goes up with each insertion and removal
 
@@ -74,17 +77,23 @@ cdef inline uint32_t part_home(Table* table, Part* part, uint32_t hash) noexcept
     return <uint32_t>(((<uint64_t><uint32_t>(hash << table.bits)) * part.n) >> 32)
 
 
-cdef inline uint32_t part_next(Part* part, uint32_t hash, uint32_t bucket) noexcept nogil:
-    cdef uint32_t mixed = hash * <uint32_t>0x85EBCA6B
-    if part.n == 1:
-        return 0
-    bucket += 1 + <uint32_t>((<uint64_t>mixed * (part.n - 1)) >> 32)
-    return bucket - part.n if bucket >= part.n else bucket
+cdef inline uint32_t part_next(Part* part, uint32_t hash, uint32_t tried) noexcept nogil:
+    """The bucket to try after so many, fewer than part_most(): those are all of them."""
+    cdef uint32_t mixed
+    if tried > part.n:
+        return tried - part.n - 1
+    mixed = (hash + tried * <uint32_t>0x9E3779B9) * <uint32_t>0x85EBCA6B
+    mixed = (mixed ^ (mixed >> 15)) * <uint32_t>0xC2B2AE35
+    return <uint32_t>((<uint64_t>mixed * part.n) >> 32)
+
+
+cdef inline uint32_t part_most(Part* part) noexcept nogil:
+    return part.n * 2 + 1
 
 
 cdef inline void part_put(Table* table, Part* part, uint32_t hash, uint32_t i) noexcept nogil:
     """Insert. There is room: part_reserve came before."""
-    cdef uint32_t b = part_home(table, part, hash), slot
+    cdef uint32_t b = part_home(table, part, hash), tried = 1, slot
     cdef unsigned int vacant
     cdef Bucket* bucket
     while True:
@@ -96,21 +105,8 @@ cdef inline void part_put(Table* table, Part* part, uint32_t hash, uint32_t i) n
             bucket.entry[slot] = i
             return
         bucket.overflow += 1
-        b = part_next(part, hash, b)
-
-
-cdef inline uint32_t next_prime(uint32_t n) noexcept nogil:
-    cdef uint32_t d
-    if n <= 2:
-        return 2
-    n |= 1
-    while True:
-        d = 3
-        while d * d <= n and n % d:
-            d += 2
-        if d * d > n:
-            return n
-        n += 2
+        b = part_next(part, hash, tried)
+        tried += 1
 
 
 cdef inline int part_resize(Table* table, Part* part, uint32_t n) noexcept nogil:
@@ -144,7 +140,7 @@ cdef inline void table_put(Table* table, uint32_t hash, uint32_t i) noexcept nog
 cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
     """Remove entry i, which is there."""
     cdef Part* part = table_part(table, hash)
-    cdef uint32_t b = part_home(table, part, hash), slot
+    cdef uint32_t b = part_home(table, part, hash), tried = 1, slot
     cdef unsigned int same
     cdef Bucket* bucket
     while True:
@@ -161,7 +157,8 @@ cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept 
                     part_resize(table, part, 1)   # or it stays as it is
                 return
         bucket.overflow -= 1
-        b = part_next(part, hash, b)
+        b = part_next(part, hash, tried)
+        tried += 1
 
 
 cdef inline int part_reserve(Table* table, Part* part) noexcept nogil:
@@ -169,8 +166,7 @@ cdef inline int part_reserve(Table* table, Part* part) noexcept nogil:
     if part.count < part.n * 6 + part.n // 4:     # of seven
         return 0
     # Small parts double; large ones grow by a little, which keeps them seven eighths full.
-    return part_resize(table, part,
-                       next_prime(part.n * 2 if part.n < 128 else part.n + part.n // 12))
+    return part_resize(table, part, part.n * 2 if part.n < 128 else part.n + part.n // 12)
 
 
 cdef inline int table_init(Table* table, int64_t entries) noexcept nogil:
