@@ -137,6 +137,9 @@ def test_setdefault_returns_the_default_that_a_full_cache_cannot_keep() -> None:
     cache.namespace("full", reserved=2).update(x=1, y=2)
     late = cache.namespace("late")
     assert late.setdefault("k", 5) == 5
+    assert late.stats().sets == 1
+    assert late.incr("n", 2) == 2
+    assert late.stats().sets == 2
     assert list(late) == []
 
 

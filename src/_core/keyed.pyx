@@ -26,16 +26,8 @@ cdef class Keyed(View):
 
     def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
         """Store ``value`` only if ``key`` has no fresh entry; say whether it was stored."""
-        cdef Terms terms
-        cdef uint32_t hash
-        space_guard(self.store, self.space)
-        terms_of(self.store, self.space, &terms, ttl, stale)
-        terms.only_absent = True
-        tags = None if tags is () else tags_checked(tags)
-        hash = key_hash(self.space, key)
-        if self.store.weigher is not None:
-            terms.weight = weigh(self.store, key, value)
-        return put(self.store, self.space, key, value, &terms, <tuple>tags, hash)
+        cdef bint found = False
+        return add_one(self, key, value, ttl, tags, stale, &found)
 
     def delete(self, key, /):
         """Remove ``key``; say whether it had a fresh entry. A running load of it is not stored."""
@@ -165,7 +157,6 @@ cdef class Keyed(View):
         cdef Space* space = self.space
         cdef Terms terms
         cdef uint32_t hash
-        cdef int tries = 0
         space_guard(store, space)
         for what, number in (("delta", delta), ("default", default)):
             if type(number) is not int:
@@ -174,15 +165,35 @@ cdef class Keyed(View):
         terms.only_absent = True
         hash = key_hash(space, key)
         terms.weight = weigh(store, key, default + delta)
-        while True:
+        for _ in range(OFTEN):
             total = raise_counter(self, key, hash, delta)
             if total is not None:
                 return total
-            # Somebody may have made the counter since; ttl=0, or a cache whose room is all
-            # reserved, never keeps one.
-            tries += 1
-            if put(store, space, key, default + delta, &terms, None, hash) or tries == 3:
-                return default + delta
+            # ttl=0, or a cache whose room is all reserved, keeps none; but somebody may have made
+            # the counter since.
+            terms.found = False
+            put(store, space, key, default + delta, &terms, None, hash)
+            if not terms.found:
+                break
+        return default + delta
+
+
+cdef bint add_one(View view, object key, object value, object ttl, object tags, object stale,
+                  bint* found) except -1:
+    """What ``add`` does; ``found``: something fresh was there."""
+    cdef Terms terms
+    cdef uint32_t hash
+    cdef bint stored
+    space_guard(view.store, view.space)
+    terms_of(view.store, view.space, &terms, ttl, stale)
+    terms.only_absent = True
+    checked = None if tags is () else tags_checked(tags)
+    hash = key_hash(view.space, key)
+    if view.store.weigher is not None:
+        terms.weight = weigh(view.store, key, value)
+    stored = put(view.store, view.space, key, value, &terms, <tuple>checked, hash)
+    found[0] = terms.found
+    return stored
 
 
 cdef inline int set_one(View view, object key, object value, object ttl, object tags,

@@ -68,16 +68,18 @@ cdef class Mapping(Keyed):
 
         Counts a hit or a miss.
         """
+        cdef bint found = True
         value = look(self, key, True)
-        for _ in range(3):
+        for _ in range(OFTEN):
             if value is not MISSING:
                 return value
-            if self.add(key, default):
+            add_one(self, key, default, UNSET, (), None, &found)
+            # ttl=0, or a cache whose room is all reserved, keeps none; but somebody may have
+            # stored one since.
+            if not found:
                 return default
-            # Somebody may have stored one since; ttl=0, or a cache whose room is all reserved,
-            # never keeps one.
             value = look(self, key, False)
-        return default if value is MISSING else value
+        return default
 
     def update(self, other=(), /, **more):
         """Store each pair of a mapping or an iterable of pairs, then each keyword."""

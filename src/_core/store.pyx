@@ -501,6 +501,7 @@ cdef struct Terms:
     double keep           # seconds past the deadline
     bint serves           # keep was asked for by `stale=`
     bint only_absent      # store only where nothing fresh is
+    bint found            # answer: something fresh was, so that nothing was stored
     int64_t weight
 
 
@@ -704,6 +705,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
         e = entry_at(&core.slab, i)
         over = entry_last(e) <= now
         if e.deadline > now and terms.only_absent:
+            terms.found = True
             return 0
     if terms.ttl <= 0:
         if i != NONE and not terms.only_absent:

@@ -3,6 +3,9 @@
 
 cdef object MISSING = object()
 
+cdef enum:
+    OFTEN = 100                   # tries of what others may thwart, as a clock that goes back does
+
 
 cdef inline int space_guard(Store store, Space* space) except -1:
     """Refuse what cannot be used: a closed cache, or the root where a namespace is required."""
@@ -159,6 +162,7 @@ cdef int terms_of(Store store, Space* space, Terms* terms, object ttl, object st
         terms.keep = seconds_of(stale, "stale", False, True)
     terms.serves = terms.keep > 0
     terms.only_absent = False
+    terms.found = False
     terms.weight = 0
     return 0
 
