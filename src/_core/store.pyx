@@ -587,7 +587,8 @@ cdef inline uint32_t store_reuse_locked(Core* core, Space* space, double now,
     """
     cdef uint32_t i = space.order.oldest
     cdef Entry* e
-    if core.slab.weighs or core.mask & (1 << REMOVE) or not space_gives_way_itself(core, space, now):
+    if (core.slab.weighs or core.mask & (1 << REMOVE)
+            or not space_gives_way_itself(core, space, now)):
         return NONE
     e = entry_at(&core.slab, i)
     if e.links != NONE or entry_counts_as_stale(e):
