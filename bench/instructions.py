@@ -37,6 +37,15 @@ table = dict.fromkeys(stored, 1)
 def load(): ...
 async def aload(): ...
 for key in keys + new: hash(key)
+def crowd(tenants, new):
+    # Each holds two or three, and the cache is full: who gives way is found anew by each store.
+    cache = create_cache(max_entries=tenants * 5 // 2)
+    spaces = [cache.namespace(str(n)) for n in range(tenants)]
+    for n, space in enumerate(spaces):
+        for key in range(2 + n % 2):
+            space.set(key, 1)
+    for n, key in enumerate(new):
+        spaces[n * 7919 % tenants].set(key, 1)
 def run(keys, new, get, put, fetch, afetch, namespace):
 """
 CALL = """
@@ -54,6 +63,8 @@ CASES = {
     "fetch, hit": "for key in keys: fetch(key, load)",
     "afetch, hit, not awaited": "for key in keys: afetch(key, aload)",
     "namespace(...).get": "for key in keys: namespace('tenant:acme').get(key)",
+    "set under pressure, 10 tenants": "crowd(10, new)",
+    "set under pressure, 100,000": "crowd(100_000, new)",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -19,3 +21,13 @@ settings.load_profile("flowcache")
 def clock() -> VirtualClock:
     """A clock that stands still until the test moves it."""
     return VirtualClock()
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was() -> Iterator[None]:
+    """Turn the log up again after a test, or a page of the guides, that has turned it down."""
+    logger = logging.getLogger("flowcache")
+    level, disabled = logger.level, logger.disabled
+    yield
+    logger.setLevel(level)
+    logger.disabled = disabled

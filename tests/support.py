@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flowcache
 from flowcache import Cache, Namespace, create_cache
+
+if TYPE_CHECKING:
+    import pytest
 
 SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(flowcache.__file__)))
 
@@ -111,3 +115,8 @@ def run_isolated(program: str, *arguments: str, seconds: float = 120) -> str:
     )
     assert "Exception ignored" not in finished.stderr, finished.stderr
     return finished.stdout
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What flowcache logged. Others may speak of what earlier tests left to the collector."""
+    return [record for record in caplog.records if record.name == "flowcache"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowcache import Cache, Event, Namespace
-from support import new_cache
+from support import logged, new_cache
 
 KINDS = ("hit", "miss", "stale_hit", "set", "remove", "load", "load_error", "refresh", "sweep")
 Told = tuple[str, tuple[str, ...], Any, str | None, Any]
@@ -274,7 +274,7 @@ def test_a_listener_that_raises_is_logged_and_breaks_nothing(
         assert cache.get("k") == 1
         assert cache.delete("k")
         assert cache.fetch("k", load) == "loaded"
-    assert [record.name for record in caplog.records] == ["flowcache"] * len(told)
+    assert len(logged(caplog)) == len(told)
     assert "the listener's own" in caplog.text
     assert [kind for kind, *_ in told] == ["set", "hit", "remove", "miss", "set", "load"]
     cache._check()

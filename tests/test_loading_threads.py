@@ -32,7 +32,7 @@ from loading_support import (
     until,
     wait_until,
 )
-from support import new_cache, run_isolated
+from support import logged, new_cache, run_isolated
 
 
 def never() -> Any:
@@ -1046,8 +1046,7 @@ def test_a_late_failure_after_a_timeout_is_logged(caplog: pytest.LogCaptureFixtu
     with pytest.raises(LoadTimeoutError):
         cache.fetch("k", gate, timeout=0.001)
     gate.open.set()
-    wait_until(lambda: caplog.records)
-    assert caplog.records[0].name == "flowcache"
+    wait_until(lambda: logged(caplog))
     assert "'k'" in caplog.text
     assert "too late" in caplog.text
 
