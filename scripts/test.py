@@ -55,7 +55,20 @@ def run_suite(version: str, path: str, arguments: list[str], *, packaging: bool)
     """Run one interpreter's suite, printing its lines as they come; return exit code and last line.
 
     The tests that build the distributions say nothing about an interpreter: one of them is enough.
+    Tests that fail are run once more, alone, and what comes of it counts: many wait for threads of
+    a machine that may be busy. That it took two runs is said in the last line.
     """
+    code, closing_line = run_once(version, path, arguments, packaging=packaging)
+    if code == 1:
+        print(f"{version} | once more, what failed: {closing_line}", flush=True)
+        again = ["--last-failed", "--last-failed-no-failures=none", *arguments]
+        code, second = run_once(version, path, again, packaging=packaging)
+        closing_line = f"{closing_line}\nand what failed, run again alone:\n{second}"
+    return code, closing_line
+
+
+def run_once(version: str, path: str, arguments: list[str], *, packaging: bool) -> tuple[int, str]:
+    """Run pytest once, printing its lines as they come; return exit code and last line."""
     script = str(Path(__file__).with_name("environment.py"))
     pytest = ["-m", "pytest", "-o", f"cache_dir=.pytest_cache/{version}"]
     if not packaging:
