@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from support import VirtualClock
+
+# A shell that starts the suite in the background has it ignore interrupts, and all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # An example that was slow is no fault. On a CI machine the same examples run every time, so that a
 # red run is about the change and not about the draw.
