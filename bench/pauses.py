@@ -12,22 +12,17 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from time import perf_counter_ns, strftime, thread_time_ns
+from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
+from machine import RESULTS, environment
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from flowcache import Cache, create_cache
 
-RESULTS = Path(__file__).with_name("results") / "pauses.json"
 SMALL = 1_000
 """What a cache is shrunk to."""
 
@@ -48,13 +43,14 @@ class Clock:
         return self.now
 
 
-clock_ns = perf_counter_ns
+class Watch:
+    read = staticmethod(perf_counter_ns)
 
 
 def timed(call: Callable[[], Any]) -> int:
-    begin = clock_ns()
+    begin = Watch.read()
     call()
-    return clock_ns() - begin
+    return Watch.read() - begin
 
 
 def longest(calls: Iterable[Callable[[], Any]]) -> int:
@@ -181,9 +177,9 @@ def sweep(entries: int) -> dict[str, int]:
     slices = []
     more = True
     while more:
-        begin = clock_ns()
+        begin = Watch.read()
         _, more = cache._sweep()
-        slices.append(clock_ns() - begin)
+        slices.append(Watch.read() - begin)
     return {"a slice": max(slices), "all": sum(slices)}
 
 
@@ -228,27 +224,6 @@ def least(runs: list[dict[str, int]]) -> dict[str, int]:
     return {name: min(run[name] for run in runs) for name in runs[0]}
 
 
-def machine() -> dict[str, str]:
-    model = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(": ")[1] for line in lines if "model name" in line), model)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return {
-        "cpu": f"{model}, {os.cpu_count()} cores",
-        "system": platform.platform(),
-        "python": sys.version.split()[0],
-        "commit": commit or "unknown",
-        "time": strftime("%Y-%m-%d %H:%M"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--entries", type=int, default=1_000_000)
@@ -262,8 +237,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.cpu:
-        global clock_ns  # noqa: PLW0603 - one program, one clock
-        clock_ns = thread_time_ns
+        Watch.read = staticmethod(thread_time_ns)
     chosen = options.only or list(CASES)
     gc.disable()
     results: dict[str, dict[str, int]] = {}
@@ -278,9 +252,9 @@ def main() -> None:
             table.add_row(name if number == 0 else "", call, f"{nanoseconds / 1e6:,.3f}")
     Console().print(table)
     if not options.no_file:
-        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.mkdir(exist_ok=True)
         report = {
-            "machine": machine(),
+            "environment": environment(),
             "entries": options.entries,
             "runs": options.runs,
             "clock": "processor time" if options.cpu else "elapsed time",
@@ -289,7 +263,7 @@ def main() -> None:
                 for name, calls in results.items()
             },
         }
-        RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (RESULTS / "pauses.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -145,8 +145,9 @@ class DataMachine(SideBySide):
         )
         self.start(max_entries=max_entries, default_ttl=default_ttl)
         if at_once is not None:
-            # What goes by thousands turns to debris; here it is what goes by twos or fours.
-            self.core._slice(at_once)
+            # What goes by thousands turns to debris; here it is what goes by twos or fours. The
+            # table splits after so many, too.
+            self.core._slice(at_once, at_once)
 
     # Few rules, so that stores come up often enough for the others to meet something.
 

@@ -304,9 +304,22 @@ cdef class Namespace(Many):
             lock_release(&core.lock)
             slab_drop(&taken)
 
-    def _slice(self, int at_once):
-        """Let a call remove so many entries itself, for tests of what becomes debris."""
+    def _slice(self, int at_once, int splits):
+        """Set how many entries a call removes itself, and how many a part of the table may hold.
+
+        So that tests see with few entries what happens to many.
+        """
         self.store.core.at_once = at_once
+        self.store.core.table.splits = splits
+
+    def _parts(self):
+        """How many parts the table is cut into."""
+        cdef Table* table = &self.store.core.table
+        cdef uint32_t p = 0, parts = 0
+        while p < (<uint32_t>1) << table.bits:
+            p += (<uint32_t>1) << (table.bits - table.parts[p].bits)
+            parts += 1
+        return parts
 
     def _debris(self):
         """How many entries are out of reach and still hold their memory."""
@@ -345,7 +358,7 @@ cdef class Namespace(Many):
         cdef Core* core = &self.store.core
         cdef uint32_t hash = key_hash(self.space, key), b, tried = 1
         cdef Part* part = table_part(&core.table, hash)
-        b = part_home(&core.table, part, hash)
+        b = part_home(part, hash)
         while part.buckets[b].overflow and tried < part_most(part):
             b = part_next(part, hash, tried)
             tried += 1

@@ -144,7 +144,7 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
     value = MISSING
     lock_acquire(&core.lock)
     part = table_part(&core.table, mixed)
-    b = part_home(&core.table, part, mixed)
+    b = part_home(part, mixed)
     while value is MISSING:
         bucket = &part.buckets[b]
         for slot in range(SLOTS):

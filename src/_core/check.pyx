@@ -60,11 +60,11 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
                        f"{label}: an entry that expires has no seat")
         link = e.links
         while link != NONE:
-            check_that(core.tags.links[link].entry == i, f"{label}: a link is another's")
-            check_that(core.tags.records[core.tags.links[link].tag].space == space,
+            check_that(link_at(&core.tags, link).entry == i, f"{label}: a link is another's")
+            check_that(core.tags.records[link_at(&core.tags, link).tag].space == space,
                        f"{label}: a tag of another namespace")
             links[0] += 1
-            link = core.tags.links[link].next
+            link = link_at(&core.tags, link).next
         before = i
         i = e.newer
     check_that(space.order.newest == before, f"{label}: the order's end is wrong")
@@ -118,7 +118,7 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
 
 cdef bint check_table_holds(Core* core, uint32_t hash, uint32_t i) noexcept:
     cdef Part* part = table_part(&core.table, hash)
-    cdef uint32_t b = part_home(&core.table, part, hash), slot, tried = 1
+    cdef uint32_t b = part_home(part, hash), slot, tried = 1
     while tried <= part_most(part):
         for slot in range(SLOTS):
             if part.buckets[b].hash[slot] == hash and part.buckets[b].entry[slot] == i:
@@ -160,15 +160,22 @@ cdef int check_store(Store store) except -1:
         salts = [core.spaces[p].salt for p in range(core.spaces_used)
                  if core.spaces[p] != NULL and core.spaces[p].parent != NULL]
         check_that(len(salts) == len(set(salts)), "two namespaces have one salt")
-        for p in range(1 << core.table.bits):
+        p = 0
+        while p < (<uint32_t>1) << core.table.bits:
             in_part = 0
+            for b in range(p + 1, p + (1 << (core.table.bits - core.table.parts[p].bits))):
+                check_that(core.table.parts[b].buckets == core.table.parts[p].buckets
+                           and core.table.parts[b].n == core.table.parts[p].n
+                           and core.table.parts[b].bits == core.table.parts[p].bits,
+                           "a part of the table has two minds")
             for b in range(core.table.parts[p].n):
                 for slot in range(SLOTS):
                     in_part += core.table.parts[p].buckets[b].hash[slot] != 0
             check_that(in_part == core.table.parts[p].count, "a part of the table is miscounted")
             in_table += in_part
-        check_that(in_table == core.live == entries, "table and namespaces disagree")
-        check_that(core.slab.used - core.slab.n_free == core.live,
+            p += (<uint32_t>1) << (core.table.bits - core.table.parts[p].bits)
+        check_that(in_table == core.table.count == entries, "table and namespaces disagree")
+        check_that(core.slab.used - core.slab.n_free == in_table,
                    "the slab and the table disagree")
         space = core.idle_newest
         while space != NULL:

@@ -222,20 +222,20 @@ cdef int64_t tag_invalidate_locked(Store store, uint32_t t, list others, double 
     far = link
     for k in range(2 * AHEAD):
         if far != NONE:
-            prefetch(&entry_at(&core.slab, core.tags.links[far].entry).hash)
-            far = core.tags.links[far].older
+            prefetch(&entry_at(&core.slab, link_at(&core.tags, far).entry).hash)
+            far = link_at(&core.tags, far).older
         if k >= AHEAD and near != NONE:
-            entry_prefetch(core, core.tags.links[near].entry)
-            near = core.tags.links[near].older
+            entry_prefetch(core, link_at(&core.tags, near).entry)
+            near = link_at(&core.tags, near).older
     while link != NONE:
         if far != NONE:
-            prefetch(&entry_at(&core.slab, core.tags.links[far].entry).hash)
-            far = core.tags.links[far].older
+            prefetch(&entry_at(&core.slab, link_at(&core.tags, far).entry).hash)
+            far = link_at(&core.tags, far).older
         if near != NONE:
-            entry_prefetch(core, core.tags.links[near].entry)
-            near = core.tags.links[near].older
-        i = core.tags.links[link].entry
-        link = core.tags.links[link].older
+            entry_prefetch(core, link_at(&core.tags, near).entry)
+            near = link_at(&core.tags, near).older
+        i = link_at(&core.tags, link).entry
+        link = link_at(&core.tags, link).older
         if others is None or bears_all(core, i, others):
             removed += remove_one_locked(core, i, TAG, now)
     child = core.tags.records[t].child

@@ -165,7 +165,6 @@ cdef struct Core:
     uint32_t limbo_last
     uint32_t limbo_count
     uint32_t at_once              # entries that one call may put in limbo: what is more is debris
-    uint32_t live                 # entries in the table, debris included
     uint32_t debris_first         # entries that nobody can reach and whose memory goes later
     uint32_t debris_last
     uint32_t debris_count

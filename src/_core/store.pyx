@@ -50,7 +50,7 @@ cdef inline uint32_t store_search(Core* core, Space* space, PyObject* key,
                                   uint32_t hash) noexcept nogil:
     """The entry of key, NONE, or FAULT where only the keys' __eq__ can tell."""
     cdef Part* part = table_part(&core.table, hash)
-    cdef uint32_t b = part_home(&core.table, part, hash), tried = 0, i
+    cdef uint32_t b = part_home(part, hash), tried = 0, i
     cdef unsigned int same
     cdef Bucket* bucket
     cdef Entry* e
@@ -87,13 +87,13 @@ cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
                                       uint32_t hash) except? FAULT:
     """The same for any key. Lets the lock go while __eq__ runs, and starts again if the part of
     the table that it was in has changed meanwhile."""
-    cdef Part* part = table_part(&core.table, hash)
+    cdef Part* part = table_first(&core.table, hash)
     cdef uint32_t b, tried, slot, i, changes
     cdef PyObject* candidate
     cdef Entry* e
     cdef int same = 0
     for _ in range(1000):
-        b = part_home(&core.table, part, hash)
+        b = part_home(part, hash)
         tried = 0
         changes = part.changes
         while changes == part.changes:
@@ -112,6 +112,7 @@ cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
                 same = compare_keys(candidate, <PyObject*>key, Py_EQ)
                 Py_DECREF(<object>candidate)
                 lock_acquire(&core.lock)
+                part = table_first(&core.table, hash)         # the table may have been split
                 if same < 0:
                     return FAULT
                 # A large namespace is cleared by giving it another id: see removal.
@@ -202,6 +203,14 @@ cdef void tag_release_locked(Core* core, uint32_t t) noexcept:
         t = parent
 
 
+cdef inline void entry_drop_tags_locked(Core* core, Entry* e) noexcept:
+    cdef uint32_t t
+    while e.links != NONE:
+        t = link_remove_first(&core.tags, e)
+        if core.tags.records[t].total == 0:
+            tag_release_locked(core, t)
+
+
 # ------------------------------------------------------------------------------- removal
 
 cdef enum:
@@ -222,8 +231,7 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
     lru_remove(&core.slab, &space.order, e)
     if e.seat != NONE:
         heap_remove(core, ENTRIES, &space.deadlines, e.seat)
-    while e.links != NONE:
-        tag_release_locked(core, link_remove_first(&core.tags, e))
+    entry_drop_tags_locked(core, e)
     if entry_counts_as_stale(e):
         space.own_stale -= 1
     space_add(core, space, -1, -entry_weight(&core.slab, i))
@@ -244,7 +252,6 @@ cdef inline void limbo_push_locked(Core* core, uint32_t i, Cause cause) noexcept
     """Take entry i, which only the table still knows, out of it."""
     cdef Entry* e = entry_at(&core.slab, i)
     table_remove(&core.table, e.hash, i)
-    core.live -= 1
     e.links = cause
     e.newer = NONE
     if core.limbo_last == NONE:
@@ -269,11 +276,11 @@ cdef inline void debris_push_locked(Core* core, uint32_t i) noexcept:
 
 
 cdef inline bint debris_is_left(Core* core) noexcept nogil:
-    return core.debris_count or core.debris != NULL or core.slab.surplus
+    return core.debris_count or core.debris != NULL or core.slab.surplus or core.tags.links_surplus
 
 
 cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
-    """Put at most so many entries of debris in limbo, oldest first, and give one page back."""
+    """Put at most so many entries of debris in limbo, oldest first, and give a page back."""
     cdef uint32_t i
     cdef Space* cut
     cdef Entry* e
@@ -298,8 +305,7 @@ cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
                 entry_prefetch(core, e.newer)
             else:
                 cut.order.newest = NONE
-            while e.links != NONE:
-                tag_release_locked(core, link_remove_first(&core.tags, e))
+            entry_drop_tags_locked(core, e)
             if entry_counts_as_stale(e):
                 cut.own_stale -= 1
             space_add(core, cut, -1, -entry_weight(&core.slab, i))
@@ -313,6 +319,8 @@ cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
             space_free(cut)
     if core.slab.surplus:
         slab_give_page(&core.slab)
+    if core.tags.links_surplus:
+        links_give_page(&core.tags)
 
 
 cdef inline void entry_prefetch(Core* core, uint32_t i) noexcept nogil:
@@ -322,7 +330,7 @@ cdef inline void entry_prefetch(Core* core, uint32_t i) noexcept nogil:
     cdef Heap* heap
     if core.limbo_count < core.at_once:
         part = table_part(&core.table, e.hash)
-        prefetch(&part.buckets[part_home(&core.table, part, e.hash)])
+        prefetch(&part.buckets[part_home(part, e.hash)])
     if e.space != NONE and e.seat != NONE:
         heap = &core.spaces[e.space].deadlines
         prefetch(&heap.keys[e.seat])
@@ -367,9 +375,9 @@ cdef int store_drain(Store store) except -1:
         cause = <Cause>e.links
         where = e.space
         slab_give(&core.slab, i)
-        if core.live == 0 and core.limbo_first == NONE and core.slab.n_pages > 1:
+        if core.table.count == 0 and core.limbo_first == NONE and core.slab.n_pages > 1:
             slab_trim(&core.slab)
-            tags_shrink(core)
+            links_trim(&core.tags)                # records may be pinned by a call under way
         targets = None
         if core_hears(core, REMOVE) and where != NONE:
             # Still counted as in limbo, so that no namespace is forgotten meanwhile.
@@ -393,16 +401,6 @@ cdef int store_drain(Store store) except -1:
     if error is not None:
         raise error
     return 0
-
-
-cdef void tags_shrink(Core* core) noexcept:
-    """No entry is left, so no link is. Records may be pinned by a call under way."""
-    free(core.tags.links)
-    core.tags.links = NULL
-    core.tags.links_capacity = 0
-    core.tags.links_used = 0
-    core.tags.links_live = 0
-    core.tags.links_free = NONE
 
 
 # ------------------------------------------------------------------------------- expiry
@@ -650,7 +648,7 @@ cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* va
                 lru_touch(&core.slab, &space.order, e, i)
                 dropped[0] = e.value
                 done = True
-        elif part_reserve(&core.table, table_part(&core.table, hash)) == 0:
+        elif table_reserve(&core.table, hash) == 0:
             i = store_reuse_locked(core, space, now, dropped)
             if i != NONE:
                 e = entry_at(&core.slab, i)
@@ -736,7 +734,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
         except MemoryError:
             store_unpin_locked(core, pins, n_tags, few)
             raise
-    if (((i == NONE or over) and (part_reserve(&core.table, table_part(&core.table, hash)) < 0
+    if (((i == NONE or over) and (table_reserve(&core.table, hash) < 0
                                   or slab_reserve(&core.slab) < 0))
             or heap_reserve(&space.deadlines, space.deadlines.n + 1) < 0):
         store_unpin_locked(core, pins, n_tags, few)
@@ -763,7 +761,6 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
             e.seat = NONE
             e.links = NONE
             lru_push(&core.slab, &space.order, i)
-            core.live += 1
             if core.slab.weighs:
                 core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
             space_add(core, space, 1, terms.weight)
@@ -788,8 +785,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
             space.own_stale -= 1
         else:
             bound = e.deadline
-        while e.links != NONE:
-            tag_release_locked(core, link_remove_first(&core.tags, e))
+        entry_drop_tags_locked(core, e)
     entry_fill_locked(core, space, i, <PyObject*>value, terms, now, bound)
     if n_tags:
         for j in range(n_tags):
@@ -901,7 +897,6 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
     core.debris_first = NONE
     core.debris_last = NONE
     core.debris_count = 0
-    core.live = 0
     for n in range(core.spaces_used):
         if core.spaces[n] != NULL:
             idle_consider(core, core.spaces[n])
@@ -957,7 +952,7 @@ cdef void store_release_entries(Store store) noexcept:
             Py_XDECREF(listeners)
 
 
-cdef int store_open(Store store, int64_t max_entries, bint weighs) except -1:
+cdef int store_open(Store store, bint weighs) except -1:
     """Give a new store its root. Call once."""
     cdef Core* core = &store.core
     core.slab.weighs = weighs
@@ -966,7 +961,7 @@ cdef int store_open(Store store, int64_t max_entries, bint weighs) except -1:
     # Differs by process and by cache, so that nobody can work out keys that collide here.
     core.secret = <uint64_t>hash(("flowcache", <size_t><PyObject*>store))
     core.secret *= <uint64_t>0xD6E8FEB86659FD93
-    if table_init(&core.table, max_entries) < 0:
+    if table_init(&core.table) < 0:
         raise MemoryError()
     core.root = space_new(core, NULL, None, {})
     core.root.default_ttl = 300.0
@@ -983,9 +978,13 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     lock_acquire(&core.lock)
     size = core.slab.n_pages * (sizeof(Page) + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
     size += core.slab.capacity * sizeof(void*)
-    for n in range(1 << core.table.bits):
-        size += sizeof(Part) + (core.table.parts[n].n + 1) * sizeof(Bucket)
-    size += core.tags.links_capacity * sizeof(Link) + core.tags.capacity * sizeof(Tag)
+    size += sizeof(Part) << core.table.bits
+    n = 0
+    while n < (<uint32_t>1) << core.table.bits:
+        size += (core.table.parts[n].n + 1) * sizeof(Bucket)
+        n += (<uint32_t>1) << (core.table.bits - core.table.parts[n].bits)
+    size += core.tags.links_pages * (sizeof(Link) << LINK_BITS)
+    size += core.tags.links_capacity * sizeof(void*) + core.tags.capacity * sizeof(Tag)
     size += core.loads_size * sizeof(void*)
     size += core.spaces_capacity * (sizeof(void*) + sizeof(uint32_t))
     for n in range(core.spaces_used):

@@ -1,9 +1,12 @@
 # (namespace, key) -> entry: open addressing over the slab. A bucket is one cache line of seven
 # slots, each the mixed hash beside the entry's index, so that a miss touches no entry.
 #
-# The table is cut into parts by the hash's upper bits. A part grows alone, which bounds the pause
-# of a growth by the size of a part. Within it a bucket is chosen by multiplication instead of
-# masking, so that a part can be of any size and need not double.
+# The table is cut into parts by the hash's upper bits. A part grows alone, and is split in two when
+# it holds so many that another growth would be a pause (extendible hashing: Fagin et al., 1979). A
+# part with fewer upper bits than the table stands in several places, each a copy, so that a look-up
+# reads one struct. The first copy keeps the counts; only what changes the table asks which that is.
+# Within a part a bucket is chosen by multiplication instead of masking, so that it can be of any
+# size and need not double.
 #
 # A full bucket sends a newcomer on to another, which the hash and the number of buckets tried
 # choose at random. It counts whom it sent on; a look-up goes past a bucket only when that count is
@@ -56,16 +59,20 @@ cdef struct Part:
     Bucket* buckets       # aligned to 64 bytes within `block`
     void* block
     uint32_t n            # buckets
-    uint32_t count        # entries
-    uint32_t changes      # goes up with each insertion and removal
+    uint32_t bits         # upper bits of the hash that its entries have in common
+    uint32_t count        # entries; in the first copy
+    uint32_t changes      # goes up with each insertion and removal; in the first copy
 
 cdef struct Table:
     Part* parts
-    uint32_t bits         # log2 of the number of parts
+    uint32_t bits         # log2 of the places
+    uint32_t count        # entries
+    uint32_t splits       # entries from which a part is split rather than grown
 
 cdef enum:
     SLOTS = 7
-    PART_ENTRIES = 16384  # what a part is meant to hold
+    PART_ENTRIES = 16384  # what a part holds at most, unless hashes collide
+    MOST_BITS = 18
     SHRINKS = 64          # buckets from which a part that is empty again gives its memory back
 
 
@@ -73,8 +80,15 @@ cdef inline Part* table_part(Table* table, uint32_t hash) noexcept nogil:
     return &table.parts[(<uint64_t>hash) >> (32 - table.bits)]
 
 
-cdef inline uint32_t part_home(Table* table, Part* part, uint32_t hash) noexcept nogil:
-    return <uint32_t>(((<uint64_t><uint32_t>(hash << table.bits)) * part.n) >> 32)
+cdef inline Part* table_first(Table* table, uint32_t hash) noexcept nogil:
+    """The first copy of the part of a hash."""
+    cdef uint32_t place = <uint32_t>((<uint64_t>hash) >> (32 - table.bits))
+    return &table.parts[place >> (table.bits - table.parts[place].bits)
+                        << (table.bits - table.parts[place].bits)]
+
+
+cdef inline uint32_t part_home(Part* part, uint32_t hash) noexcept nogil:
+    return <uint32_t>(((<uint64_t><uint32_t>(hash << part.bits)) * part.n) >> 32)
 
 
 cdef inline uint32_t part_next(Part* part, uint32_t hash, uint32_t tried) noexcept nogil:
@@ -91,9 +105,9 @@ cdef inline uint32_t part_most(Part* part) noexcept nogil:
     return part.n * 2 + 1
 
 
-cdef inline void part_put(Table* table, Part* part, uint32_t hash, uint32_t i) noexcept nogil:
-    """Insert. There is room: part_reserve came before."""
-    cdef uint32_t b = part_home(table, part, hash), tried = 1, slot
+cdef inline void part_put(Part* part, uint32_t hash, uint32_t i) noexcept nogil:
+    """Insert. There is room: table_reserve came before."""
+    cdef uint32_t b = part_home(part, hash), tried = 1, slot
     cdef unsigned int vacant
     cdef Bucket* bucket
     while True:
@@ -109,38 +123,109 @@ cdef inline void part_put(Table* table, Part* part, uint32_t hash, uint32_t i) n
         tried += 1
 
 
-cdef inline int part_resize(Table* table, Part* part, uint32_t n) noexcept nogil:
-    """Rebuild a part with n buckets; -1, and nothing changed, when memory is out."""
-    cdef Part old = part[0]
+cdef inline int part_init(Part* part, uint32_t n, uint32_t bits, uint32_t changes) noexcept nogil:
+    """Make an empty part; -1, and nothing changed, when memory is out."""
     cdef void* block = block_new((n + 1) * sizeof(Bucket))
-    cdef uint32_t b, slot
-    cdef Bucket* bucket
     if block == NULL:
         return -1
     part.block = block
     part.buckets = <Bucket*>line_above(block)
     part.n = n
-    part.changes += 1
+    part.bits = bits
+    part.count = 0
+    part.changes = changes
+    return 0
+
+
+cdef inline void part_copy(Table* table, Part* first) noexcept nogil:
+    """Bring all copies of a part up to date."""
+    cdef uint32_t k
+    for k in range(1, 1 << (table.bits - first.bits)):
+        first[k] = first[0]
+
+
+cdef int part_resize(Table* table, Part* part, uint32_t n) noexcept nogil:
+    """Rebuild a part, given by its first copy, with n buckets; -1, and nothing changed, when
+    memory is out."""
+    cdef Part old = part[0]
+    cdef uint32_t b, slot
+    cdef Bucket* bucket
+    if part_init(part, n, old.bits, old.changes + 1) < 0:
+        return -1
+    part.count = old.count
     for b in range(old.n if old.count else 0):
         bucket = &old.buckets[b]
         for slot in range(SLOTS):
             if bucket.hash[slot]:
-                part_put(table, part, bucket.hash[slot], bucket.entry[slot])
+                part_put(part, bucket.hash[slot], bucket.entry[slot])
     block_free(old.block, (old.n + 1) * sizeof(Bucket))
+    part_copy(table, part)
+    return 0
+
+
+cdef int part_split(Table* table, uint32_t hash) noexcept nogil:
+    """Split the part of a hash in two by its next bit; -1, and nothing changed, if memory is out."""
+    cdef Part* parts
+    cdef Part* first = table_first(table, hash)
+    cdef Part old = first[0]
+    cdef Part[2] half
+    cdef uint32_t b, slot, k, side
+    cdef uint32_t bit = (<uint32_t>0x80000000) >> old.bits
+    cdef uint32_t[2] counts
+    cdef Bucket* bucket
+    counts[0] = 0
+    counts[1] = 0
+    for b in range(old.n):
+        for slot in range(SLOTS):
+            if old.buckets[b].hash[slot]:
+                counts[(old.buckets[b].hash[slot] & bit) != 0] += 1
+    for side in range(2):
+        if part_init(&half[side], counts[side] // 5 + 1,
+                     old.bits + 1, old.changes + 1) < 0:
+            if side:
+                block_free(half[0].block, (half[0].n + 1) * sizeof(Bucket))
+            return -1
+        half[side].count = counts[side]
+    if old.bits == table.bits:
+        parts = <Part*>malloc((<size_t>2 << table.bits) * sizeof(Part))
+        if parts == NULL:
+            for side in range(2):
+                block_free(half[side].block, (half[side].n + 1) * sizeof(Bucket))
+            return -1
+        for k in range(1 << table.bits):
+            parts[2 * k] = table.parts[k]
+            parts[2 * k + 1] = table.parts[k]
+        free(table.parts)
+        table.parts = parts
+        table.bits += 1
+        first = table_first(table, hash)
+    for b in range(old.n):
+        bucket = &old.buckets[b]
+        for slot in range(SLOTS):
+            if bucket.hash[slot]:
+                part_put(&half[(bucket.hash[slot] & bit) != 0], bucket.hash[slot],
+                         bucket.entry[slot])
+    block_free(old.block, (old.n + 1) * sizeof(Bucket))
+    k = 1 << (table.bits - old.bits - 1)
+    first[0] = half[0]
+    first[k] = half[1]
+    part_copy(table, first)
+    part_copy(table, first + k)
     return 0
 
 
 cdef inline void table_put(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
-    cdef Part* part = table_part(table, hash)
-    part_put(table, part, hash, i)
+    cdef Part* part = table_first(table, hash)
+    part_put(part, hash, i)
     part.count += 1
     part.changes += 1
+    table.count += 1
 
 
 cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
     """Remove entry i, which is there."""
-    cdef Part* part = table_part(table, hash)
-    cdef uint32_t b = part_home(table, part, hash), tried = 1, slot
+    cdef Part* part = table_first(table, hash)
+    cdef uint32_t b = part_home(part, hash), tried = 1, slot
     cdef unsigned int same
     cdef Bucket* bucket
     while True:
@@ -153,6 +238,7 @@ cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept 
                 bucket.hash[slot] = 0
                 part.count -= 1
                 part.changes += 1
+                table.count -= 1
                 if part.count == 0 and part.n >= SHRINKS:
                     part_resize(table, part, 1)   # or it stays as it is
                 return
@@ -161,54 +247,49 @@ cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept 
         tried += 1
 
 
-cdef inline int part_reserve(Table* table, Part* part) noexcept nogil:
-    """Make sure that one more entry fits; -1 when memory is out."""
+cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
+    """Make sure that one more entry of this hash fits; -1 when memory is out."""
+    cdef Part* part = table_first(table, hash)
     # Five and a half of seven. Fuller buckets would save a byte an entry; but where the oldest go
     # as new ones come, nearly every bucket would have sent somebody on, and misses walk through
     # dozens.
     if part.count < part.n * 5 + part.n // 2:
         return 0
+    # A part that is full where its like are not has keys that collide, which no split would part.
+    if (part.count >= table.splits and part.bits < MOST_BITS
+            and table.count >> part.bits >= table.splits // 2
+            and part_split(table, hash) == 0):
+        return table_reserve(table, hash)
     # Small parts double; large ones grow by a little, which keeps them three quarters full.
     return part_resize(table, part, part.n * 2 if part.n < 128 else part.n + part.n // 12)
 
 
-cdef inline int table_init(Table* table, int64_t entries) noexcept nogil:
-    """Make an empty table; `entries` (negative: unknown) sets how finely it is cut."""
-    cdef uint32_t bits = 0, p
-    if entries < 0:
-        bits = 6
-    else:
-        while bits < 12 and (entries >> bits) > PART_ENTRIES:
-            bits += 1
-    table.bits = bits
-    table.parts = <Part*>calloc(1 << bits, sizeof(Part))
-    if table.parts == NULL:
-        return -1
-    for p in range(1 << bits):
-        if part_resize(table, &table.parts[p], 1) < 0:
-            return -1
-    return 0
+cdef inline int table_init(Table* table) noexcept nogil:
+    """Make an empty table of one part."""
+    table.splits = PART_ENTRIES
+    table.parts = <Part*>malloc(sizeof(Part))
+    return -1 if table.parts == NULL else part_init(table.parts, 1, 0, 0)
 
 
 cdef inline void table_clear(Table* table) noexcept nogil:
     """Empty the table; a part that cannot be shrunk for want of memory keeps its size."""
-    cdef uint32_t p
+    cdef uint32_t p = 0
     cdef Part* part
-    if table.parts == NULL:
-        return
-    for p in range(1 << table.bits):
+    while table.parts != NULL and p < (<uint32_t>1) << table.bits:
         part = &table.parts[p]
         part.changes += 1
         if part.count:
             part.count = 0
             if part.n == 1 or part_resize(table, part, 1) < 0:
                 memset(part.buckets, 0, part.n * sizeof(Bucket))
+        p += (<uint32_t>1) << (table.bits - part.bits)
+    table.count = 0
 
 
 cdef inline void table_free(Table* table) noexcept nogil:
-    cdef uint32_t p
-    if table.parts != NULL:
-        for p in range(1 << table.bits):
-            block_free(table.parts[p].block, (table.parts[p].n + 1) * sizeof(Bucket))
+    cdef uint32_t p = 0
+    while table.parts != NULL and p < (<uint32_t>1) << table.bits:
+        block_free(table.parts[p].block, (table.parts[p].n + 1) * sizeof(Bucket))
+        p += (<uint32_t>1) << (table.bits - table.parts[p].bits)
     free(table.parts)
     table.parts = NULL

@@ -21,9 +21,14 @@ cdef struct Tag:
     uint32_t next                 # siblings
     uint32_t previous
 
+cdef enum:
+    LINK_BITS = 13
+
 cdef struct Tags:
-    Link* links
-    uint32_t links_capacity
+    Link** links                  # pages that never move, so that growth copies nothing
+    uint32_t links_pages
+    uint32_t links_capacity       # of the directory of pages
+    bint links_surplus            # the last pages were filled once, and are not any more
     uint32_t links_used
     uint32_t links_free
     uint32_t links_live
@@ -39,7 +44,14 @@ cdef inline void tags_init(Tags* tags) noexcept nogil:
     tags.free = NONE
 
 
+cdef inline Link* link_at(Tags* tags, uint32_t at) noexcept nogil:
+    return &tags.links[at >> LINK_BITS][at & ((1 << LINK_BITS) - 1)]
+
+
 cdef inline void tags_free(Tags* tags) noexcept nogil:
+    cdef uint32_t p
+    for p in range(tags.links_pages):
+        block_free(tags.links[p], sizeof(Link) << LINK_BITS)
     free(tags.links)
     free(tags.records)
     tags_init(tags)
@@ -48,28 +60,49 @@ cdef inline void tags_free(Tags* tags) noexcept nogil:
 cdef inline int links_reserve(Tags* tags, uint32_t n) noexcept nogil:
     """Make sure that n more links can be taken; -1 when memory is out."""
     cdef uint64_t wanted = <uint64_t>tags.links_live + n
+    cdef uint32_t capacity
     cdef void* grown
-    if wanted <= tags.links_capacity:
-        return 0
-    wanted += wanted // 2
-    if wanted < 16:
-        wanted = 16
     if wanted >= NONE:
         return -1
-    grown = realloc(tags.links, wanted * sizeof(Link))
-    if grown == NULL:
-        return -1
-    tags.links = <Link*>grown
-    tags.links_capacity = <uint32_t>wanted
+    while wanted > <uint64_t>tags.links_pages << LINK_BITS:
+        if tags.links_pages == tags.links_capacity:
+            capacity = tags.links_capacity * 2 if tags.links_capacity else 4
+            grown = realloc(tags.links, capacity * sizeof(Link*))
+            if grown == NULL:
+                return -1
+            tags.links = <Link**>grown
+            tags.links_capacity = capacity
+        grown = block_new(sizeof(Link) << LINK_BITS)
+        if grown == NULL:
+            return -1
+        tags.links[tags.links_pages] = <Link*>grown
+        tags.links_pages += 1
     return 0
+
+
+cdef inline void links_trim(Tags* tags) noexcept nogil:
+    """Begin anew with no link. The pages are surplus then."""
+    tags.links_used = 0
+    tags.links_live = 0
+    tags.links_free = NONE
+    tags.links_surplus = tags.links_pages > 0
+
+
+cdef inline void links_give_page(Tags* tags) noexcept nogil:
+    """Hand the last page back to the system if it is still surplus."""
+    if tags.links_used <= ((tags.links_pages - 1) << LINK_BITS):
+        tags.links_pages -= 1
+        block_free(tags.links[tags.links_pages], sizeof(Link) << LINK_BITS)
+    tags.links_surplus = (tags.links_pages > 0
+                          and tags.links_used <= ((tags.links_pages - 1) << LINK_BITS))
 
 
 cdef inline bint entry_bears(Tags* tags, Entry* e, uint32_t tag) noexcept nogil:
     cdef uint32_t link = e.links
     while link != NONE:
-        if tags.links[link].tag == tag:
+        if link_at(tags, link).tag == tag:
             return True
-        link = tags.links[link].next
+        link = link_at(tags, link).next
     return False
 
 
@@ -78,12 +111,12 @@ cdef inline void link_add(Tags* tags, Entry* e, uint32_t i, uint32_t tag) noexce
     cdef uint32_t at = tags.links_free
     cdef Link* link
     if at != NONE:
-        tags.links_free = tags.links[at].tag
+        tags.links_free = link_at(tags, at).tag
     else:
         at = tags.links_used
         tags.links_used += 1
     tags.links_live += 1
-    link = &tags.links[at]
+    link = link_at(tags, at)
     link.entry = i
     link.tag = tag
     link.next = e.links
@@ -91,7 +124,7 @@ cdef inline void link_add(Tags* tags, Entry* e, uint32_t i, uint32_t tag) noexce
     link.newer = NONE
     link.older = tags.records[tag].first
     if link.older != NONE:
-        tags.links[link.older].newer = at
+        link_at(tags, link.older).newer = at
     tags.records[tag].first = at
     while tag != NONE:
         tags.records[tag].total += 1
@@ -101,15 +134,15 @@ cdef inline void link_add(Tags* tags, Entry* e, uint32_t i, uint32_t tag) noexce
 cdef inline uint32_t link_remove_first(Tags* tags, Entry* e) noexcept nogil:
     """Take the entry's first link away; return the tag that it was of."""
     cdef uint32_t at = e.links
-    cdef Link* link = &tags.links[at]
+    cdef Link* link = link_at(tags, at)
     cdef uint32_t tag = link.tag, up = link.tag
     e.links = link.next
     if link.newer != NONE:
-        tags.links[link.newer].older = link.older
+        link_at(tags, link.newer).older = link.older
     else:
         tags.records[tag].first = link.older
     if link.older != NONE:
-        tags.links[link.older].newer = link.newer
+        link_at(tags, link.older).newer = link.newer
     link.tag = tags.links_free
     tags.links_free = at
     tags.links_live -= 1

@@ -392,7 +392,7 @@ cdef class View:
             # The root: usable memory from the first moment, closed until it is opened.
             self.store = Store.__new__(Store)
             self.store.name = "flowcache"
-            store_open(self.store, 0, False)
+            store_open(self.store, False)
             poke_flag(&self.store.core.closed, True)
             self.space = self.store.core.root
             self.space.views += 1
@@ -412,7 +412,7 @@ cdef class View:
         store.clock = clock
         store.weigher = weigher
         settings_check_weigher(store, checked)
-        store_open(store, checked["max_entries"], weigher is not None)
+        store_open(store, weigher is not None)
         store.core.max_pending_age = max_pending_age
         store.core.require_namespace = require_namespace
         store.core.max_idle = <uint32_t>min(max_idle, 1 << 30)
