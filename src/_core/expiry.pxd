@@ -14,7 +14,8 @@ cdef struct Heap:
     double* keys
     uint32_t* ids
     uint32_t n
-    uint32_t capacity
+    uint32_t capacity             # of ids, and of keys at least
+    uint32_t keys_capacity
 
 cdef enum Seating:
     BY_DUE, BY_ENTRIES, BY_WEIGHT, ENTRIES       # the first three index Space.seat
@@ -32,12 +33,14 @@ cdef inline int heap_reserve(Heap* heap, uint32_t n) noexcept nogil:
     wanted = heap.capacity + heap.capacity // 2
     if wanted < n:
         wanted = n if n > 4 else 4
-    # The two arrays grow one after the other; `capacity` says what both can hold.
-    grown = realloc(heap.keys, wanted * sizeof(double))
-    if grown == NULL:
-        return -1
-    heap.keys = <double*>grown
-    grown = realloc(heap.ids, wanted * sizeof(uint32_t))
+    # One after the other: the second may fail, and a block is given back by its own size.
+    if heap.keys_capacity < wanted:
+        grown = block_grow(heap.keys, heap.keys_capacity * sizeof(double), wanted * sizeof(double))
+        if grown == NULL:
+            return -1
+        heap.keys = <double*>grown
+        heap.keys_capacity = wanted
+    grown = block_grow(heap.ids, heap.capacity * sizeof(uint32_t), wanted * sizeof(uint32_t))
     if grown == NULL:
         return -1
     heap.ids = <uint32_t*>grown
@@ -46,8 +49,8 @@ cdef inline int heap_reserve(Heap* heap, uint32_t n) noexcept nogil:
 
 
 cdef inline void heap_free(Heap* heap) noexcept nogil:
-    free(heap.keys)
-    free(heap.ids)
+    block_free(heap.keys, heap.keys_capacity * sizeof(double))
+    block_free(heap.ids, heap.capacity * sizeof(uint32_t))
     memset(heap, 0, sizeof(Heap))
 
 
