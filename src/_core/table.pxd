@@ -267,7 +267,7 @@ cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
 cdef inline int table_init(Table* table) noexcept nogil:
     """Make an empty table of one part."""
     table.splits = PART_ENTRIES
-    table.parts = <Part*>malloc(sizeof(Part))
+    table.parts = <Part*>calloc(1, sizeof(Part))  # zeroed, so that table_free takes it as it is
     return -1 if table.parts == NULL else part_init(table.parts, 1, 0, 0)
 
 

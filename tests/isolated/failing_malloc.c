@@ -1,5 +1,5 @@
-/* Preloaded: malloc, calloc, realloc and mmap that fail when they are told to, on the thread that
-   told them; and how many blocks are held. */
+/* Preloaded: malloc, calloc, realloc, mmap and mremap that fail when they are told to, on the thread
+   that told them; and how many blocks are held. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -80,4 +80,11 @@ void *mmap(void *at, size_t size, int protection, int flags, int file, off_t off
     if (fails())
         return MAP_FAILED;
     return (void *)syscall(SYS_mmap, at, size, protection, flags, file, offset);
+}
+
+void *mremap(void *block, size_t size, size_t wanted, int flags, ...)
+{
+    if (fails())
+        return MAP_FAILED;
+    return (void *)syscall(SYS_mremap, block, size, wanted, flags);
 }
