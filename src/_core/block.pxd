@@ -38,7 +38,7 @@ cdef extern from * nogil:
         free(block);
     }
     /* Grow a block, or make the first (NULL, 0). What is new in it is not zeroed. Where the system
-       can move pages, a large one is not copied. NULL, and the old one whole, when memory is out. */
+       can move pages, a large one is not copied. NULL, and the old one whole: memory is out. */
     static void *flowcache_block_grow(void *block, size_t size, size_t wanted) {
         void *grown;
         if (wanted < FLOWCACHE_LARGE)

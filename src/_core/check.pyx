@@ -68,6 +68,7 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
         before = i
         i = e.newer
     check_that(space.order.newest == before, f"{label}: the order's end is wrong")
+    check_that(space.sieving == 0, f"{label}: its heap was not put right")
     check_that(own == space.own, f"{label}: own is {space.own}, counted {own}")
     check_that(stale == space.own_stale, f"{label}: own_stale {space.own_stale}, counted {stale}")
     check_that(own_weight == space.own_weight, f"{label}: own_weight is wrong")

@@ -22,6 +22,7 @@ cdef enum Seating:
 
 cdef enum:
     ARITY = 4
+    AHEAD = 8                     # entries that are asked for before they are needed
 
 
 cdef inline int heap_reserve(Heap* heap, uint32_t n) noexcept nogil:
@@ -117,6 +118,33 @@ cdef inline void heap_push(Core* core, Seating kind, Heap* heap, double key,
     """Seat a newcomer. There is room: heap_reserve came before."""
     heap.n += 1
     heap_up(core, kind, heap, heap.n - 1, key, id)
+
+
+cdef void heap_sieve(Core* core, Heap* heap) noexcept nogil:
+    """Take from a heap of entries all that have given up their seats, in one pass. O(heap)."""
+    cdef uint32_t seat, child, last, kept = 0
+    cdef Entry* e
+    for seat in range(heap.n):
+        if seat + AHEAD < heap.n:
+            prefetch(&entry_at(&core.slab, heap.ids[seat + AHEAD]).seat)
+        e = entry_at(&core.slab, heap.ids[seat])
+        if e.seat == seat:
+            heap.keys[kept] = heap.keys[seat]
+            heap.ids[kept] = heap.ids[seat]
+            e.seat = kept
+            kept += 1
+    heap.n = kept
+    # What was in rising order, as it mostly is, is a heap still.
+    seat = (kept + ARITY - 2) // ARITY if kept else 0       # who has children
+    while seat > 0:
+        seat -= 1
+        child = seat * ARITY + 1
+        last = child + ARITY if child + ARITY < kept else kept
+        while child < last:
+            if heap.keys[child] < heap.keys[seat]:
+                heap_down(core, ENTRIES, heap, seat, heap.keys[seat], heap.ids[seat])
+                break
+            child += 1
 
 
 cdef inline void heap_rekey(Core* core, Seating kind, Heap* heap, uint32_t seat,

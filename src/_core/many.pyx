@@ -65,8 +65,6 @@ cdef class Many(Mapping):
         space_guard_closed(store)
         lock_acquire(&core.lock)
         removed = clear_locked(store, self.space, now)
-        if core.limbo_count < core.at_once:
-            debris_reclaim_locked(core, core.at_once - core.limbo_count)
         lock_release(&core.lock)
         if core_has_limbo(core):
             store_drain(store)
@@ -110,6 +108,8 @@ cdef class Many(Mapping):
         try:
             if space_has_loads(space):
                 fence_prefix_locked(space, prefix)
+            # All of them are looked at, and a look at all seats costs less.
+            sieve_begin(core, space, space.own)
             i = space.order.oldest
             far = i
             for _ in range(AHEAD):
@@ -125,6 +125,7 @@ cdef class Many(Mapping):
                         and PyUnicode_Tailmatch(<object>e.key, prefix, 0, PY_SSIZE_T_MAX, -1) == 1):
                     removed += remove_one_locked(core, i, PREFIX, now)
                 i = newer
+            sieve_end(core, space)
         finally:
             lock_release(&core.lock)
         if core_has_limbo(core):

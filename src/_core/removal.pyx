@@ -175,11 +175,28 @@ cdef int64_t space_cut_off_locked(Store store, Space* space, double now) noexcep
     return cut.own - due
 
 
+# Each removal from a large heap costs a few misses of the processor's caches. Where much of a heap
+# goes, its entries only give up their seats, and one pass puts the rest together again.
+
+cdef inline void sieve_begin(Core* core, Space* space, int64_t removals) noexcept:
+    """Expect so many removals here, and until sieve_end nothing else that asks the heap."""
+    if removals * 4 >= space.deadlines.n:
+        space.sieving = space.own
+
+
+cdef inline void sieve_end(Core* core, Space* space) noexcept:
+    if space.own == 0:
+        space.deadlines.n = 0
+    elif space.own < space.sieving:
+        heap_sieve(core, &space.deadlines)
+    space.sieving = 0
+
+
 cdef int64_t clear_locked(Store store, Space* space, double now) noexcept:
     """Remove all of a namespace and of those below it, and let its running loads end in vain."""
     cdef Core* core = &store.core
     cdef int64_t removed = 0, cut
-    cdef uint32_t i
+    cdef uint32_t scout
     cdef Space* child = space.child
     if space_has_loads(space):
         fence_all_locked(space)
@@ -191,11 +208,12 @@ cdef int64_t clear_locked(Store store, Space* space, double now) noexcept:
         cut = space_cut_off_locked(store, space, now)
         if cut >= 0:
             return removed + cut
+    sieve_begin(core, space, space.own)
+    scout = scout_begin(core, space.order.oldest)
     while space.order.oldest != NONE:
-        i = space.order.oldest
-        if entry_at(&core.slab, i).newer != NONE:
-            entry_prefetch(core, entry_at(&core.slab, i).newer)
-        removed += remove_one_locked(core, i, CLEARED, now)
+        scout = scout_move(core, scout)
+        removed += remove_one_locked(core, space.order.oldest, CLEARED, now)
+    sieve_end(core, space)
     if space.deadlines.capacity > 64:
         heap_free(&space.deadlines)
     return removed
@@ -205,15 +223,23 @@ cdef int64_t tag_invalidate_locked(Store store, uint32_t t, list others, double 
     """Remove the entries that bear tag record t, here and below; with `others`: these tags too."""
     cdef Core* core = &store.core
     cdef int64_t removed = 0
+    cdef int64_t own
     cdef uint32_t link, near, far, child, next, i, k
     cdef Tag* tag = &core.tags.records[t]
-    if (others is None and tag.space.child == NULL and tag.total == tag.space.own
-            and space_may_be_cut(core, tag.space)):
+    cdef Space* space = tag.space
+    if (others is None and space.child == NULL and tag.total == space.own
+            and space_may_be_cut(core, space)):
         # All that the namespace holds bears the tag.
-        removed = space_cut_off_locked(store, tag.space, now)
+        removed = space_cut_off_locked(store, space, now)
         if removed >= 0:
             return removed
         removed = 0
+    own = tag.total
+    child = tag.child
+    while child != NONE:
+        own -= core.tags.records[child].total
+        child = core.tags.records[child].next
+    sieve_begin(core, space, own)
     # Pinned: the last removal must not free the record under the walk.
     tag.total += 1
     link = tag.first
@@ -238,6 +264,7 @@ cdef int64_t tag_invalidate_locked(Store store, uint32_t t, list others, double 
         link = link_at(&core.tags, link).older
         if others is None or bears_all(core, i, others):
             removed += remove_one_locked(core, i, TAG, now)
+    sieve_end(core, space)
     child = core.tags.records[t].child
     while child != NONE:
         next = core.tags.records[child].next

@@ -237,6 +237,7 @@ cdef void space_apply_locked(Store store, Space* space, Settings* settings) noex
 cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
     """Evict down to the limits in force: what is due first, then by who gives way."""
     cdef Core* core = &store.core
+    cdef bint due = True
     cdef Space* victim
     cdef Seating by
     cdef uint32_t steps
@@ -246,10 +247,16 @@ cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
         elif space.max_weight >= 0 and space.weight > space.max_weight:
             by = BY_WEIGHT
         else:
+            sieve_end(core, space)
             return 0
-        steps = SETTLE
-        if space_settle_one_locked(core, space, now, True, &steps):
-            continue
+        if due:
+            steps = SETTLE
+            if space_settle_one_locked(core, space, now, True, &steps) or steps == 0:
+                continue
+            # Nothing is due any more, nor will be in this call.
+            due = False
+            if space.child == NULL and by == BY_ENTRIES:
+                sieve_begin(core, space, space.entries - space.max_entries)
         victim = space_victim(core, space, NULL, by, 0, 0)
         if victim == NULL:
             # All is reserved: a limit on weight does not spare what is reserved in entries.

@@ -57,6 +57,7 @@ cdef struct Space:
 
     uint32_t seat[3]              # in its parent's heaps, by Seating
     Heap deadlines                # its own entries
+    uint32_t sieving              # entries when heap_sieve became due (see removal); 0: it is not
     Heap due                      # children by the earliest deadline in them
     Heap by_entries               # children by -entries / share
     Heap by_weight                # children by -weight / share; only with a weigher

@@ -214,7 +214,6 @@ cdef inline void entry_drop_tags_locked(Core* core, Entry* e) noexcept:
 # ------------------------------------------------------------------------------- removal
 
 cdef enum:
-    AHEAD = 8                     # entries that are asked for before they are needed
     AT_ONCE = 1024                # entries that one call puts in limbo
     A_FEW = 4                     # entries of debris that a store reclaims
 
@@ -230,7 +229,10 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
     cdef Space* space = core.spaces[e.space]
     lru_remove(&core.slab, &space.order, e)
     if e.seat != NONE:
-        heap_remove(core, ENTRIES, &space.deadlines, e.seat)
+        if space.sieving:
+            e.seat = NONE
+        else:
+            heap_remove(core, ENTRIES, &space.deadlines, e.seat)
     entry_drop_tags_locked(core, e)
     if entry_counts_as_stale(e):
         space.own_stale -= 1
@@ -281,28 +283,31 @@ cdef inline bint debris_is_left(Core* core) noexcept nogil:
 
 cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
     """Put at most so many entries of debris in limbo, oldest first, and give a page back."""
-    cdef uint32_t i
+    cdef uint32_t i, scout
     cdef Space* cut
     cdef Entry* e
+    scout = scout_begin(core, core.debris_first) if most > 1 else NONE
     while most > 0 and core.debris_count:
+        scout = scout_move(core, scout)
         i = core.debris_first
         core.debris_first = entry_at(&core.slab, i).newer
         if core.debris_first == NONE:
             core.debris_last = NONE
-        else:
-            entry_prefetch(core, core.debris_first)
         core.debris_count -= 1
         limbo_push_locked(core, i, CLEARED)
         most -= 1
+    scout = NONE
+    if most > 1 and core.debris != NULL:
+        scout = scout_begin(core, core.debris.order.oldest)
     while most > 0 and core.debris != NULL:
         cut = core.debris
         i = cut.order.oldest
         if i != NONE:
+            scout = scout_move(core, scout)
             e = entry_at(&core.slab, i)
             cut.order.oldest = e.newer
             if e.newer != NONE:
                 entry_at(&core.slab, e.newer).older = NONE
-                entry_prefetch(core, e.newer)
             else:
                 cut.order.newest = NONE
             entry_drop_tags_locked(core, e)
@@ -331,7 +336,7 @@ cdef inline void entry_prefetch(Core* core, uint32_t i) noexcept nogil:
     if core.limbo_count < core.at_once:
         part = table_part(&core.table, e.hash)
         prefetch(&part.buckets[part_home(part, e.hash)])
-    if e.space != NONE and e.seat != NONE:
+    if e.space != NONE and e.seat != NONE and not core.spaces[e.space].sieving:
         heap = &core.spaces[e.space].deadlines
         prefetch(&heap.keys[e.seat])
         prefetch(&heap.ids[e.seat])
@@ -339,6 +344,22 @@ cdef inline void entry_prefetch(Core* core, uint32_t i) noexcept nogil:
         prefetch(entry_at(&core.slab, e.newer))
     if e.older != NONE:
         prefetch(entry_at(&core.slab, e.older))
+
+
+cdef inline uint32_t scout_move(Core* core, uint32_t scout) noexcept nogil:
+    """Let a scout, who runs ahead of whoever walks an order or the debris, ask for one more."""
+    if scout == NONE:
+        return NONE
+    entry_prefetch(core, scout)
+    return entry_at(&core.slab, scout).newer
+
+
+cdef inline uint32_t scout_begin(Core* core, uint32_t first) noexcept nogil:
+    """Send a scout ahead of the first of a walk."""
+    cdef uint32_t _
+    for _ in range(AHEAD):
+        first = scout_move(core, first)
+    return first
 
 
 cdef int store_drain(Store store) except -1:
@@ -351,7 +372,7 @@ cdef int store_drain(Store store) except -1:
     cdef uint32_t i
     cdef Entry* e
     cdef Cause cause
-    cdef uint32_t where
+    cdef uint32_t where, scout, ahead
     cdef Py_ssize_t drained = 0
     error = None
     while core_has_limbo(core):
@@ -364,10 +385,15 @@ cdef int store_drain(Store store) except -1:
         poke_u32(&core.limbo_first, e.newer)
         if core.limbo_first == NONE:
             core.limbo_last = NONE
-        else:
-            # What is dropped has mostly left the processor's caches long ago.
-            prefetch(entry_at(&core.slab, core.limbo_first).key)
-            prefetch(entry_at(&core.slab, core.limbo_first).value)
+        # What is dropped has mostly left the processor's caches long ago.
+        scout = core.limbo_first
+        for ahead in range(4):
+            if scout == NONE:
+                break
+            if ahead == 3:
+                prefetch(entry_at(&core.slab, scout).key)
+                prefetch(entry_at(&core.slab, scout).value)
+            scout = entry_at(&core.slab, scout).newer
         key = <object>e.key
         value = <object>e.value
         Py_DECREF(key)                            # the entry's own; the locals hold theirs

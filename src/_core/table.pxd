@@ -164,7 +164,7 @@ cdef int part_resize(Table* table, Part* part, uint32_t n) noexcept nogil:
 
 
 cdef int part_split(Table* table, uint32_t hash) noexcept nogil:
-    """Split the part of a hash in two by its next bit; -1, and nothing changed, if memory is out."""
+    """Split the part of a hash by its next bit; -1, and nothing changed, when memory is out."""
     cdef Part* parts
     cdef Part* first = table_first(table, hash)
     cdef Part old = first[0]
