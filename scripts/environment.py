@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 PACKAGE_FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed")
-# Requirements of tests that a build without the GIL cannot have yet: compiled, and without wheels
-# for it. The tests that need them are skipped there, and say so.
-NOT_FREE_THREADED = ("fastapi", "uvloop")
+# Requirements of tests that a build without the GIL does not always have: compiled, and without
+# wheels for it. The tests that need them are skipped there, and say so.
+NOT_FREE_THREADED = ("uvloop", "zstandard")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
 
 
@@ -107,7 +107,10 @@ def install_requirements(folder: Path, python: Path, extras: list[str]) -> None:
     if required <= known:
         return
     say(f"installing what {', '.join(extras) or 'the build'} needs into {folder.relative_to(ROOT)}")
-    pip(python, *sorted(required))
+    # Without the GIL the newest release of some is a source that asks for a Rust compiler, where an
+    # older one is a wheel: pip is to look for that.
+    wheels = ["--only-binary", ":all:"] if FREE_THREADED else []
+    pip(python, *wheels, *sorted(required))
     record.write_text(json.dumps(sorted(required | known)), encoding="utf-8")
 
 

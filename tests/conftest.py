@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # red run is about the change and not about the draw.
 settings.register_profile("flowcache", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("flowcache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gil_as_it_was() -> Iterator[None]:
+    """Nothing that the suite imports turns the GIL on again, where it was off."""
+    is_gil_enabled: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+    enabled = is_gil_enabled()
+    yield
+    assert is_gil_enabled() == enabled
 
 
 @pytest.fixture
