@@ -73,6 +73,7 @@ from cpython.object cimport Py_EQ, PyCallable_Check, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_Tailmatch
 
+import os
 from datetime import timedelta
 from functools import partial
 from types import GenericAlias, TracebackType
@@ -151,6 +152,13 @@ def _connect(*, fetch_miss, afetch_miss, fetch_any, refresh, arefresh, fetch_man
     face_items = items
 
 
+def _forked():
+    """Open the locks that threads held in the parent process: here there is one thread."""
+    locks_open()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 clock_read()                                  # the first reading chooses the clock, for all threads
 patch_store(type_of(Store), <void*>store_traverse, <void*>store_clear)
 patch_view(type_of(Namespace), <void*>view_dealloc)

@@ -69,21 +69,59 @@ cdef struct Space:
 cdef extern from * nogil:
     """
     /* One lock a cache on a build without the GIL; with the GIL there is nothing to lock, because
-       no structure is ever left half changed where the GIL could be let go. */
+       no structure is ever left half changed where the GIL could be let go.
+
+       A fork stops all threads where none is within a lock. But CPython hands a lock that was
+       waited for on to who waited, and that thread, if it has not come to run by then, is not in
+       the child: all locks are listed, and the child opens them. */
     #ifdef Py_GIL_DISABLED
-    typedef PyMutex flowcache_lock;
-    #define flowcache_acquire(lock) PyMutex_Lock(lock)
-    #define flowcache_release(lock) PyMutex_Unlock(lock)
+    typedef struct flowcache_lock {
+        PyMutex mutex;
+        struct flowcache_lock *next;
+        struct flowcache_lock **link;     /* what points here */
+    } flowcache_lock;
+    static flowcache_lock *flowcache_locks;
+    static PyMutex flowcache_locks_mutex;
+    #define flowcache_acquire(lock) PyMutex_Lock(&(lock)->mutex)
+    #define flowcache_release(lock) PyMutex_Unlock(&(lock)->mutex)
+    static void flowcache_lock_list(flowcache_lock *lock) {
+        PyMutex_Lock(&flowcache_locks_mutex);
+        lock->next = flowcache_locks;
+        lock->link = &flowcache_locks;
+        if (lock->next != NULL)
+            lock->next->link = &lock->next;
+        flowcache_locks = lock;
+        PyMutex_Unlock(&flowcache_locks_mutex);
+    }
+    static void flowcache_lock_unlist(flowcache_lock *lock) {
+        PyMutex_Lock(&flowcache_locks_mutex);
+        *lock->link = lock->next;
+        if (lock->next != NULL)
+            lock->next->link = lock->link;
+        PyMutex_Unlock(&flowcache_locks_mutex);
+    }
+    static void flowcache_locks_open(void) {
+        flowcache_lock *lock;
+        memset(&flowcache_locks_mutex, 0, sizeof(PyMutex));
+        for (lock = flowcache_locks; lock != NULL; lock = lock->next)
+            memset(&lock->mutex, 0, sizeof(PyMutex));
+    }
     #else
     typedef char flowcache_lock;
     #define flowcache_acquire(lock) ((void)(lock))
     #define flowcache_release(lock) ((void)(lock))
+    #define flowcache_lock_list(lock) ((void)(lock))
+    #define flowcache_lock_unlist(lock) ((void)(lock))
+    #define flowcache_locks_open() ((void)0)
     #endif
     """
     ctypedef struct Lock "flowcache_lock":
         pass
     void lock_acquire "flowcache_acquire"(Lock* lock)
     void lock_release "flowcache_release"(Lock* lock)
+    void lock_list "flowcache_lock_list"(Lock* lock)
+    void lock_unlist "flowcache_lock_unlist"(Lock* lock)
+    void locks_open "flowcache_locks_open"()
 
 cdef extern from * nogil:
     """

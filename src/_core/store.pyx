@@ -859,6 +859,7 @@ cdef class Store:
         self.core.debris_last = NONE
         self.core.at_once = AT_ONCE
         poke_flag(&self.core.closed, True)
+        lock_list(&self.core.lock)
 
     def __init__(self):
         raise TypeError("a Store is made by a Cache")
@@ -867,6 +868,7 @@ cdef class Store:
         cdef Core* core = &self.core
         cdef uint32_t n
         store_release_entries(self)
+        lock_unlist(&core.lock)
         for n in range(core.spaces_used):
             if core.spaces[n] != NULL:
                 space_free(core.spaces[n])
