@@ -10,7 +10,7 @@ acme.get("plan")
 
 from __future__ import annotations
 
-from . import _core, events, listing, loading, tenancy, wrapping
+from . import _core, coroutines, events, listing, loading, tenancy, wrapping
 from .cache import Cache, Namespace, create_cache
 from .errors import (
     CacheClosedError,
@@ -69,7 +69,7 @@ _core._connect(
     subscribe=events.subscribe,
     dispatch=events.dispatch,
     stats=Stats,
-    is_async=loading.is_async,
+    is_async=coroutines.is_async,
     limits_type=Limits,
     keys=listing.KeysView,
     values=listing.Values,

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextvars
 import os
 import threading
-from collections.abc import Hashable
-from contextvars import Context
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from .errors import CacheClosedError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from contextvars import Context
+    from typing import Any, NamedTuple
+
     from .jobs import Job
+else:
+    from .standins import NamedTuple
 
 __all__ = ["forget_failures", "is_resting", "note_failure", "submit"]
 

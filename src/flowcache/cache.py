@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, MutableMapping
-from datetime import timedelta
-from typing import Any, TypeVar
+from collections.abc import MutableMapping
 
 from . import _core
 from ._core import Namespace
 from .errors import CacheClosedError
-from .limits import Limits
+from .reports import report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+    from typing import Any, TypeVar
+
+    from .limits import Limits
+
+    V = TypeVar("V")
+else:
+    from .standins import V
 
 __all__ = ["Cache", "Namespace", "create_cache"]
-
-V = TypeVar("V")
-
-logger = logging.getLogger("flowcache")
 
 MutableMapping.register(Namespace)
 
@@ -167,8 +172,8 @@ class Sweeper:
                 sweep(root)
             except CacheClosedError:
                 return
-            except Exception:  # The clock is the user's.
-                logger.exception("a sweep of cache %r raised", store.name)
+            except Exception as error:  # noqa: BLE001  the user's clock's or finalizer's; reported
+                report("ERROR", "a sweep of cache %r raised", store.name, error=error)
             del store, root
 
     def after_fork(self) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Generic, NamedTuple, TypeVar
 
 from . import _core
 from .errors import InvalidTagError
 
-__all__ = ["UNSET", "Call", "Held", "Loaded"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from dataclasses import dataclass
+    from datetime import timedelta
+    from typing import Any, Generic, NamedTuple, TypeVar
 
-V = TypeVar("V")
+    V = TypeVar("V")
+else:
+    from .standins import Generic, NamedTuple, V, dataclass
+
+__all__ = ["UNSET", "Call", "Held", "Loaded"]
 
 UNSET: Any = _core.UNSET
 """The default of an option for which `None` means something."""

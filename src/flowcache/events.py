@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from . import _core
+from .reports import report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from dataclasses import dataclass
+    from typing import Any
+else:
+    from .standins import dataclass
 
 __all__ = ["Event", "Listener"]
-
-logger = logging.getLogger("flowcache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ def dispatch(
     for listener in listeners:
         try:
             listener(event)
-        except Exception:
-            logger.exception("a listener for %r raised", kind)
+        except Exception as error:  # noqa: BLE001  it is a listener's, and reported
+            report("ERROR", "a listener for %r raised", kind, error=error)
 
 
 def subscribe(

@@ -9,28 +9,29 @@ ran on; a `fork`, which leaves its thread behind.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import inspect
-import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Hashable, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
 
 from . import background, rings
+from .coroutines import is_awaitable
 from .errors import CacheClosedError, EntryTooHeavyError
+from .reports import report
 from .waiting import ABANDONED, ABSENT, Outcome, Running, running_loop
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Hashable
+    from typing import Any
+
     from .calls import Call
 
 __all__ = ["Job"]
-
-logger = logging.getLogger("flowcache")
 
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 """What strikes the thread that runs a loader and is none of its waiters' business."""
@@ -225,7 +226,7 @@ class Job:
         try:
             try:
                 produced = self._produce()
-                error = None if not inspect.isawaitable(produced) else refuse_awaitable(produced)
+                error = None if not is_awaitable(produced) else refuse_awaitable(produced)
             except INTERRUPTS:
                 raise
             except BaseException as failure:
@@ -265,7 +266,7 @@ class Job:
             self.run()
         except BaseException as strike:
             if self.detached:
-                logger.warning("a load in the background was struck by %r", strike)
+                report("WARNING", "a load in the background was struck by %r", strike)
 
     def start(self) -> None:
         """Run the loader, sync or async, in a task of this thread's running loop."""
@@ -292,18 +293,18 @@ class Job:
         try:
             try:
                 produced = self._produce()
-                if inspect.isawaitable(produced):
+                if is_awaitable(produced):
                     produced = await produced
             except INTERRUPTS:
                 raise
             except BaseException as failure:
-                if isinstance(failure, asyncio.CancelledError) and is_being_cancelled():
+                if is_cancellation(failure) and is_being_cancelled():
                     raise
                 self._fail_all(failure, perf_counter() - began)
             else:
                 self._deliver(produced, perf_counter() - began)
         except BaseException as strike:
-            if not isinstance(strike, asyncio.CancelledError):
+            if not is_cancellation(strike):
                 self.struck = strike
             raise
         finally:
@@ -432,11 +433,12 @@ class Job:
         load.settle(Outcome(error=error))
         self._emit("load_error", load.key, None, error, seconds)
         if unseen:
-            logger.warning(
+            report(
+                "WARNING",
                 "a background load of key %r in namespace %r failed",
                 load.key,
                 self.namespace.path,
-                exc_info=error,
+                error=error,
             )
 
     def _take_out(self, load: Running) -> None:
@@ -457,8 +459,17 @@ class Job:
             self.namespace._emit(kind, key, None, value, error, seconds)
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """True for what stops a task."""
+    import asyncio
+
+    return isinstance(error, asyncio.CancelledError)
+
+
 def is_being_cancelled() -> bool:
     """True if somebody asked the current task to stop: the error is then not the loader's own."""
+    import asyncio
+
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

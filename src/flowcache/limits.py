@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from datetime import timedelta
-from typing import Any, Final
-
 from . import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+    from datetime import timedelta
+    from typing import Any, Final
+else:
+    from .standins import dataclass
 
 __all__ = ["Limits"]
 
@@ -37,7 +41,7 @@ class Limits:
 
     def as_settings(self) -> dict[str, Any]:
         """Return what was given, by name."""
-        given = ((field.name, getattr(self, field.name)) for field in fields(self))
+        given = ((name, getattr(self, name)) for name in self.__slots__)
         return {name: value for name, value in given if value is not UNSET}
 
     def __repr__(self) -> str:

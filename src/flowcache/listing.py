@@ -7,13 +7,18 @@ each key up, which counts, and fails when another thread has removed it.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
-from typing import Any, TypeVar
 
 from . import _core
 
-__all__ = ["Items", "KeysView", "Values"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
 
-V = TypeVar("V")
+    V = TypeVar("V")
+else:
+    from .standins import Any, V
+
+__all__ = ["Items", "KeysView", "Values"]
 
 
 class Values(ValuesView[V]):

@@ -9,22 +9,18 @@ in nothing else.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Any
 
 from . import background, rings
 from .calls import Call, Held, Loaded
+from .coroutines import is_async
 from .errors import LoadTimeoutError, RecursiveLoadError, TooManyLoadsError
 from .jobs import Job
 from .waiting import (
     ABANDONED,
     ABSENT,
     Outcome,
-    Running,
+    own_loop,
     running_loop,
     wait_in_task,
     wait_in_thread,
@@ -39,15 +35,21 @@ __all__ = [
     "fetch",
     "fetch_many",
     "fetch_miss",
-    "is_async",
     "refresh",
 ]
 
-Loop = asyncio.AbstractEventLoop
-Loader = Callable[[], Any]
-BatchLoader = Callable[[list[Any]], Any]
-Answer = tuple[Any]
-"""A value, in a tuple of one: None means that there is none."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop as Loop
+    from collections.abc import Awaitable, Callable, Hashable, Iterable
+    from typing import Any
+
+    from .waiting import Running
+
+    Loader = Callable[[], Any]
+    BatchLoader = Callable[[list[Any]], Any]
+    Answer = tuple[Any]
+    """A value, in a tuple of one: None means that there is none."""
 
 
 def fetch_miss(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
@@ -73,7 +75,7 @@ def afetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> 
     call = Call("afetch", loader, options)
 
     async def afetch() -> Any:
-        loop = asyncio.get_running_loop()
+        loop = own_loop()
         held = look_up(namespace, key, call)
         if held is None:
             return await load_in_task(namespace, key, loader, call)
@@ -85,14 +87,6 @@ def afetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> 
 
 
 afetch_miss = afetch
-
-
-def is_async(loader: object) -> bool:
-    """True for what `async def` made, and for objects that are called as such."""
-    # Before 3.12 only asyncio knows of objects that are marked as coroutine functions.
-    asks = inspect if sys.version_info >= (3, 12) else asyncio
-    call = getattr(type(loader), "__call__", None)  # noqa: B004  what it is, not whether
-    return bool(asks.iscoroutinefunction(loader) or asks.iscoroutinefunction(call))
 
 
 def refresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
@@ -142,7 +136,7 @@ def afetch_many(
     batch = Batch(namespace, keys, loader, Call("afetch_many", loader, options))
 
     async def afetch_many() -> dict[Any, Any]:
-        loop = asyncio.get_running_loop()
+        loop = own_loop()
         deadline = batch.call.deadline()
         batch.look_up_all(loop)
         while batch.missing:
@@ -252,7 +246,7 @@ async def load_in_task(
     namespace: Any, key: Hashable, loader: Loader, call: Call, *, is_refresh: bool = False
 ) -> Any:
     """Lead or join a load of the key, and suspend until there is an answer."""
-    loop = asyncio.get_running_loop()
+    loop = own_loop()
     deadline = call.deadline()
     while True:
         job = Job(namespace, loader, call, loop=loop, is_refresh=is_refresh)

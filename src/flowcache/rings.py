@@ -12,13 +12,18 @@ or other code of a user runs under it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 
 from .errors import RecursiveLoadError
-from .waiting import Running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from contextvars import Token
+
+    from .waiting import Running
 
 __all__ = [
     "Scope",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from .standins import dataclass
 
 __all__ = ["Stats"]
 
@@ -51,4 +55,5 @@ class Stats:
 
     def as_dict(self) -> dict[str, int | float]:
         """Return all fields, and ``hit_rate``, by name: ready for JSON."""
-        return {**asdict(self), "hit_rate": self.hit_rate}
+        counts: dict[str, int | float] = {name: getattr(self, name) for name in self.__slots__}
+        return {**counts, "hit_rate": self.hit_rate}

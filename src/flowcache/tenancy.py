@@ -6,10 +6,13 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 from . import _core, wrapping
 from .errors import InvalidNamespaceError, TenantNotSetError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["current_tenant", "tenant"]
 

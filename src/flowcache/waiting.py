@@ -13,17 +13,20 @@ can be made good by doing it all again.
 
 from __future__ import annotations
 
-import asyncio
+import sys
 import threading
 import time
-from collections.abc import Hashable, Iterable
 from contextlib import suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from . import _core
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Hashable, Iterable
+    from types import TracebackType
+    from typing import Any
+
     from .jobs import Job
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "ABSENT",
     "Outcome",
     "Running",
+    "own_loop",
     "running_loop",
     "wait_in_task",
     "wait_in_thread",
@@ -136,10 +140,23 @@ class TaskWaiter:
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs on this thread, or None."""
+    # None runs where asyncio was not imported, and its import would take longer than all of ours.
+    # On another thread it may be in the middle of it.
+    ask = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if ask is None:
+        return None
     try:
-        return asyncio.get_running_loop()
+        loop: asyncio.AbstractEventLoop = ask()
     except RuntimeError:
         return None
+    return loop
+
+
+def own_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that runs the calling task; `RuntimeError` if it is another's."""
+    import asyncio
+
+    return asyncio.get_running_loop()
 
 
 def wake(waiters: dict[ThreadWaiter | TaskWaiter, None]) -> None:
@@ -177,7 +194,7 @@ def wait_in_thread(load: Running, deadline: float | None, seen: int) -> Outcome 
 
 async def wait_in_task(load: Running, deadline: float | None, seen: int) -> Outcome | None:
     """Suspend until the load is settled; None: `deadline` on `time.monotonic` came first."""
-    loop = asyncio.get_running_loop()
+    loop = own_loop()
     waiter = TaskWaiter(loop)
     load.waiters[waiter] = None
     timer = None

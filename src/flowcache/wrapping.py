@@ -10,39 +10,42 @@ is that tuple, whatever else was asked for; every other call comes here.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import inspect
 import itertools
+import sys
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterable, MutableMapping
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Generic,
-    NamedTuple,
-    ParamSpec,
-    Protocol,
-    Self,
-    TypeVar,
-    overload,
-)
 
 from . import _core
 from .calls import Call, tags_of
-from .loading import afetch, arefresh, fetch_miss, is_async, refresh
+from .coroutines import is_async, makes_generators
+from .loading import afetch, arefresh, fetch_miss, refresh
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, MutableMapping
+    from typing import (
+        Any,
+        Concatenate,
+        Generic,
+        NamedTuple,
+        ParamSpec,
+        Protocol,
+        Self,
+        TypeVar,
+        overload,
+    )
+
+    P = ParamSpec("P")
+    Q = ParamSpec("Q")
+    R = TypeVar("R")
+    S = TypeVar("S")
+    Arguments = tuple[Any, ...]
+    Keywords = dict[str, Any]
+else:
+    from .standins import Generic, NamedTuple, P, R, overload
 
 __all__ = ["CacheInfo", "Cached", "cached", "make_key", "wrap"]
-
-P = ParamSpec("P")
-Q = ParamSpec("Q")
-R = TypeVar("R")
-S = TypeVar("S")
-
-Arguments = tuple[Any, ...]
-Keywords = dict[str, Any]
 
 
 class Mark:
@@ -156,7 +159,7 @@ class Cached(_core.Called, Generic[P, R]):
         """Check the options; `TypeError` or `ValueError` names the one that is wrong."""
         if not callable(function):
             raise TypeError(f"function: must be callable, got {type(function).__name__}")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if makes_generators(function):
             raise TypeError("function: what a generator function returns can be used only once")
         if not isinstance(typed, bool):
             raise TypeError(f"typed: must be a bool, got {type(typed).__name__}")
@@ -200,10 +203,10 @@ class Cached(_core.Called, Generic[P, R]):
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
     @overload
-    def __get__(
+    def __get__(  # noqa: F811  not always typing's
         self: Cached[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
     ) -> Bound[Q, R]: ...
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:  # noqa: F811
         """Bind to an instance, as a function in a class does."""
         return self if instance is None else Bound(self, instance)
 
@@ -293,10 +296,12 @@ class Cached(_core.Called, Generic[P, R]):
     def _check_arguments(self, args: Arguments, kwargs: Keywords) -> None:
         """Raise `TypeError` where the function cannot be called so: such a call has no key."""
         try:
-            signature = inspect.signature(self.__wrapped__)
-        except ValueError:
-            return  # A builtin that does not tell.
-        signature.bind(*args, **kwargs)
+            from inspect import signature
+
+            told = signature(self.__wrapped__)
+        except (ImportError, ValueError):
+            return  # The interpreter is on its way out, or a builtin does not tell.
+        told.bind(*args, **kwargs)
 
 
 _core._enable_vectorcall(Cached)
@@ -366,10 +371,12 @@ class CachedClassMethod(Generic[P, R]):
         return Bound(self._function, type(instance) if owner is None else owner)
 
 
-class Decorator(Protocol):
-    """What `cached(...)` returns."""
+if TYPE_CHECKING:
 
-    def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
+    class Decorator(Protocol):
+        """What `cached(...)` returns."""
+
+        def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
 
 
 def wrap(namespace: Any, function: Callable[P, R], /, **options: Any) -> Cached[P, R]:
@@ -396,7 +403,11 @@ def cached(namespace: Any, /, **options: Any) -> Decorator:
 
 def mark_as_async(function: Any) -> None:
     """Let `iscoroutinefunction` tell what an object is that is called like a coroutine function."""
-    if hasattr(inspect, "markcoroutinefunction"):
+    if sys.version_info >= (3, 12):
+        import inspect
+
         inspect.markcoroutinefunction(function)
     else:
+        import asyncio
+
         function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
