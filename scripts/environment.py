@@ -27,7 +27,7 @@ PACKAGE_FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICE
 SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed")
 # Requirements of tests that a build without the GIL does not always have: compiled, and without
 # wheels for it. The tests that need them are skipped there, and say so.
-NOT_FREE_THREADED = ("uvloop", "zstandard")
+NOT_FREE_THREADED = ("mypy", "uvloop", "zstandard")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
 
 

@@ -143,9 +143,6 @@ class Cached(_core.Called, Generic[P, R]):
     Called like the function. In a class it binds as a function does.
     """
 
-    __wrapped__: Callable[P, R]
-    __qualname__: str
-
     def __init__(
         self,
         namespace: Any,
@@ -172,6 +169,9 @@ class Cached(_core.Called, Generic[P, R]):
         if "_on_miss" in options:
             raise TypeError("wrap() got an unexpected option '_on_miss'")
         Call("wrap", function, {"tags": () if callable(tags) else tags, **options})
+        # Declared here: a class with annotations of its own would show them as each function's.
+        self.__wrapped__: Callable[P, R]
+        self.__qualname__: str
         functools.update_wrapper(self, function)
         for name in ("cache_key", "invalidate", "refresh", "cache_info", "cache_clear"):
             self.__dict__.pop(name, None)  # What the function bears must not hide it.
@@ -199,6 +199,15 @@ class Cached(_core.Called, Generic[P, R]):
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
             """Return the result that is held for these arguments, or call the function."""
+
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            # From 3.14 on a wrapper is given what makes the annotations, and not what it makes.
+            if name == "__annotations__":
+                return self.__wrapped__.__annotations__
+            lacks = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(lacks, name=name, obj=self)
 
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
