@@ -47,6 +47,18 @@ def test_entries_past_their_ttl_and_held_for_stale_are_counted_each_once() -> No
     assert cache.stats().entries == 0
 
 
+def test_what_replaces_a_stale_value_is_due_at_its_own_deadline() -> None:
+    cache, clock = new_cache()
+    cache.set("k", 1, ttl=10, stale=60)
+    clock.advance(20)
+    assert len(cache) == 0 and cache.stats().entries == 1
+    cache.set("k", 2, ttl=10)
+    cache._check()
+    clock.advance(10)
+    assert len(cache) == len(list(cache)) == 0
+    assert cache.stats().entries == 0
+
+
 def test_a_stale_entry_without_an_end_stays() -> None:
     cache, clock = new_cache()
     cache.set("k", 1, ttl=10, stale=True)

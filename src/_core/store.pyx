@@ -630,7 +630,7 @@ cdef inline uint32_t store_reuse_locked(Core* core, Space* space, double now,
 
 cdef inline int entry_fill_locked(Core* core, Space* space, uint32_t i, PyObject* value,
                                   Terms* terms, double now, double bound) noexcept:
-    """Give entry i its value, deadline and seat. `bound` is no greater than what the seat holds."""
+    """Give entry i its value, deadline and seat. `bound` is no less than what the seat holds."""
     cdef Entry* e = entry_at(&core.slab, i)
     Py_INCREF(<object>value)                      # Entry.value owns it
     e.value = value
@@ -709,7 +709,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
     cdef uint32_t n_tags = 0
     cdef Entry* e = NULL
     cdef int64_t before = 0
-    cdef double bound = -INFINITY                 # no greater than what the seat holds
+    cdef double bound = INFINITY                  # no less than what the seat holds
     cdef bint room, over = False
     cdef uint32_t steps = SETTLE_A_FEW
     while True:
