@@ -223,7 +223,9 @@ cdef extern from *:
     void* get_def "&flowcache_get_def"
     void* set_def "&flowcache_set_def"
     const char* doc_of "flowcache_doc_of"(PyObject* descriptor)
+    bint PyTuple_CheckExact(PyObject* o)
     PyObject* PyTuple_GET_ITEM(PyObject* names, Py_ssize_t n)
+    PyObject** tuple_items "&PyTuple_GET_ITEM"(PyObject* tuple, int first)
     Py_ssize_t PyTuple_GET_SIZE(PyObject* names)
 
 
@@ -248,9 +250,10 @@ cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObj
     cdef PyObject* stale = NULL
     cdef PyObject* name
     cdef PyObject* dropped[2]
-    cdef Py_ssize_t n
+    cdef PyObject** names_of_tags = NULL
+    cdef Py_ssize_t n, n_tags = 0
     cdef double seconds = (<View>me).space.default_ttl
-    cdef bint known = nargs == 2
+    cdef bint known = nargs == 2, plain = True
     if names != NULL and known:
         for n in range(PyTuple_GET_SIZE(names)):
             # Interned, as the names in code are; another str of the same text takes the long way.
@@ -266,12 +269,20 @@ cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObj
     if not known:
         ask = Keyed.set
         return pass_on(<PyObject*>ask, me, args, nargs, names)
-    if tags == NULL and stale == NULL:
+    if tags != NULL:
+        if PyTuple_CheckExact(tags):
+            names_of_tags, n_tags = tuple_items(tags, 0), PyTuple_GET_SIZE(tags)
+        elif is_str(tags):
+            names_of_tags, n_tags = &tags, 1
+        else:
+            plain = False
+    if plain and stale == NULL:
         if ttl != <PyObject*>UNSET:
             seconds = seconds_of(<object>ttl, "ttl", True)
         dropped[0] = NULL
         dropped[1] = NULL
-        if store_put_plain((<View>me).store, (<View>me).space, args[0], args[1], seconds, dropped):
+        if store_put_plain((<View>me).store, (<View>me).space, args[0], args[1], seconds,
+                           names_of_tags, n_tags, dropped):
             Py_XDECREF(dropped[0])                # what Entry.value owned
             Py_XDECREF(dropped[1])                # what Entry.key owned
             return None

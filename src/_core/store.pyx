@@ -643,12 +643,29 @@ cdef inline int entry_fill_locked(Core* core, Space* space, uint32_t i, PyObject
     return 0
 
 
-cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* value, double ttl,
-                          PyObject** dropped) noexcept:
-    """Store where that takes nothing but the place of a value or of the oldest entry, as most
-    stores into a cache that is full do. False: nothing is done, and `put` has to look closer.
+cdef inline bint entry_bears_all(Core* core, Entry* e, PyObject** names, Py_ssize_t n) noexcept:
+    """Whether the entry bears just these tags, given in the order in which it came by them."""
+    cdef uint32_t at = e.links
+    cdef Link* link
+    cdef PyObject* name
+    while n > 0 and at != NONE:
+        n -= 1
+        link = link_at(&core.tags, at)
+        name = core.tags.records[link.tag].name
+        if names[n] != name and not (is_str(names[n]) and str_equal(names[n], name)):
+            return False
+        at = link.next
+    return n == 0 and at == NONE
 
-    Runs no user code: a key is an exact str whose hash is known. `dropped` as in store_put_locked.
+
+cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* value, double ttl,
+                          PyObject** names, Py_ssize_t n_tags, PyObject** dropped) noexcept:
+    """Store where that takes nothing but the place of a value that bore the same tags, or of the
+    oldest entry, which had none, as most stores into a cache that is full do. False: nothing is
+    done, and `put` has to look closer.
+
+    Runs no user code: a key is an exact str whose hash is known, and tags that are none can be no
+    entry's. `dropped` as in store_put_locked.
     """
     cdef Core* core = &store.core
     cdef uint32_t hash, i
@@ -670,11 +687,12 @@ cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* va
             and heap_reserve(&space.deadlines, space.deadlines.n + 1) == 0):
         if i != NONE:
             e = entry_at(&core.slab, i)
-            if e.deadline > now and e.links == NONE and not entry_counts_as_stale(e):
+            if (e.deadline > now and not entry_counts_as_stale(e)
+                    and entry_bears_all(core, e, names, n_tags)):
                 lru_touch(&core.slab, &space.order, e, i)
                 dropped[0] = e.value
                 done = True
-        elif table_reserve(&core.table, hash) == 0:
+        elif n_tags == 0 and table_reserve(&core.table, hash) == 0:
             i = store_reuse_locked(core, space, now, dropped)
             if i != NONE:
                 e = entry_at(&core.slab, i)

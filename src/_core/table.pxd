@@ -260,8 +260,11 @@ cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
             and table.count >> part.bits >= table.splits // 2
             and part_split(table, hash) == 0):
         return table_reserve(table, hash)
-    # Small parts double; large ones grow by a little, which keeps them three quarters full.
-    return part_resize(table, part, part.n * 2 if part.n < 128 else part.n + part.n // 12)
+    # A small table doubles: emptier buckets send fewer on, and what a few thousand entries take is
+    # little. Larger ones grow by a little, which keeps them three quarters full.
+    if part.n < 128 or (part.bits == 0 and part.n < 2048):
+        return part_resize(table, part, part.n * 2)
+    return part_resize(table, part, part.n + part.n // 12)
 
 
 cdef inline int table_init(Table* table) noexcept nogil:
