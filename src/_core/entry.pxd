@@ -1,5 +1,6 @@
 # The Entry and the slab that entries live in. An entry is known by its index, which never moves:
-# pages are added and never reallocated, so that growth copies nothing.
+# pages are added and never reallocated, so that growth copies nothing. The first page is alone, for
+# most caches are small; the others come in regions.
 
 from cpython.ref cimport PyObject
 
@@ -48,16 +49,13 @@ cdef struct Entry:
     # among its stale entries
     float keep
 
-cdef struct Page:
-    Entry entries[8192]            # each in a cache line of its own
-    uint64_t tracked[PAGE_WORDS]   # entries whose key or value the collector must see
-    void* block                    # what the page lies in
-
 cdef struct Slab:
-    Page** pages
+    Entry** pages
+    uint64_t* tracked   # a bit an entry: whether the collector must see its key or value
     int64_t** weights   # one array a page, only with a weigher
-    uint32_t n_pages
-    uint32_t capacity   # of the two directories
+    uint32_t n_pages    # that may be used
+    uint32_t n_held     # that have an address: as many, or more to the end of a region
+    uint32_t capacity   # of what is kept by page
     uint32_t used       # slots ever handed out
     uint32_t free       # chain of slots handed back
     uint32_t n_free
@@ -66,7 +64,7 @@ cdef struct Slab:
 
 
 cdef inline Entry* entry_at(Slab* slab, uint32_t i) noexcept nogil:
-    return &slab.pages[i >> PAGE_BITS].entries[i & (PAGE - 1)]
+    return &slab.pages[i >> PAGE_BITS][i & (PAGE - 1)]
 
 
 cdef inline int64_t entry_weight(Slab* slab, uint32_t i) noexcept nogil:
@@ -87,7 +85,7 @@ cdef inline double entry_last(Entry* e) noexcept nogil:
 
 
 cdef inline void entry_set_tracked(Slab* slab, uint32_t i, bint tracked) noexcept nogil:
-    cdef uint64_t* word = &slab.pages[i >> PAGE_BITS].tracked[(i & (PAGE - 1)) >> 6]
+    cdef uint64_t* word = &slab.tracked[i >> 6]
     cdef uint64_t bit = (<uint64_t>1) << (i & 63)
     if ((word[0] & bit) != 0) != tracked:
         word[0] ^= bit
@@ -100,57 +98,99 @@ cdef inline int slab_init(Slab* slab, bint weighs) noexcept nogil:
     return 0
 
 
-cdef inline Page* page_new() noexcept nogil:
-    """A zeroed page; NULL when memory is out."""
-    # Zeroed, for the collector reads `tracked`, and may read it at once. The system hands zeroed
-    # memory over without touching it.
-    cdef void* block = block_new(sizeof(Page) + LINE)
-    cdef Page* page = <Page*>line_above(block)
-    if block == NULL:
-        return NULL
-    page.block = block
-    return page
+cdef inline size_t page_bytes() noexcept nogil:
+    return PAGE * sizeof(Entry)                   # 32 pages make 7 huge ones of 2 MiB
 
 
-cdef inline void page_free(Page* page) noexcept nogil:
-    block_free(page.block, sizeof(Page) + LINE)
+cdef inline bint page_begins_region(uint32_t p) noexcept nogil:
+    return p > 0 and (p - 1) % REGION == 0
 
 
-cdef inline int slab_add_page(Slab* slab) noexcept nogil:
-    cdef uint32_t wanted
+cdef inline int slab_make_room(Slab* slab, uint32_t pages) noexcept nogil:
+    """Grow all that is kept by page; -1, and no harm done, when memory is out."""
+    cdef uint32_t wanted = slab.capacity * 2
     cdef void* grown
-    if slab.n_pages == (1 << 19) - 1:             # indices are 32 bits, and NONE is one of them
+    if pages <= slab.capacity:
+        return 0
+    if wanted < pages:
+        wanted = pages
+    grown = realloc(slab.pages, wanted * sizeof(Entry*))
+    if grown == NULL:
         return -1
-    if slab.n_pages == slab.capacity:
-        wanted = slab.capacity * 2 if slab.capacity else 4
-        grown = realloc(slab.pages, wanted * sizeof(Page*))
+    slab.pages = <Entry**>grown
+    if slab.weighs:
+        grown = realloc(slab.weights, wanted * sizeof(int64_t*))
         if grown == NULL:
             return -1
-        slab.pages = <Page**>grown
-        if slab.weighs:
-            grown = realloc(slab.weights, wanted * sizeof(int64_t*))
-            if grown == NULL:
-                return -1
-            slab.weights = <int64_t**>grown
-        slab.capacity = wanted
-    cdef Page* page = page_new()
-    if page == NULL:
+        slab.weights = <int64_t**>grown
+    grown = block_grow(slab.tracked, slab.capacity * PAGE_WORDS * sizeof(uint64_t),
+                       wanted * PAGE_WORDS * sizeof(uint64_t))
+    if grown == NULL:
         return -1
-    if slab.weighs:
-        slab.weights[slab.n_pages] = <int64_t*>malloc(PAGE * sizeof(int64_t))
-        if slab.weights[slab.n_pages] == NULL:
-            page_free(page)
-            return -1
-    slab.pages[slab.n_pages] = page
-    slab.n_pages += 1
+    slab.tracked = <uint64_t*>grown
+    slab.capacity = wanted
     return 0
 
 
-cdef inline int slab_reserve(Slab* slab) noexcept nogil:
+cdef int slab_hold(Slab* slab) noexcept nogil:
+    """Get an address for one page more, or for a region of them; -1 when memory is out."""
+    cdef uint32_t n = REGION if slab.n_held else 1, k
+    cdef void* memory
+    if slab_make_room(slab, slab.n_held + n) < 0:
+        return -1
+    memory = region_new(n * page_bytes()) if slab.n_held else block_new(page_bytes())
+    if memory == NULL:
+        return -1
+    for k in range(n):
+        slab.pages[slab.n_held + k] = <Entry*>memory + k * PAGE
+    slab.n_held += n
+    return 0
+
+
+cdef int slab_add_page(Slab* slab, int64_t most) noexcept nogil:
+    """Make one page more usable; -1 when memory is out. `most`: entries to come in all; -1: any."""
+    cdef uint32_t p = slab.n_pages, k
+    cdef int64_t first
+    if p == (1 << 19) - 1:                        # indices are 32 bits, and NONE is one of them
+        return -1
+    if p == slab.n_held and slab_hold(slab) < 0:
+        return -1
+    if slab.weighs:
+        slab.weights[p] = <int64_t*>malloc(PAGE * sizeof(int64_t))
+        if slab.weights[p] == NULL:
+            return -1
+    memset(&slab.tracked[p * PAGE_WORDS], 0, PAGE_WORDS * sizeof(uint64_t))
+    slab.n_pages += 1
+    if p > 0:
+        k = (p - 1) % REGION                      # its place in its region
+        first = <int64_t>(p - k) << PAGE_BITS
+        if most < 0 or most > first + (REGION << PAGE_BITS):
+            most = first + (REGION << PAGE_BITS)
+        if most > first:
+            region_use(slab.pages[p - k], k * page_bytes(), (k + 1) * page_bytes(),
+                       <size_t>(most - first) * sizeof(Entry))
+    return 0
+
+
+cdef inline void slab_drop_page(Slab* slab) noexcept nogil:
+    """Do without the last page; its region goes with the last of its pages."""
+    cdef uint32_t p = slab.n_pages - 1
+    slab.n_pages = p
+    if slab.weighs:
+        free(slab.weights[p])
+    if page_begins_region(p):
+        region_free(slab.pages[p], REGION * page_bytes())
+        slab.n_held = p
+    elif p == 0:
+        block_free(slab.pages[p], page_bytes())
+        slab.n_held = 0
+
+
+cdef inline int slab_reserve(Slab* slab, int64_t most) noexcept nogil:
     """Make sure that the next slab_take succeeds; -1 when memory is out."""
     if slab.free != NONE or slab.used < (slab.n_pages << PAGE_BITS):
         return 0
-    return slab_add_page(slab)
+    return slab_add_page(slab, most)
 
 
 cdef inline uint32_t slab_take(Slab* slab) noexcept nogil:
@@ -184,19 +224,16 @@ cdef inline void slab_trim(Slab* slab) noexcept nogil:
 cdef inline void slab_give_page(Slab* slab) noexcept nogil:
     """Hand the last page back to the system if it is still surplus."""
     if slab.used <= ((slab.n_pages - 1) << PAGE_BITS):
-        slab.n_pages -= 1
-        page_free(slab.pages[slab.n_pages])
-        if slab.weighs:
-            free(slab.weights[slab.n_pages])
+        slab_drop_page(slab)
+        if slab.n_held > slab.n_pages:
+            region_idle(slab.pages[slab.n_pages], page_bytes())
     slab.surplus = slab.n_pages > 1 and slab.used <= ((slab.n_pages - 1) << PAGE_BITS)
 
 
 cdef inline void slab_free(Slab* slab) noexcept nogil:
-    cdef uint32_t p
-    for p in range(slab.n_pages):
-        page_free(slab.pages[p])
-        if slab.weighs:
-            free(slab.weights[p])
+    while slab.n_pages:
+        slab_drop_page(slab)
+    block_free(slab.tracked, slab.capacity * PAGE_WORDS * sizeof(uint64_t))
     free(slab.pages)
     free(slab.weights)
     memset(slab, 0, sizeof(Slab))

@@ -779,7 +779,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
             store_unpin_locked(core, pins, n_tags, few)
             raise
     if (((i == NONE or over) and (table_reserve(&core.table, hash) < 0
-                                  or slab_reserve(&core.slab) < 0))
+                                  or slab_reserve(&core.slab, core.root.max_entries) < 0))
             or heap_reserve(&space.deadlines, space.deadlines.n + 1) < 0):
         store_unpin_locked(core, pins, n_tags, few)
         raise MemoryError()
@@ -949,16 +949,18 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
 
 
 cdef void slab_drop(Slab* slab) noexcept:
-    """Drop the references of all entries of a slab that is nobody's any more, page by page.
+    """Drop the references of all entries of a slab that is nobody's any more, a page at a time.
 
     Runs user code (__del__). The collector does not see what is still in it, which is safe: what
     it holds then looks like held from outside.
     """
-    cdef uint32_t p, k, left = slab.used
+    cdef uint32_t begin, k, n
     cdef Entry* e
-    for p in range(slab.n_pages):
-        e = slab.pages[p].entries
-        for k in range(PAGE if left > PAGE else left):
+    while slab.n_pages:
+        begin = (slab.n_pages - 1) << PAGE_BITS
+        n = slab.used - begin if slab.used > begin else 0
+        e = slab.pages[slab.n_pages - 1]
+        for k in range(n if n < PAGE else PAGE):
             if k + AHEAD < PAGE:
                 prefetch(e[AHEAD].key)
                 prefetch(e[AHEAD].value)
@@ -966,11 +968,7 @@ cdef void slab_drop(Slab* slab) noexcept:
                 Py_DECREF(<object>e.key)                      # the entry's own
                 Py_DECREF(<object>e.value)
             e += 1
-        left -= PAGE if left > PAGE else left
-        page_free(slab.pages[p])
-        if slab.weighs:
-            free(slab.weights[p])
-    slab.n_pages = 0
+        slab_drop_page(slab)
     slab_free(slab)
 
 
@@ -1022,8 +1020,8 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     cdef uint32_t n
     cdef Space* space
     lock_acquire(&core.lock)
-    size = core.slab.n_pages * (sizeof(Page) + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
-    size += core.slab.capacity * sizeof(void*)
+    size = core.slab.n_pages * (page_bytes() + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
+    size += core.slab.capacity * (sizeof(void*) + PAGE_WORDS * sizeof(uint64_t))
     size += sizeof(Part) << core.table.bits
     n = 0
     while n < (<uint32_t>1) << core.table.bits:
@@ -1106,32 +1104,29 @@ cdef int store_traverse(PyObject* me, Visit visit, void* arg) noexcept:
     Only entries that may refer to something are looked at: a bit an entry says which.
     """
     cdef Core* core = &(<Store>me).core
-    cdef uint32_t p, w, bit, n
+    cdef uint32_t w, bit, n
     cdef uint64_t word
-    cdef Page* page
     cdef Entry* e
     cdef Space* space
     cdef PyObject* running
     cdef int stop = own_traverse(me, visit, arg)
     if stop or core.root == NULL:
         return stop
-    for p in range(core.slab.n_pages):
-        page = core.slab.pages[p]
-        for w in range(PAGE_WORDS):
-            word = page.tracked[w]
-            bit = 0
-            while word:
-                if word & 1:
-                    e = &page.entries[(w << 6) + bit]
-                    if e.key != NULL:
-                        stop = visit(e.key, arg)
-                        if stop:
-                            return stop
-                        stop = visit(e.value, arg)
-                        if stop:
-                            return stop
-                word >>= 1
-                bit += 1
+    for w in range(core.slab.n_pages * PAGE_WORDS):
+        word = core.slab.tracked[w]
+        bit = 0
+        while word:
+            if word & 1:
+                e = entry_at(&core.slab, (w << 6) + bit)
+                if e.key != NULL:
+                    stop = visit(e.key, arg)
+                    if stop:
+                        return stop
+                    stop = visit(e.value, arg)
+                    if stop:
+                        return stop
+            word >>= 1
+            bit += 1
     for n in range(core.spaces_used):
         space = core.spaces[n]
         if space == NULL:

@@ -125,7 +125,10 @@ cdef inline void part_put(Part* part, uint32_t hash, uint32_t i) noexcept nogil:
 
 cdef inline int part_init(Part* part, uint32_t n, uint32_t bits, uint32_t changes) noexcept nogil:
     """Make an empty part; -1, and nothing changed, when memory is out."""
-    cdef void* block = block_new((n + 1) * sizeof(Bucket))
+    cdef void* block
+    if n >= 1024:
+        n = (n + 64) // 64 * 64 - 1               # the system gives whole pages: use all of the last
+    block = block_new((n + 1) * sizeof(Bucket))
     if block == NULL:
         return -1
     part.block = block
