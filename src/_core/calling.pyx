@@ -131,6 +131,7 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
     cdef Part* part
     cdef Bucket* bucket
     cdef Entry* e
+    cdef double now = 0
     if store.clock is not None or core_hears(core, HIT):
         return MISSING
     for n in range(nargs):
@@ -143,6 +144,9 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
     mixed = hash_mix(space, tuple_end(sum, nargs + 1))
     value = MISSING
     lock_acquire(&core.lock)
+    if space.expires:
+        table_ask(&core.table, mixed)
+        now = clock_read()
     part = table_part(&core.table, mixed)
     b = part_home(part, mixed)
     while value is MISSING:
@@ -152,7 +156,7 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
                 i = bucket.entry[slot]
                 e = entry_at(&core.slab, i)
                 if e.space == space.id and is_call(e.key, <PyObject*>me.label, args, nargs):
-                    if isinf(e.deadline) or e.deadline > clock_read():
+                    if e.deadline > now:
                         value = <object>e.value
                         count_up(&me._calls)
                         space.counters.hits += 1

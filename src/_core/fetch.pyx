@@ -530,10 +530,13 @@ cdef inline object fresh_hit(PyObject* me, PyObject* key):
     value = MISSING
     lock_acquire(&core.lock)
     try:
+        if space.expires and store.clock is None:
+            table_ask(&core.table, hash)
+            now = clock_read()
         i = store_find_locked(core, space, <object>key, hash)
         if i != NONE:
             e = entry_at(&core.slab, i)
-            if isinf(e.deadline) or e.deadline > (now if store.clock is not None else clock_read()):
+            if e.deadline > now:
                 value = <object>e.value
                 space.counters.hits += 1
                 lru_touch(&core.slab, &space.order, e, i)

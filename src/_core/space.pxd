@@ -22,6 +22,7 @@ cdef struct Space:
     uint32_t own                  # entries, stale ones included
     uint32_t own_stale            # those of them past their deadline
     uint32_t views                # live Namespace objects, and listeners
+    bint expires                  # an entry with an end to its TTL has been here
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
 

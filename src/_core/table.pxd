@@ -127,7 +127,7 @@ cdef inline int part_init(Part* part, uint32_t n, uint32_t bits, uint32_t change
     """Make an empty part; -1, and nothing changed, when memory is out."""
     cdef void* block
     if n >= 1024:
-        n = (n + 64) // 64 * 64 - 1               # the system gives whole pages: use all of the last
+        n = (n + 64) // 64 * 64 - 1               # the system gives whole pages: use all of it
     block = block_new((n + 1) * sizeof(Bucket))
     if block == NULL:
         return -1
@@ -253,10 +253,10 @@ cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept 
 cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
     """Make sure that one more entry of this hash fits; -1 when memory is out."""
     cdef Part* part = table_first(table, hash)
-    # Five and a half of seven. Fuller buckets would save a byte an entry; but where the oldest go
-    # as new ones come, nearly every bucket would have sent somebody on, and misses walk through
+    # Five and five eighths of seven. Fuller buckets would save a byte an entry; but where the oldest
+    # go as new ones come, nearly every bucket would have sent somebody on, and misses walk through
     # dozens.
-    if part.count < part.n * 5 + part.n // 2:
+    if part.count < part.n * 5 + part.n // 8 * 5:
         return 0
     # A part that is full where its like are not has keys that collide, which no split would part.
     if (part.count >= table.splits and part.bits < MOST_BITS

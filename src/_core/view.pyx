@@ -306,16 +306,16 @@ cdef object look(View view, object key, bint counts):
         now = store_now(store)
     lock_acquire(&core.lock)
     try:
+        if space.expires and store.clock is None:
+            table_ask(&core.table, hash)
+            now = clock_read()
         i = store_find_locked(core, space, key, hash)
         if i != NONE:
             e = entry_at(&core.slab, i)
-            if not isinf(e.deadline):
-                if store.clock is None:
-                    now = clock_read()
-                if e.deadline <= now:
-                    if entry_last(e) <= now:
-                        entry_unlink_locked(core, i, EXPIRED)
-                    i = NONE
+            if e.deadline <= now:
+                if entry_last(e) <= now:
+                    entry_unlink_locked(core, i, EXPIRED)
+                i = NONE
             if i != NONE:
                 value = <object>e.value
                 if counts:
