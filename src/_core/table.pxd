@@ -253,9 +253,9 @@ cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept 
 cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
     """Make sure that one more entry of this hash fits; -1 when memory is out."""
     cdef Part* part = table_first(table, hash)
-    # Five and five eighths of seven. Fuller buckets would save a byte an entry; but where the oldest
-    # go as new ones come, nearly every bucket would have sent somebody on, and misses walk through
-    # dozens.
+    # Five and five eighths of seven. Fuller buckets would save a byte an entry; but where the
+    # oldest go as new ones come, nearly every bucket would have sent somebody on, and misses walk
+    # through dozens.
     if part.count < part.n * 5 + part.n // 8 * 5:
         return 0
     # A part that is full where its like are not has keys that collide, which no split would part.
