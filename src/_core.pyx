@@ -74,7 +74,6 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_Tailmatch
 
 import os
-from datetime import timedelta
 from functools import partial
 from types import GenericAlias, TracebackType
 

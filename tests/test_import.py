@@ -18,7 +18,17 @@ import flowcache
 from flowcache import Event, Limits, Loaded, Stats, coroutines
 from support import new_cache
 
-SLOW = ("asyncio", "concurrent", "dataclasses", "inspect", "logging", "re", "traceback", "typing")
+SLOW = (
+    "asyncio",
+    "concurrent",
+    "dataclasses",
+    "datetime",
+    "inspect",
+    "logging",
+    "re",
+    "traceback",
+    "typing",
+)
 """Modules of the standard library whose import takes longer than flowcache's own; a program that
 does not need them is not to wait for them, and `import flowcache` is not to take 25 ms."""
 

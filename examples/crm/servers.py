@@ -16,12 +16,19 @@ from starlette.applications import Starlette
 def serving(app: Starlette) -> Iterator[str]:
     """Serve `app` on a free loopback port, in a thread of its own, and yield its address.
 
-    The socket is bound here and handed over, so no other process can take the port in between.
+    The socket is bound here and handed over, so no other process can take the port in between. A
+    connection that idles is left open: its client may be just about to use it.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=3600,
+            timeout_graceful_shutdown=5,
+        )
     )
     thread = threading.Thread(target=server.run, args=([listener],), name=f"server {address}")
     thread.start()

@@ -25,6 +25,16 @@ cdef str shown(object value):
         return f"an {type(value).__name__} of very many digits"
 
 
+cdef object timedelta = None
+
+
+cdef bint is_timedelta(object value) except -1:
+    global timedelta
+    if timedelta is None:                         # imported here: it would be a part of every start
+        from datetime import timedelta
+    return isinstance(value, timedelta)
+
+
 cdef double seconds_of(object value, str name, bint allow_none, bint allow_true=False) except? -1:
     """A duration in seconds: INFINITY for None (or True) where that is allowed."""
     cdef double seconds
@@ -43,7 +53,7 @@ cdef double seconds_of(object value, str name, bint allow_none, bint allow_true=
         if seconds >= 0:
             return seconds
         raise ValueError(f"{name}: must not be negative or NaN, got {shown(value)}")
-    elif isinstance(value, timedelta):
+    elif is_timedelta(value):
         seconds = value.total_seconds()
         if seconds >= 0:
             return seconds
