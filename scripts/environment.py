@@ -75,13 +75,23 @@ def sanitizer_variables() -> dict[str, str]:
         return {"TSAN_OPTIONS": f"suppressions={ROOT / 'scripts' / 'tsan.supp'}"}
     if sanitizer != "address":
         return {}
-    # The runtime must be there before the first allocation, and Python's own allocator would hide
-    # faults from it. Leaks are not asked for: an interpreter leaves much behind at its end.
+    # The runtime must be there before the first allocation, and the C++ library, whose exceptions
+    # it watches, before the modules that use it; Python's own allocator would hide faults from it.
+    # Leaks are not asked for: an interpreter leaves much behind at its end. What it finds stands
+    # in a file, for pytest holds what is printed, and ends the run otherwise than a failed test.
     compiler = os.environ.get("CC", "cc")
-    runtime = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
+    libraries = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    report = environment_folder() / "asan-report"
+    return {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": f"detect_leaks=0:exitcode=77:log_path={report}",
+        "PYTHONMALLOC": "malloc",
+    }
 
 
 def works(python: Path) -> bool:
