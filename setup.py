@@ -20,6 +20,8 @@ SANITIZER = os.environ.get("FLOWCACHE_SANITIZE", "")
 SANITIZERS = ("address", "undefined", "thread")
 
 SYMBOLS = ("-g", "-fno-omit-frame-pointer")
+# An error for gcc 14 and clang 16, so for older ones too: what one refuses, all refuse.
+STRICT = "-Werror=incompatible-pointer-types"
 # Both: without the second, what runs without the GIL would not be counted.
 TRACING = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
@@ -65,10 +67,10 @@ def compile_flags(*, msvc: bool) -> list[str]:
         return ["/Od"] if DEBUG else ["/O2"]
     if SANITIZER:
         # Every finding ends the process: a report that scrolls by is not seen.
-        return [f"-fsanitize={SANITIZER}", "-fno-sanitize-recover=all", *SYMBOLS, "-O1"]
+        return [f"-fsanitize={SANITIZER}", "-fno-sanitize-recover=all", *SYMBOLS, "-O1", STRICT]
     if DEBUG or COVERAGE:
-        return [*SYMBOLS, "-O0"]
-    return ["-O3"]
+        return [*SYMBOLS, "-O0", STRICT]
+    return ["-O3", STRICT]
 
 
 setup(

@@ -96,11 +96,11 @@ cdef extern from * nogil:
     }
     /* Bytes from `from` to `to` of a region will be used next, and perhaps all up to `most`. A huge
        page that begins there is asked for if at least three quarters of it will be of use. */
-    static void flowcache_region_use(char *region, size_t from, size_t to, size_t most) {
+    static void flowcache_region_use(void *region, size_t from, size_t to, size_t most) {
     #if defined(__linux__) && defined(MADV_HUGEPAGE)
         size_t begin = (from + FLOWCACHE_HUGE - 1) & ~(FLOWCACHE_HUGE - 1);
         if (begin < to && begin + FLOWCACHE_HUGE / 4 * 3 <= most)
-            madvise(region + begin, FLOWCACHE_HUGE, MADV_HUGEPAGE);
+            madvise((char *)region + begin, FLOWCACHE_HUGE, MADV_HUGEPAGE);
     #endif
     }
     """

@@ -295,7 +295,6 @@ cdef void fence_prefix_locked(Space* space, str prefix) noexcept:
 
 cdef extern from *:
     """
-    static PySendResult flowcache_ready_send(PyObject *self, PyObject *arg, PyObject **result);
     static PyAsyncMethods flowcache_ready_async;
     static void flowcache_patch_ready(PyTypeObject *type,
                                       PySendResult (*send)(PyObject *, PyObject *, PyObject **)) {
