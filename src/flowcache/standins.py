@@ -25,7 +25,8 @@ class Generic:
     """The base of classes whose parameters matter to type checkers alone."""
 
     __slots__ = ()
-    __class_getitem__: Any = classmethod(GenericAlias)
+    # Not annotated: from 3.14 on each cached function would show that as its own.
+    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
 
 
 def overload(function: Any) -> Any:
