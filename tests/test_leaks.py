@@ -218,12 +218,17 @@ def test_memory_does_not_grow_with_what_was_done() -> None:
             for n in range(20):
                 cache.namespace(f"tenant {m} {n}").set(("key", m, n), [m], tags=f"tag {m}")
 
+    # What leaks grows every time. Allocators, above all without the GIL, take a while to have all
+    # the pages that they will use over and over.
     work(150)
-    before = resident()
-    work(600)
-    print(resident() - before)
+    grown = []
+    for _ in range(3):
+        before = resident()
+        work(600)
+        grown.append(resident() - before)
+    print(min(grown))
     """
         if sys.platform == "linux"
         else "print(0)"
     )
-    assert int(printed) < 1_500_000, "of 600 times all paths"
+    assert int(printed) < 500_000, "of 600 times all paths"
