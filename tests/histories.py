@@ -712,13 +712,22 @@ class Round:
         return self.history
 
 
+def take_turns(phase: str, about: dict[str, int]) -> None:
+    """Run with each collection: let another thread go on where this one allocated something."""
+    if about["generation"] == 0:
+        time.sleep(0)
+
+
 def run(operations: int, seed: int, patience: float = 60.0) -> dict[str, int]:
     """Run and verify rounds until so many calls are made; return what there was of each kind."""
     total = {"calls": 0, "loads": 0, "waits": 0, "failures": 0, "invalidations": 0}
     logger, interval = logging.getLogger("flowcache"), sys.getswitchinterval()
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # Failures are what is asked for.
-    sys.setswitchinterval(2e-5)  # Threads take turns in the middle of everything.
+    sys.setswitchinterval(2e-5)  # Threads take turns in the middle of everything,
+    threshold = gc.get_threshold()
+    gc.set_threshold(5)  # and, up to 3.11, of every allocation that runs the collector.
+    gc.callbacks.append(take_turns)
     try:
         for number in itertools.count():
             left = operations - total["calls"]
@@ -733,6 +742,8 @@ def run(operations: int, seed: int, patience: float = 60.0) -> dict[str, int]:
             total["failures"] += sum(load.raised is not None for load in history.loads)
             total["invalidations"] += len(history.invalidations)
     finally:
+        gc.callbacks.remove(take_turns)
+        gc.set_threshold(*threshold)
         sys.setswitchinterval(interval)
         logger.setLevel(level)
     raise AssertionError("unreachable")

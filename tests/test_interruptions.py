@@ -1,12 +1,17 @@
-"""What may come in the middle of a call: another call on the same cache, from a key's own code."""
+"""What may come in the middle of a call: another call on the same cache, from a key's own code, or
+from whatever the collector runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from flowcache import create_cache
+from flowcache import Cache, Namespace, create_cache
 
 MANY = 9_000
 """Entries beyond which clear() cuts a namespace's entries off instead of removing them."""
@@ -106,3 +111,88 @@ def test_a_hit_that_is_put_aside_cannot_be_awaited_any_more(call: str) -> None:
             hit.throw(KeyError("plan"))
     with pytest.raises(RuntimeError, match="already awaited"):
         hit.send(None)
+
+
+# ------------------------------------------------------------------ the collector, at an allocation
+
+
+@contextmanager
+def collecting(nth: int, action: Callable[[], object]) -> Iterator[list[int]]:
+    """Run the collector at every allocation (from 3.12 on: at every call), `action` with the n-th.
+
+    Yields a list that receives the number of collections.
+    """
+    seen = [0]
+    # CPython keeps small tuples that are gone for the next ones: those are no allocations.
+    kept: list[Any] = [tuple(range(size)) for size in range(1, 9) for _ in range(2_100)]
+
+    def collected(phase: str, _: dict[str, int]) -> None:
+        if phase == "stop":
+            kept.append([Namespace for _ in range(30)])
+            kept.extend([Cache] for _ in range(30))  # More allocations than ends: on to the next.
+            return
+        seen[0] += 1
+        if seen[0] == nth:
+            action()
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(1)
+    try:
+        yield seen
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collected)
+
+
+async def awaited(what: Any) -> Any:
+    return await what
+
+
+def fail() -> Any:
+    raise LookupError
+
+
+READS: dict[str, Callable[[Namespace[Any]], object]] = {
+    "get": lambda place: place.get("key"),
+    "peek": lambda place: place.peek("key"),
+    "get_many": lambda place: place.get_many(["key"]),
+    "items": lambda place: list(place.items()),
+    "pop": lambda place: place.pop("key", None),
+    "popitem": lambda place: place.popitem() if place else None,
+    "setdefault": lambda place: place.setdefault("key", "mine"),
+    "fetch": lambda place: place.fetch("key", lambda: "mine"),
+    "fetch, ahead": lambda place: place.fetch("key", lambda: "mine", refresh_ahead=0.9),
+    "fetch_many": lambda place: place.fetch_many(["key"], lambda keys: dict.fromkeys(keys, "mine")),
+    "refresh": lambda place: place.refresh("key", lambda: "mine"),
+    "falling back": lambda place: place.refresh("key", fail, stale_if_error=9),
+    "afetch": lambda place: asyncio.run(
+        awaited(place.afetch("key", lambda: "mine", refresh_ahead=0.9))
+    ),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_the_collector_runs_within_a_read_puts_nobody_elses_value_in_its_place(
+    read: str,
+) -> None:
+    cache = create_cache(max_entries=None)
+    place, other = cache.namespace("acme"), cache.namespace("globex")
+
+    def take_over() -> None:
+        place.clear()  # Its memory is the next entry's, which is another tenant's.
+        other.set("key", "theirs")
+
+    nth, reached = 0, 1
+    while nth < min(reached, 150):
+        nth += 1
+        place.set("key", "mine", ttl=60, stale=60)
+        with collecting(nth, take_over) as seen:
+            try:
+                answer = READS[read](place)
+            except (KeyError, LookupError):
+                answer = None
+        reached = seen[0]
+        assert "theirs" not in repr(answer), f"at collection {nth} of {reached}"
+        cache.clear()
+    cache._check()

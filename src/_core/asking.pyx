@@ -165,9 +165,10 @@ cdef class Namespace(Many):
         cdef Store store = self.store
         cdef Core* core = &store.core
         cdef uint32_t hash = key_hash(self.space, key), i
-        cdef double now = store_now(store)
+        cdef double now = store_now(store), left = 0, ttl = 0, keep = 0
+        cdef bint serves = False
         cdef Entry* e
-        held = None
+        value = MISSING
         lock_acquire(&core.lock)
         try:
             space_guard(store, self.space)
@@ -175,11 +176,15 @@ cdef class Namespace(Many):
             if i != NONE:
                 e = entry_at(&core.slab, i)
                 if entry_last(e) > now:
-                    held = (<object>e.value, e.deadline - now, fabs(e.ttl), entry_keep(e),
-                            bool(signbit(e.ttl)))
+                    value = <object>e.value
+                    left = e.deadline - now
+                    ttl = fabs(e.ttl)
+                    keep = entry_keep(e)
+                    serves = signbit(e.ttl)
         finally:
             lock_release(&core.lock)
-        return held
+        # Made here: a tuple's allocation may run the collector, and with it whoever removes e.
+        return None if value is MISSING else (value, left, ttl, keep, serves)
 
     def _touch_hit(self, key, /):
         """Make what is held for the key the most recent."""

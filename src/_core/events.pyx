@@ -27,24 +27,18 @@ cdef tuple listeners_of(Store store, Space* space, Kind kind):
     return (store.name, space_path(space), wanted)
 
 
-cdef int tell(tuple targets, Kind kind, object key, object cause, object value, object error,
-              double seconds) except -1:
-    """Call the listeners. The change is complete and no lock is held."""
-    name, path, listeners = targets
-    face_dispatch(listeners, KINDS[<int>kind], path, key, cause, value, error, seconds, name)
-    return 0
-
-
 cdef int emit(Store store, Space* space, Kind kind, object key, object cause, object value,
               object error=None, double seconds=0.0) except -1:
-    """Tell whoever listens for `kind` here or above. For callers that saw the bit set."""
+    """Tell whoever listens for `kind` here or above. For callers that saw the bit set, hold the
+    namespace and have completed the change."""
     lock_acquire(&store.core.lock)
     try:
         targets = listeners_of(store, space, kind)
     finally:
         lock_release(&store.core.lock)
     if targets is not None:
-        tell(targets, kind, key, cause, value, error, seconds)
+        name, path, listeners = targets
+        face_dispatch(listeners, KINDS[<int>kind], path, key, cause, value, error, seconds, name)
     return 0
 
 

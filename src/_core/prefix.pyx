@@ -221,6 +221,19 @@ cdef inline void idle_consider(Core* core, Space* space) noexcept nogil:
         poke_u32(&core.idle_count, core.idle_count + 1)
 
 
+cdef inline void space_hold(Core* core, Space* space) noexcept:
+    """Hold the namespace as a view does: it is not forgotten."""
+    space.views += 1
+    if space.is_idle:
+        idle_unlink(core, space)
+
+
+cdef inline void space_let_go(Core* core, Space* space) noexcept:
+    space.views -= 1
+    if space.views == 0:
+        idle_consider(core, space)
+
+
 cdef inline void counters_add(Counters* into, Counters* what) noexcept nogil:
     into.hits += what.hits
     into.misses += what.misses

@@ -167,7 +167,7 @@ cdef int tags_prepare(Core* core, Space* space) except -1:
     return 0
 
 
-cdef uint32_t tag_find(Space* space, str name) except? FAULT:
+cdef uint32_t tag_find(Space* space, str name) noexcept:
     if space.tags == NULL:
         return NONE
     cdef PyObject* found = PyDict_GetItemWithError(<object>space.tags, name)
@@ -176,17 +176,21 @@ cdef uint32_t tag_find(Space* space, str name) except? FAULT:
     return <uint32_t>PyLong_AsUnsignedLong(<object>found)
 
 
-cdef uint32_t tag_intern_locked(Core* core, Space* space, str name) except? FAULT:
-    """The record of the tag, made if need be, and above it too. Runs no user code."""
+cdef uint32_t tag_intern_locked(Core* core, Space* space, str name) noexcept:
+    """The record of the tag, made if need be, and above it too; FAULT, and nothing changed, when
+    memory is out. Runs no user code: nothing is raised, for a traceback could run the collector."""
     cdef uint32_t found = tag_find(space, name), parent = NONE
     if found != NONE:
         return found
     if space.parent != NULL:
         parent = tag_intern_locked(core, space.parent, name)
+        if parent == FAULT:
+            return FAULT
     if tag_reserve(&core.tags) < 0:
         tag_release_locked(core, parent)
-        raise MemoryError()
+        return FAULT
     if dict_put_number(space.tags, name, tag_next(&core.tags)) < 0:
+        PyErr_Clear()
         tag_release_locked(core, parent)
         return FAULT
     Py_INCREF(name)                               # Tag.name owns it
@@ -379,6 +383,7 @@ cdef int store_drain(Store store) except -1:
     cdef uint32_t i
     cdef Entry* e
     cdef Cause cause
+    cdef Space* space
     cdef uint32_t where, scout, ahead
     cdef Py_ssize_t drained = 0
     error = None
@@ -411,22 +416,24 @@ cdef int store_drain(Store store) except -1:
         if core.table.count == 0 and core.limbo_first == NONE and core.slab.n_pages > 1:
             slab_trim(&core.slab)
             links_trim(&core.tags)                # records may be pinned by a call under way
-        targets = None
-        if core_hears(core, REMOVE) and where != NONE:
-            # Still counted as in limbo, so that no namespace is forgotten meanwhile.
-            try:
-                targets = listeners_of(store, core.spaces[where], REMOVE)
-            except BaseException as failure:
-                error = failure if error is None else error
         core.limbo_count -= 1
         drained += 1
+        space = NULL
+        if core_hears(core, REMOVE) and where != NONE:
+            space = core.spaces[where]
+            if space.parent == NULL and space != core.root:
+                space = NULL                      # cut off since then, when nobody listened
+            else:
+                space_hold(core, space)           # not to be forgotten before it is told
         lock_release(&core.lock)
-        if targets is not None:
+        if space != NULL:
             try:
-                tell(targets, REMOVE, key, CAUSES[<int>cause], value, None, 0.0)
+                emit(store, space, REMOVE, key, CAUSES[<int>cause], value)
             except BaseException as failure:
                 error = failure if error is None else error
-            targets = None
+            lock_acquire(&core.lock)
+            space_let_go(core, space)
+            lock_release(&core.lock)
         key = None
         value = None
     if peek_u32(&core.idle_count) > core.max_idle:
@@ -778,15 +785,14 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
             if pins != few:
                 free(pins)
             raise MemoryError()
-        try:
-            for tag in tags:
-                j = tag_intern_locked(core, space, <str>tag)
-                core.tags.records[j].total += 1
-                pins[n_tags] = j
-                n_tags += 1
-        except MemoryError:
-            store_unpin_locked(core, pins, n_tags, few)
-            raise
+        for tag in tags:
+            j = tag_intern_locked(core, space, <str>tag)
+            if j == FAULT:
+                store_unpin_locked(core, pins, n_tags, few)
+                raise MemoryError()
+            core.tags.records[j].total += 1
+            pins[n_tags] = j
+            n_tags += 1
     if (((i == NONE or over) and (table_reserve(&core.table, hash) < 0
                                   or slab_reserve(&core.slab, core.root.max_entries) < 0))
             or heap_reserve(&space.deadlines, space.deadlines.n + 1) < 0):

@@ -79,9 +79,7 @@ cdef Namespace view_new(Store store):
 cdef inline void view_attach(Namespace view, Space* space) noexcept:
     """Let a new view be of this namespace, and hold it. Lock held."""
     view.space = space
-    space.views += 1
-    if space.is_idle:
-        idle_unlink(&view.store.core, space)
+    space_hold(&view.store.core, space)
 
 
 cdef void view_dealloc(PyObject* me) noexcept:
@@ -92,9 +90,7 @@ cdef void view_dealloc(PyObject* me) noexcept:
     if space != NULL:
         core = &(<View>me).store.core
         lock_acquire(&core.lock)
-        space.views -= 1
-        if space.views == 0:
-            idle_consider(core, space)
+        space_let_go(core, space)
         lock_release(&core.lock)
         if peek_u32(&core.idle_count) > core.max_idle:
             store_trim_idle((<View>me).store, 4)

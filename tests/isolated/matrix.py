@@ -79,6 +79,10 @@ class Value:
         self.scene.visit("del")
 
 
+class Foreign:
+    """A value of another tenant, which no call of this one may return."""
+
+
 class Scene:
     """A fresh cache with a few entries, a running load's worth of guests, and one thing armed."""
 
@@ -152,9 +156,6 @@ class Scene:
             self.visit("iterable")
             yield item
 
-    def collected(self, phase: str, _: Any) -> None:
-        self.visit("collection")
-
 
 async def awaited(what: Any) -> Any:
     return await what
@@ -216,6 +217,10 @@ ACTIONS: dict[str, Callable[[Scene], Any]] = {
     "set": lambda s: s.place.set(s.key(), Value(s), tags="red"),
     "set, evicting": lambda s: [s.other.set(s.key(label), Value(s)) for label in "vwxyz"],
     "delete": lambda s: s.place.delete(s.key()),
+    "take over": lambda s: (
+        [s.place.delete(s.key(label)) for label in "abcx"],
+        [s.other.set(s.key(label), Foreign()) for label in "abc"],
+    ),
     "pop": lambda s: [s.place.pop(s.key(label), None) for label in "abcx"],
     "clear": lambda s: s.place.clear(),
     "clear, root": lambda s: s.cache.clear(),
@@ -248,8 +253,53 @@ ACTIONS: dict[str, Callable[[Scene], Any]] = {
 SLOW = {"cut off"}
 """Done only in the look-up, where alone it can make a difference."""
 
+IN_COLLECTIONS = {"take over", "grow", "clear, root", "drop views", "close"}
+"""Of the others most do to memory what one of these does."""
+
 EXPECTED = (BoomError, FlowcacheError, KeyError, TimeoutError, AttributeError)
 """AttributeError: of what an action dropped, as `None.get`."""
+
+
+HOARD: list[Any] = []
+"""What CPython would keep in store: with it taken away, all that is made has to be allocated."""
+
+MOST_COLLECTIONS = 60
+"""Of one call: the collector runs at every allocation, and that is often."""
+
+
+def hoard(count: int) -> None:
+    for _ in range(count):
+        HOARD.extend(tuple(range(size)) for size in range(1, 20))
+        HOARD.extend(([], {}))
+
+
+@contextlib.contextmanager
+def collecting(scene: Scene) -> Iterator[None]:
+    """Have the collector run at every allocation.
+
+    It runs within the allocation up to CPython 3.11; 3.12 and later wait until no C code is under
+    way.
+    """
+
+    def collected(phase: str, _: Any) -> None:
+        if phase == "start":
+            scene.visit("collection")
+        else:
+            # So many more allocations than ends: the next one runs the collector again.
+            scene.callbacks.extend([Foreign() for _ in range(30)])
+
+    threshold = gc.get_threshold()
+    gc.disable()
+    hoard(20)
+    gc.collect(0)
+    gc.callbacks.append(collected)
+    gc.set_threshold(1)
+    gc.enable()
+    try:
+        yield
+    finally:
+        gc.callbacks.clear()
+        gc.set_threshold(*threshold)
 
 
 def do_nothing(scene: Scene) -> None:
@@ -270,10 +320,20 @@ def elsewhere(call: Callable[[], Any]) -> None:
     thread.join(10)
 
 
+def check_own(result: Any) -> None:
+    """See that nothing in what a call returned is another tenant's."""
+    assert not isinstance(result, Foreign), "another tenant's value"
+    if isinstance(result, dict):
+        result = list(result.items())
+    if isinstance(result, (tuple, list)):
+        for part in result:
+            check_own(part)
+
+
 def perform(call: Callable[[Scene], Any], scene: Scene, unraisable: list[Any]) -> None:
     """Make the call, check the cache, drop all and see that nothing is left."""
     with contextlib.suppress(*EXPECTED):
-        call(scene)
+        check_own(call(scene))
     scene.armed = None
     cache = scene.cache
     if cache is not None:
@@ -292,30 +352,31 @@ def perform(call: Callable[[Scene], Any], scene: Scene, unraisable: list[Any]) -
 
 
 def run(
-    most: int, seconds: float, *, with_stale: bool, every: int
+    most: int, seconds: float, *, with_stale: bool, every: int, part: str = ""
 ) -> tuple[int, set[tuple[str, str]]]:
     """Run all cases up to the n-th visit of each guest; how many, and which places were met."""
     cases, met = 0, set()
     unraisable: list[Any] = []
+    hoard(2_100)
     gc.freeze()  # The collections after each case are to see what the case left, and no module.
     sys.unraisablehook = lambda report: unraisable.append(report.exc_value)
-    threshold = gc.get_threshold()
     for name, call in CALLS.items():
+        if part not in name:
+            continue
         for stale in (False, True)[: 1 + with_stale]:
             scene = Scene(stale=stale)
             rehearsal = scene.visits
-            gc.callbacks.append(scene.collected)
-            gc.set_threshold(1)
-            with contextlib.suppress(KeyError):
+            with contextlib.suppress(KeyError), collecting(scene):
                 call(scene)
-            gc.callbacks.remove(scene.collected)
-            gc.set_threshold(*threshold)
             perform(do_nothing, scene, unraisable)
             for place, asked in rehearsal.items():
                 met.add((name, place))
-                for nth in range(1, min(asked, most) + 1):
+                often = MOST_COLLECTIONS if place == "collection" else most
+                for nth in range(1, min(asked, often) + 1):
                     for what, action in ACTIONS.items():
                         if what in SLOW and (nth > 1 or stale or place not in ("eq", "hash")):
+                            continue
+                        if place == "collection" and what not in IN_COLLECTIONS:
                             continue
                         cases += 1
                         if cases % every:
@@ -325,13 +386,14 @@ def run(
                         scene.armed = (place, nth, action)
                         try:
                             if place == "collection":
-                                gc.callbacks.append(scene.collected)
-                                gc.set_threshold(1)
-                            try:
+                                result = None
+                                with contextlib.suppress(*EXPECTED), collecting(scene):
+                                    result = call(scene)
+                                check_own(result)
+                                result = None
+                                perform(do_nothing, scene, unraisable)
+                            else:
                                 perform(call, scene, unraisable)
-                            finally:
-                                gc.set_threshold(*threshold)
-                                gc.callbacks.clear()
                         except BaseException:
                             print(f"FAULT: {name}: {place} {nth} {what}, stale={stale}")
                             raise
@@ -344,11 +406,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--visits", type=int, default=2, help="of each guest in each call (2)")
     parser.add_argument("--stale", action="store_true", help="with stale entries as well")
+    parser.add_argument("--calls", default="", help="only those whose name has this in it")
     parser.add_argument("--every", type=int, default=1, help="take each n-th case only (1)")
     options = parser.parse_args()
     faulthandler.enable()
     logging.getLogger("flowcache").setLevel(logging.CRITICAL)
-    cases, met = run(options.visits, 60, with_stale=options.stale, every=options.every)
+    cases, met = run(
+        options.visits, 60, with_stale=options.stale, every=options.every, part=options.calls
+    )
     print(f"{cases:,} cases: {len(CALLS)} calls, {len(met)} places in them, {len(ACTIONS)} actions")
     return 0
 
