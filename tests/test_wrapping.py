@@ -950,8 +950,9 @@ def test_the_wrapper_bears_what_the_function_bears(ns: Namespace[Any]) -> None:
     wrapped: Any = ns.wrap(function)
     for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
         assert getattr(wrapped, name) == getattr(function, name)
-    # From 3.14 on those of a class would hide them.
-    assert not any("__annotations__" in vars(kind) for kind in type(wrapped).__mro__)
+    # From 3.14 on those of a class would hide them. (One that was asked for its own may have an
+    # empty dict of them on earlier versions.)
+    assert not any(vars(kind).get("__annotations__") for kind in type(wrapped).__mro__)
     assert wrapped.__wrapped__ is function
     assert wrapped.colour == "red"
     assert wrapped.invalidate(1) is False
