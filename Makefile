@@ -12,7 +12,7 @@ TEST := $(PYTHON) scripts/test.py
 
 help:
 	@echo "make demo    a dashboard for several tenants over real HTTP (ARGS=--serve leaves it up)"
-	@echo "make test    the suite on each Python of 3.11 to 3.13 that is found"
+	@echo "make test    the suite on each Python of 3.11 to 3.15, and on 3.13t, that is found"
 	@echo "make lint    ruff, mypy, cython-lint, codespell"
 	@echo "make format  write the code as ruff formats it"
 	@echo "make bench   the benchmarks, with results, plots and the README's table (ARGS=--quick: rough)"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-VERSIONS = ("3.11", "3.12", "3.13")
+VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.15", "3.13t")
 
 # To be of use, an interpreter must have its headers and be able to make virtual environments.
 # A build without the GIL is a version of its own: "3.13t".
@@ -47,10 +47,12 @@ def candidates(version: str) -> Iterator[str]:
         if path is not None:
             yield path
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    number = version.rstrip("t")
+    free_threaded = version[len(number) :]
     releases = [
         (int(match[1]), folder)
-        for folder in root.glob(f"versions/{version}.*")
-        if (match := re.fullmatch(r"\d+\.\d+\.(\d+)", folder.name))
+        for folder in root.glob(f"versions/{number}.*{free_threaded}")
+        if (match := re.fullmatch(rf"\d+\.\d+\.(\d+){free_threaded}", folder.name))
     ]
     for _, release in sorted(releases, reverse=True):
         yield str(release / "bin" / "python")
