@@ -31,6 +31,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads an allocator, as Linux can")
+@pytest.mark.skipif(support.ADDRESS_SANITIZED, reason="AddressSanitizer's allocator is the first")
 @pytest.mark.skipif(
     sys.version_info >= (3, 12),
     reason="CPython 3.12 and 3.13 crash by themselves where a generator expression has no memory",

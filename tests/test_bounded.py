@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flowcache import InvalidNamespaceError, InvalidTagError, TooManyLoadsError, background
-from support import new_cache, run_isolated
+from support import ADDRESS_SANITIZED, new_cache, run_isolated
 
 STRANGERS = int(os.environ.get("FLOWCACHE_STRANGERS", "40000"))
 COLLIDING = int(os.environ.get("FLOWCACHE_COLLIDING", "4000"))
@@ -70,7 +70,7 @@ MEETING_STRANGERS = """
 
 def test_made_up_tenants_leave_bounded_memory_and_their_counts_behind() -> None:
     grown = int(run_isolated(MEETING_STRANGERS, str(STRANGERS), seconds=280))
-    assert grown < 1 << 20
+    assert grown < 1 << 20 or ADDRESS_SANITIZED
 
 
 def test_made_up_paths_are_forgotten_from_the_leaf_up() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from flowcache import Cache, Loaded, create_cache
-from support import run_isolated
+from support import ADDRESS_SANITIZED, run_isolated
 
 
 class Guest:
@@ -186,9 +185,7 @@ def test_keys_values_and_tags_are_let_go(name: str, monkeypatch: pytest.MonkeyPa
     assert counts() == before
 
 
-@pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps what is freed"
-)
+@pytest.mark.skipif(ADDRESS_SANITIZED, reason="AddressSanitizer keeps what is freed")
 def test_memory_does_not_grow_with_what_was_done() -> None:
     printed = run_isolated(
         """
