@@ -3,10 +3,10 @@
     make valgrind ARGS="tests/test_expiry.py -k heap"
 
 Every block comes from malloc, so that one read past its end or after its release is seen. CPython's
-own blocks are written once when they are made, by its debug hooks: it looks at an int's first digit
-before it knows that there is one, and memcheck would follow that look into everything after it. The
-core's structures bypass these hooks and stay under watch. Leaks are for `tests/isolated`: at its end
-an interpreter leaves much behind on purpose.
+own blocks are written once when they are made, by its debug hooks: it looks at an int's first
+digit before it knows that there is one, and memcheck would follow that look into everything after
+it. The core's structures bypass these hooks and stay under watch. Leaks are for `tests/isolated`:
+at its end an interpreter leaves much behind on purpose.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pathlib import Path
 SUPPRESSIONS = Path(__file__).with_name("valgrind.supp")
 # What works the core in this process, for children are not watched; a test takes some thirty times as
 # long as without.
-CONCERNS = "expiry interruptions reentrancy collector tags lru mapping keyed namespaces events model"
+CONCERNS = (
+    "expiry interruptions reentrancy collector tags lru mapping keyed namespaces events model"
+)
 TESTS = [f"tests/test_{concern}.py" for concern in CONCERNS.split()]
 EXAMPLES = {"FLOWCACHE_EXAMPLES": "6"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flowcache import Cache, Namespace, create_cache
+from flowcache import Namespace, create_cache
 
 MANY = 9_000
 """Entries beyond which clear() cuts a namespace's entries off instead of removing them."""
@@ -116,6 +116,10 @@ def test_a_hit_that_is_put_aside_cannot_be_awaited_any_more(call: str) -> None:
 # ------------------------------------------------------------------ the collector, at an allocation
 
 
+class Kept:
+    """Something that the collector has to see."""
+
+
 @contextmanager
 def collecting(nth: int, action: Callable[[], object]) -> Iterator[list[int]]:
     """Run the collector at every allocation (from 3.12 on: at every call), `action` with the n-th.
@@ -123,19 +127,18 @@ def collecting(nth: int, action: Callable[[], object]) -> Iterator[list[int]]:
     Yields a list that receives the number of collections.
     """
     seen = [0]
-    # CPython keeps small tuples that are gone for the next ones: those are no allocations.
-    kept: list[Any] = [tuple(range(size)) for size in range(1, 9) for _ in range(2_100)]
+    kept: list[Any] = []
 
     def collected(phase: str, _: dict[str, int]) -> None:
         if phase == "stop":
-            kept.append([Namespace for _ in range(30)])
-            kept.extend([Cache] for _ in range(30))  # More allocations than ends: on to the next.
+            kept.extend(Kept() for _ in range(30))  # More allocations than ends: on to the next.
             return
         seen[0] += 1
         if seen[0] == nth:
             action()
 
     threshold = gc.get_threshold()
+    gc.collect()  # CPython keeps tuples that are gone for the next ones: now it keeps none.
     gc.callbacks.append(collected)
     gc.set_threshold(1)
     try:
