@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 SUPPRESSIONS = Path(__file__).with_name("valgrind.supp")
-# What works the core in this process, for children are not watched; a test takes some thirty times as
-# long as without.
+# What works the core in this process, for children are not watched; a test takes some thirty times
+# as long as without.
 CONCERNS = (
     "expiry interruptions reentrancy collector tags lru mapping keyed namespaces events model"
 )
