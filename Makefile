@@ -66,7 +66,7 @@ fuzz:
 
 coverage: export FLOWCACHE_COVERAGE = 1
 coverage:
-	@$(RUN) test demo coverage -- scripts/measure_coverage.py $(ARGS)
+	@$(RUN) test demo replay coverage -- scripts/measure_coverage.py $(ARGS)
 
 wheel:
 	@$(RUN) --no-build test -- -m build $(ARGS)

@@ -4,7 +4,7 @@ Switches, read from the environment:
 
     FLOWCACHE_DEBUG=1             symbols, and no optimisation
     FLOWCACHE_SANITIZE=address    or `undefined` or `thread`: gcc's or clang's sanitizer
-    FLOWCACHE_COVERAGE=1          Cython's line tracing
+    FLOWCACHE_COVERAGE=1          counts which lines run, for gcov
 """
 
 import os
@@ -22,8 +22,6 @@ SANITIZERS = ("address", "undefined", "thread")
 SYMBOLS = ("-g", "-fno-omit-frame-pointer")
 # An error for gcc 14 and clang 16, so for older ones too: what one refuses, all refuse.
 STRICT = "-Werror=incompatible-pointer-types"
-# Both: without the second, what runs without the GIL would not be counted.
-TRACING = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
 if SANITIZER and SANITIZER not in SANITIZERS:
     sys.exit(f"FLOWCACHE_SANITIZE is {SANITIZER!r}; accepted: {', '.join(SANITIZERS)}")
@@ -41,20 +39,22 @@ class BuildCore(build_ext):
             extension.extra_compile_args += compile_flags(msvc=msvc)
             if SANITIZER:
                 extension.extra_link_args.append(f"-fsanitize={SANITIZER}")
+            if COVERAGE:
+                extension.extra_link_args.append("--coverage")
         super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
         """Translate to C, outside the source tree, and compile."""
         from Cython.Build import cythonize  # noqa: PLC0415 - an sdist needs none
 
-        # Interpreters that share a checkout must not write each other's C.
-        # What measures coverage looks for the C beside its source.
-        folder = None if COVERAGE else str(Path(self.build_temp, "cython"))
+        # Interpreters that share a checkout must not write each other's C. The compiler counts the
+        # lines of the sources if the C names them. Cython's own tracing would run Python code and
+        # make objects in the middle of the core's work, where no thread and no collection may come.
         (translated,) = cythonize(
             [ext],
-            build_dir=folder,
+            build_dir=str(Path(self.build_temp, "cython")),
             include_path=["src"],
-            compiler_directives={"linetrace": True} if COVERAGE else {},
+            emit_linenums=COVERAGE,
             language_level=3,
         )
         ext.sources = translated.sources
@@ -68,7 +68,9 @@ def compile_flags(*, msvc: bool) -> list[str]:
     if SANITIZER:
         # Every finding ends the process: a report that scrolls by is not seen.
         return [f"-fsanitize={SANITIZER}", "-fno-sanitize-recover=all", *SYMBOLS, "-O1", STRICT]
-    if DEBUG or COVERAGE:
+    if COVERAGE:
+        return ["--coverage", *SYMBOLS, "-O0", STRICT]
+    if DEBUG:
         return [*SYMBOLS, "-O0", STRICT]
     return ["-O3", STRICT]
 
@@ -81,7 +83,6 @@ setup(
             sources=["src/_core.pyx"],
             depends=sorted(str(room.as_posix()) for room in Path("src/_core").glob("*.p*")),
             include_dirs=["src"],
-            define_macros=TRACING if COVERAGE else [],
         )
     ],
 )
