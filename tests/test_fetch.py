@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from flowcache import (
     TooManyLoadsError,
     create_cache,
 )
+from flowcache.rings import current_load
 from loading_support import assert_nothing_left
 from support import new_cache
 
@@ -621,6 +623,20 @@ def test_a_context_that_outlives_its_load_keeps_nothing_of_it_alive() -> None:
     asyncio.run(main())
 
 
+def test_a_partial_is_asked_as_what_it_is_a_partial_of() -> None:
+    cache, _ = new_cache()
+
+    async def later(value: str) -> str:
+        return value
+
+    async def main() -> None:
+        assert await cache.fetch("async", partial(partial(later), "a")) == "a"
+
+    asyncio.run(main())
+    assert cache.fetch("plain", partial(str, "p")) == "p"
+    assert dict(cache) == {"async": "a", "plain": "p"}
+
+
 # Fences, within one thread
 
 
@@ -694,6 +710,40 @@ def test_an_invalidation_beside_or_below_does_not_count(fence: str) -> None:
 
     assert place.fetch("k", load, tags=("t", "v")) == "loaded"
     assert "k" in place
+
+
+def test_counting_on_counts_as_a_write() -> None:
+    cache, _ = new_cache()
+    cache.set("n", 1)
+
+    def load() -> int:
+        assert cache.incr("n") == 2
+        return 100
+
+    assert cache.refresh("n", load) == 100
+    assert cache.peek("n") == 2
+
+
+@pytest.mark.parametrize("listened", [False, True])
+def test_the_end_of_a_cache_fences_every_load_in_it(listened: bool) -> None:
+    cache, _ = new_cache()
+    if listened:
+        cache.subscribe(lambda event: None, kinds="remove")
+    loads = []
+
+    def load() -> str:
+        running = current_load()
+        assert running is not None and not running.fenced
+        loads.append(running)
+        if len(loads) == 3:
+            cache.close()
+        else:
+            cache.namespace(*"ab"[: len(loads)]).fetch("k", load)
+        return "loaded"
+
+    with suppress(CacheClosedError):
+        cache.fetch("k", load)
+    assert [running.fenced for running in loads] == [True, True, True]
 
 
 def test_tags_known_only_at_the_end_are_fenced_too() -> None:

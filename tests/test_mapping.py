@@ -132,6 +132,17 @@ def test_setdefault(ns: Namespace[Any], clock: VirtualClock) -> None:
     assert ns.setdefault("a", 5) == 5
 
 
+def test_setdefault_returns_what_was_stored_while_the_default_was_weighed() -> None:
+    def weigh(key: Any, value: Any) -> int:
+        if value == "default":
+            cache.set(key, "sooner")
+        return 1
+
+    cache, _ = new_cache(weigher=weigh)
+    assert cache.setdefault("k", "default") == "sooner"
+    assert cache.peek("k") == "sooner"
+
+
 def test_setdefault_returns_the_default_that_a_full_cache_cannot_keep() -> None:
     cache, _ = new_cache(max_entries=2)
     cache.namespace("full", reserved=2).update(x=1, y=2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flowcache import create_cache
 from support import new_cache
 
 
@@ -30,6 +31,37 @@ def test_a_tag_given_twice_is_borne_once() -> None:
     assert cache._tagged("t") == 1
     assert cache.invalidate_tags(["t", "t"]) == 1
     cache._check()
+
+
+CRM, API, WEB = "crm", "api", "web"
+SETS: list[tuple[str, ...]] = [
+    (CRM,),
+    (CRM, API),
+    (API, CRM),
+    (CRM, API, WEB),
+    (CRM, CRM),
+    (API,),
+    (),
+]
+
+
+@pytest.mark.parametrize("later", SETS)
+@pytest.mark.parametrize("sooner", SETS)
+def test_what_replaces_a_value_bears_its_own_tags_alone(
+    sooner: tuple[str, ...], later: tuple[str, ...]
+) -> None:
+    cache = create_cache()  # With a clock of its own a store takes no short cut.
+    ns = cache.namespace("tenant")
+    ns.set("k", 1, tags=sooner)
+    equal = tuple("".join(list(tag)) for tag in later)
+    assert all(one is not other for one, other in zip(equal, later, strict=True))
+    for tags in (later, equal, list(later), later[0] if len(later) == 1 else later):
+        ns.set("k", 2, tags=tags)
+        cache._check()
+        assert {tag for tag in (CRM, API, WEB) if cache._tagged(tag)} == set(later)
+    for tag in {CRM, API, WEB} - set(later):
+        assert ns.invalidate_tag(tag) == 0
+    assert ns.invalidate_tags(later) == (1 if later else 0)
 
 
 def test_any_and_all() -> None:
