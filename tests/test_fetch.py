@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import types
 import warnings
 import weakref
 from collections.abc import Callable
@@ -635,6 +636,41 @@ def test_a_partial_is_asked_as_what_it_is_a_partial_of() -> None:
     asyncio.run(main())
     assert cache.fetch("plain", partial(str, "p")) == "p"
     assert dict(cache) == {"async": "a", "plain": "p"}
+
+
+def test_a_generator_is_a_value_unless_it_is_a_coroutine() -> None:
+    cache, _ = new_cache()
+    plain = (number for number in ())
+
+    @types.coroutine
+    def old() -> Any:
+        yield
+
+    assert cache.fetch("plain", lambda: plain) is plain
+    with pytest.raises(TypeError, match="returned an awaitable"):
+        cache.fetch("old", old)
+    assert_nothing_left(cache)
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
+def test_what_a_mapping_or_a_weigher_raises_ends_the_load(kind: type[BaseException]) -> None:
+    def weigh(key: Any, value: Any) -> int:
+        if value == "heavy":
+            raise kind("weighing")
+        return 1
+
+    class Odd(dict[str, str]):
+        def __getitem__(self, key: str) -> str:
+            raise kind("looking")
+
+    cache, _ = new_cache(weigher=weigh)
+    with pytest.raises(kind, match="looking"):
+        cache.fetch_many(["a", "b"], lambda missing: Odd.fromkeys(missing, "light"))
+    assert_nothing_left(cache)
+    with pytest.raises(kind, match="weighing"):
+        cache.fetch("a", lambda: "heavy")
+    assert_nothing_left(cache)
+    assert list(cache) == []
 
 
 # Fences, within one thread

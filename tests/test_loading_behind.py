@@ -42,6 +42,20 @@ def stale_cache(**settings: Any) -> tuple[Cache[Any], VirtualClock]:
     return cache, clock
 
 
+def test_a_load_that_nobody_can_run_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(job: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    cache, _ = stale_cache()
+    monkeypatch.setattr(background, "submit", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        cache.fetch("k", never, stale=True)
+    assert_nothing_left(cache)
+    monkeypatch.undo()
+    assert cache.fetch("k", lambda: "new", stale=True) == "old"
+    wait_until(lambda: cache.peek("k") == "new")
+
+
 @pytest.fixture(params=["thread", "task"])
 def ask(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """One call, by `fetch` or by `afetch`, on a loop that lives as long as the test."""

@@ -448,6 +448,24 @@ def test_wait_for_timeout_and_task_groups(run: Run) -> None:
     assert_nothing_left(cache)
 
 
+def test_a_load_for_which_there_is_no_task_is_given_up() -> None:
+    cache, _ = new_cache()
+
+    def refuse(loop: Any, coroutine: Any, **named: Any) -> Any:
+        raise RuntimeError("no more tasks")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(refuse)
+        with pytest.raises(RuntimeError, match="no more tasks"):
+            await cache.afetch("k", AsyncGate())
+        loop.set_task_factory(None)
+        assert await cache.afetch("k", lambda: "loaded") == "loaded"
+
+    asyncio.run(main())
+    assert_nothing_left(cache)
+
+
 async def as_coroutine(awaitable: Any) -> Any:
     return await awaitable
 

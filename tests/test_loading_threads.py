@@ -43,6 +43,52 @@ def joined(namespace: Namespace[Any]) -> int:
     return namespace.stats().coalesced
 
 
+def test_a_load_for_which_there_is_no_thread_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    cache, _ = new_cache()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            cache.fetch("k", never, timeout=5)
+    assert_nothing_left(cache)
+    assert cache.fetch("k", lambda: "loaded", timeout=5) == "loaded"
+
+
+def test_the_last_to_give_up_cancels_the_task_that_loads_on_another_loop() -> None:
+    cache = create_cache()
+    led: list[asyncio.Task[Any]] = []
+    gates: list[AsyncGate] = []
+
+    async def lead() -> None:
+        gates.append(AsyncGate())
+        led.append(asyncio.create_task(cache.afetch("k", gates[0])))
+        await gates[0].begun.wait()
+
+    async def cancel() -> None:
+        led[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await led[0]
+
+    async def main() -> None:
+        last = asyncio.create_task(cache.afetch("k", never))
+        await until(lambda: joined(cache) == 1)
+        await asyncio.to_thread(other.call(cancel()).result)
+        await asyncio.sleep(0.01)
+        assert gates[0].cancelled == 0, "somebody still waits"
+        last.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await last
+        await until(lambda: gates[0].cancelled)
+
+    with loop_thread() as other:
+        other.call(lead()).result()
+        asyncio.run(main())
+        wait_until(lambda: cache.stats().pending == 0)
+    assert_nothing_left(cache)
+
+
 # One load
 
 

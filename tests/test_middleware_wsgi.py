@@ -128,6 +128,25 @@ def test_a_response_is_iterated_and_closed_for_its_tenant() -> None:
     assert seen == [("iter", "acme"), ("part", "acme"), ("part", "acme"), ("close", "acme")]
 
 
+def test_a_response_that_cannot_be_closed_need_not_be() -> None:
+    def application(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("content-type", "application/json")])
+        return iter([b'{"a": 1}'])
+
+    guarded = TenantMiddleware(application, header="X-Tenant-ID")
+    assert ask(guarded, HTTP_X_TENANT_ID="acme") == (200, {"a": 1})
+
+
+def test_a_future_for_an_answer_is_refused_too() -> None:
+    class Later:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    guarded = TenantMiddleware(echo, tenant_of=lambda environ: Later())
+    with pytest.raises(TypeError, match="tenant_of: returned an awaitable"):
+        ask(guarded)
+
+
 def test_a_request_inside_another_s_context_leaves_it_alone() -> None:
     guarded = TenantMiddleware(echo, header="X-Tenant-ID")
     with tenant("outer"):

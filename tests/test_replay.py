@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import random
+import re
 import subprocess
 import sys
 from array import array
@@ -21,6 +22,7 @@ from flowcache.replay import extras
 from flowcache.replay.cli import BAD_TRACE, BAD_USAGE, INTERRUPTED, OK, main
 from flowcache.replay.optimum import next_reads, optimum_hits
 from flowcache.replay.reading import TWITTER, Layout, TraceError, read_trace
+from flowcache.replay.report import amount
 from flowcache.replay.simulate import Settings, replay
 from flowcache.replay.trace import ADD, DELETE, READ, REPLACE, SET, Trace, TraceBuilder
 
@@ -384,6 +386,11 @@ class TestReading:
         with pytest.raises(TraceError, match=r"log\.csv: holds no request"):
             read_trace(write(text), Layout(), skip_bad=True)
 
+    def test_a_header_that_is_no_csv(self, write: Callable[..., str]) -> None:
+        path = write("key," + "x" * 200_000 + "\n")
+        with pytest.raises(TraceError, match="line 1: field larger than field limit"):
+            read_trace(path, Layout())
+
     def test_progress_ends_at_the_size_of_the_file(self, write: Callable[..., str]) -> None:
         told: list[int] = []
         path = write("key\n" + "".join(f"{at}\n" for at in range(30_000)))
@@ -417,6 +424,79 @@ class TestCommandLine:
         assert "optimum" in output
         assert "worst tenant" in output
         assert "by tenant (1 of 2)" in output
+
+    def test_what_a_table_says_of_tenants_that_are_left_out_and_values_refused(
+        self, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        lines = [f"{10 - at},{at % 4},tenant{at % 4},{900 * (at % 4) + 100}\n" for at in range(8)]
+        path = write("time,key,tenant,size\n" + "".join(lines))
+        assert main([path, "--max-weight", "2k", "--top", "1"]) == OK
+        output = capsys.readouterr().out
+        assert "A cache of 2.0 kB" in output
+        assert "3 others" in output
+        assert "7 requests are older than the one before them" in output
+        assert "2 values were heavier than a limit and not stored" in output
+
+    def test_sizes_of_a_log_of_nothing_but_keys(
+        self, write: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        path = write("key\n" + "".join(f"{key}\n" for key in skewed_keys(3)))
+        assert main([path, "--sizes", "10,100", "--no-optimum"]) == OK
+        output = capsys.readouterr().out
+        assert "Hit ratio against size" in output
+        assert "worst tenant" not in output
+        assert "peak data" not in output
+        assert "by tenant" not in output
+        pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `replay`")
+        plot = tmp_path / "curve.svg"
+        run_json(capsys, path, "--sizes", "10,100", "--no-optimum", "--plot", str(plot))
+        drawn = plot.read_text(encoding="utf-8")
+        assert "flowcache" in drawn
+        assert "optimum (Belady)" not in drawn
+        assert "worst tenant" not in drawn
+
+    def test_presets(self, write: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+        keys = array("i", [1, 2, 1])
+        if sys.byteorder == "little":
+            keys.byteswap()
+        report = run_json(capsys, write(keys.tobytes(), "keys.bin"), "--preset", "int32be")
+        assert (report["requests"], report["runs"][0]["total"]["hits"]) == (3, 1)
+        path = write("0,k,1,10,5,get,0\n1,k,1,10,5,get,0\n", "cluster.csv")
+        report = run_json(capsys, path, "--preset", "twitter")
+        assert (report["requests"], report["runs"][0]["total"]["hits"]) == (2, 1)
+
+    def test_options_that_have_no_effect_are_mentioned(
+        self, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([write("key,ttl\na,5\n"), "--json", "--no-fill"]) == OK
+        said = capsys.readouterr().err
+        assert "a column of TTLs but none of times: nothing expires" in said
+        assert "with --no-fill nothing is ever stored" in said
+
+    def test_a_terminal_has_a_width_and_gets_bars(
+        self, log: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "90")
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        assert main([log, "--sizes", "50"]) == OK
+        captured = capsys.readouterr()
+        assert "read log.csv" in captured.err
+        assert "optimum 50" in captured.err
+        assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", captured.out).splitlines())) <= 90
+        assert main([log, "--sizes", "50", "--quiet"]) == OK
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize(
+        ("count", "words"),
+        [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2.5e9, "2.5 GB"), (5e15, "5000.0 TB")],
+    )
+    def test_amounts(self, count: float, words: str) -> None:
+        assert amount(count) == words
 
     def test_sizes_in_json(self, log: str, capsys: pytest.CaptureFixture[str]) -> None:
         report = run_json(capsys, log, "--sizes", "10,10%,50%")
@@ -489,6 +569,7 @@ class TestCommandLine:
             (["--max-weight", "12X"], "not a number of bytes"),
             (["--max-weight", "infk"], "not a number of bytes"),
             (["--default-ttl", "0"], "not a number of seconds above 0"),
+            (["--default-ttl", "never"], "not a number of seconds above 0"),
             (["--default-ttl", "nan"], "not a number of seconds above 0"),
             (["--per-tenant", "max=5"], "is not one of max_entries="),
             (["--per-tenant", "reserved=x"], "not a number"),
