@@ -646,9 +646,12 @@ def test_a_generator_is_a_value_unless_it_is_a_coroutine() -> None:
     def old() -> Any:
         yield
 
+    def hidden() -> Any:
+        return old()
+
     assert cache.fetch("plain", lambda: plain) is plain
     with pytest.raises(TypeError, match="returned an awaitable"):
-        cache.fetch("old", old)
+        cache.fetch("old", hidden)
     assert_nothing_left(cache)
 
 
