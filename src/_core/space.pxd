@@ -23,6 +23,7 @@ cdef struct Space:
     uint32_t own_stale            # those of them past their deadline
     uint32_t views                # live Namespace objects, and listeners
     bint expires                  # an entry with an end to its TTL has been here
+    bint is_idle
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
 
@@ -63,7 +64,6 @@ cdef struct Space:
     Heap by_entries               # children by -entries / share
     Heap by_weight                # children by -weight / share; only with a weigher
 
-    bint is_idle
     Space* idle_newer
     Space* idle_older
 
