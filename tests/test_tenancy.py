@@ -183,6 +183,21 @@ def test_strict_mode_and_the_current_tenant_go_together() -> None:
     assert crm.namespace("tenant:acme").get("k") == 1
 
 
+def test_a_function_that_is_wrapped_asks_for_the_tenant_at_each_call() -> None:
+    cache, _ = new_cache()
+
+    def who() -> str:
+        return current_tenant.get()
+
+    wrapped = cache.for_current_tenant().wrap(who)
+    with pytest.raises(TenantNotSetError):
+        wrapped()
+    for name in ("acme", "beta"):
+        with tenant(name):
+            assert wrapped() == name
+            assert len(cache.namespace(f"tenant:{name}")) == 1
+
+
 def test_a_function_cached_at_import_asks_for_the_tenant_at_each_call() -> None:
     cache, _ = new_cache()
     mine = cache.for_current_tenant()

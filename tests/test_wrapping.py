@@ -131,6 +131,13 @@ def test_calls_that_differ_have_results_of_their_own(ns: Namespace[Any]) -> None
     assert len({wrapped.cache_key(*args, **kwargs) for args, kwargs in different}) == len(different)
 
 
+def test_a_key_that_is_shown_tells_its_parts(ns: Namespace[Any]) -> None:
+    wrapped = ns.wrap(lambda *args, **kwargs: None, typed=True)
+    wrapped(1, b=2)
+    [key] = ns
+    assert "<keywords>" in repr(key) and "<types>" in repr(key)
+
+
 def test_the_order_of_keywords_makes_no_difference(ns: Namespace[Any]) -> None:
     calls, function = counting()
     wrapped = ns.wrap(function)

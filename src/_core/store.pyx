@@ -688,8 +688,10 @@ cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* va
     cdef Terms terms
     cdef double now, bound
     cdef bint done = False
-    if (not is_str(key) or str_hash(key) == -1 or store.clock is not None or core.slab.weighs
-            or not ttl > 0 or (core.require_namespace and space.parent == NULL)):
+    # The weigher, and not whether the slab weighs: that is written again when the cache is closed.
+    if (not is_str(key) or str_hash(key) == -1 or store.clock is not None
+            or store.weigher is not None or not ttl > 0
+            or (core.require_namespace and space.parent == NULL)):
         return False
     hash = hash_mix(space, str_hash(key))
     lock_acquire(&core.lock)

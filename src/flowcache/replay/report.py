@@ -171,8 +171,6 @@ def print_memory(console: Any, trace: Trace, run: Run) -> None:
             style="yellow",
             highlight=False,
         )
-    if run.optimum is not None:
-        console.print(f"The optimum (Belady) hits {percent(run.optimum)}.", highlight=False)
 
 
 def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
