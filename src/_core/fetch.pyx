@@ -572,18 +572,16 @@ cdef object namespace_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, Py
 cdef object view_namespace(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
     cdef Namespace above = <Namespace>me
     cdef Core* core = &above.store.core
-    cdef PyObject* found
+    cdef Space* found
     cdef Namespace view
     if nargs == 1 and names == NULL and is_str(args[0]) and not core_is_closed(core):
         view = view_new(above.store)
         lock_acquire(&core.lock)
-        try:
-            found = PyDict_GetItemWithError(<object>above.space.children, <object>args[0])
-            if found != NULL:
-                view_attach(view, core.spaces[PyLong_AsUnsignedLong(<object>found)])
-        finally:
-            lock_release(&core.lock)
-        if view.space != NULL:
+        found = space_child(above.space, args[0])
+        if found != NULL:
+            view_attach(view, found)
+        lock_release(&core.lock)
+        if found != NULL:
             return view
     make = Namespace._namespace
     return pass_on(<PyObject*>make, me, args, nargs, names)

@@ -1,20 +1,22 @@
 # Interned namespace paths: the tree, its limits and counts, and who gives way.
 #
-# Nothing here runs a user's code. Dictionaries hold exact str keys and int values; what a forgotten
+# Nothing here runs a user's code. Dictionaries hold exact str keys and int values, those of children
+# the addresses of their structs, which stay as long as the namespaces do; what a forgotten
 # namespace owned is dropped by the caller, once the tree is whole.
 
 cdef extern from *:
     """
     /* -1, with the exception set: no handler, whose traceback could run the collector. */
-    static int flowcache_dict_put_number(PyObject *dict, PyObject *name, unsigned long number) {
-        PyObject *value = PyLong_FromUnsignedLong(number);
+    static int flowcache_dict_put_number(PyObject *dict, PyObject *name, size_t number) {
+        PyObject *value = PyLong_FromSize_t(number);
         int failed = value == NULL ? -1 : PyDict_SetItem(dict, name, value);
         Py_XDECREF(value);
         return failed;
     }
     """
     int dict_put_number "flowcache_dict_put_number"(PyObject* dict, object name,
-                                                    unsigned long number) noexcept
+                                                    size_t number) noexcept
+    size_t PyLong_AsSize_t(PyObject* number) noexcept
 
 cdef enum:
     DEEPEST = 64                  # names in a path: recursion follows the tree
@@ -330,7 +332,7 @@ cdef Space* space_new(Core* core, Space* parent, object name, dict children) exc
     space = <Space*>calloc(1, sizeof(Space))
     if space == NULL:
         raise MemoryError()
-    if parent != NULL and dict_put_number(parent.children, name, space_next_id(core)) < 0:
+    if parent != NULL and dict_put_number(parent.children, name, <size_t>space) < 0:
         free(space)
         return NULL
     space_take_id(core, space)
@@ -364,6 +366,12 @@ cdef Space* space_new(Core* core, Space* parent, object name, dict children) exc
         if parent.is_idle:
             idle_unlink(core, parent)
     return space
+
+
+cdef inline Space* space_child(Space* space, PyObject* name) noexcept:
+    """The namespace of this name, an exact str, right below; NULL if there is none."""
+    cdef PyObject* found = PyDict_GetItemWithError(<object>space.children, <object>name)
+    return NULL if found == NULL else <Space*>PyLong_AsSize_t(found)
 
 
 cdef void space_forget(Core* core, Space* space) noexcept:

@@ -127,11 +127,6 @@ cdef int64_t space_cut_off_locked(Store store, Space* space, double now) noexcep
     cut = <Space*>calloc(1, sizeof(Space))
     if cut == NULL:
         return -1
-    if (space.parent != NULL and dict_put_number(space.parent.children, <object>space.name,
-                                                 space_next_id(core)) < 0):
-        PyErr_Clear()
-        free(cut)
-        return -1
     due = heap_due(core, &space.deadlines, 0, now, True)
     space.counters.expirations += due
     space.counters.invalidations += space.own - due

@@ -468,7 +468,6 @@ cdef class View:
         cdef Store store = self.store
         cdef Core* core = &store.core
         cdef Space* space = self.space
-        cdef PyObject* found
         cdef Namespace view
         if core_is_closed(core):
             raise closed_error()
@@ -478,12 +477,9 @@ cdef class View:
         lock_acquire(&core.lock)
         try:
             for name in names:
-                found = NULL
-                if is_str(<PyObject*>name):
-                    found = PyDict_GetItemWithError(<object>space.children, name)
-                if found == NULL:
+                space = space_child(space, <PyObject*>name) if is_str(<PyObject*>name) else NULL
+                if space == NULL:
                     break
-                space = core.spaces[PyLong_AsUnsignedLong(<object>found)]
             else:
                 view_attach(view, space)
                 names = None
@@ -501,7 +497,7 @@ cdef class View:
         cdef Core* core = &store.core
         cdef Space* space = self.space
         cdef Space* child
-        cdef PyObject* found
+        cdef Space* found
         cdef Namespace view
         cdef View above = self
         checked = []
@@ -522,10 +518,8 @@ cdef class View:
                 try:
                     if core_is_closed(core):
                         raise closed_error()
-                    found = PyDict_GetItemWithError(<object>above.space.children, name)
-                    if found != NULL:
-                        child = core.spaces[PyLong_AsUnsignedLong(<object>found)]
-                    else:
+                    child = found = space_child(above.space, <PyObject*>name)
+                    if child == NULL:
                         child = space_make(store, above.space, name, children)
                     view_attach(view, child)      # holds it while those below are made
                 finally:
