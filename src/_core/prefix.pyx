@@ -1,7 +1,7 @@
 # Interned namespace paths: the tree, its limits and counts, and who gives way.
 #
-# Nothing here runs a user's code. Dictionaries hold exact str keys and int values, those of children
-# the addresses of their structs, which stay as long as the namespaces do; what a forgotten
+# Nothing here runs a user's code. Dictionaries hold exact str keys and int values, of children the
+# addresses of their structs, which stay as long as the namespaces do; what a forgotten
 # namespace owned is dropped by the caller, once the tree is whole.
 
 cdef extern from *:
