@@ -263,7 +263,7 @@ class Worker:
 
     def look_around(self, place: Any, tenant: str, key: Any) -> None:
         len(place), list(place), list(place.values()), key in place
-        place.stats(), list(self.stress.cache.namespaces()), self.stress.cache.stats()
+        place.stats(), place.limits, list(self.stress.cache.namespaces()), self.stress.cache.stats()
         place.touch(key, self.some_ttl())
         with contextlib.suppress(KeyError):
             place.ttl(key)

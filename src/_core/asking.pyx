@@ -66,15 +66,22 @@ cdef class Namespace(Many):
     @property
     def limits(self):
         """The settings in force here, as :class:`Limits`, but for ``child_limits``."""
-        cdef Space* space = self.space
+        cdef Core* core = &self.store.core
+        cdef Settings now
+        cdef double ttl
+        unchanged = {}
         space_guard_closed(self.store)
+        lock_acquire(&core.lock)                  # all of them as one configure() left them
+        settings_read(&now, self.space, unchanged)
+        ttl = self.space.default_ttl
+        lock_release(&core.lock)
         given = {
-            "default_ttl": None if isinf(space.default_ttl) else space.default_ttl,
-            "max_entries": None if space.max_entries < 0 else space.max_entries,
-            "max_weight": None if space.max_weight < 0 else space.max_weight,
-            "max_pending": None if space.max_pending < 0 else space.max_pending,
-            "reserved": space.reserved,
-            "share": space.share,
+            "default_ttl": None if isinf(ttl) else ttl,
+            "max_entries": None if now.max_entries < 0 else now.max_entries,
+            "max_weight": None if now.max_weight < 0 else now.max_weight,
+            "max_pending": None if now.max_pending < 0 else now.max_pending,
+            "reserved": now.reserved,
+            "share": now.share,
         }
         return face_limits_type(**given)
 

@@ -14,7 +14,7 @@ cdef class Load:
     cdef readonly bint fenced
     cdef readonly double started      # cache clock
     cdef readonly bint background
-    cdef readonly Py_ssize_t losses   # invalidations of tags that it did not bear when they came
+    cdef int64_t n_losses             # invalidations of tags that it did not bear when they came
     cdef dict lost                    # those tags, each with the number of its first
     cdef bint begun
     cdef bint registered              # in the table, in Space.running and in the counts
@@ -34,6 +34,10 @@ cdef class Load:
         self.tags = checked
         self.lost = lost                          # made here: a fence must not need memory
         self.namespace = namespace
+
+    @property
+    def losses(self):
+        return peek_i64(&self.n_losses)
 
     def first_loss(self, tags):
         """The number of the first invalidation that covered one of the tags; 0 if none did."""
@@ -270,10 +274,10 @@ cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
         if borne == len(tags) if every else borne > 0:
             poke_flag(&load.fenced, True)
             continue
-        load.losses += 1
+        poke_i64(&load.n_losses, load.n_losses + 1)
         for tag in tags:
             if (tag not in load.tags and tag not in load.lost
-                    and dict_put_number(<PyObject*>load.lost, tag, load.losses) < 0):
+                    and dict_put_number(<PyObject*>load.lost, tag, load.n_losses) < 0):
                 PyErr_Clear()                     # no memory to remember it by
                 poke_flag(&load.fenced, True)
     while child != NULL:

@@ -222,7 +222,7 @@ cdef void space_apply_locked(Store store, Space* space, Settings* settings) noex
         space.own_ttl = True
         space_inherit_ttl(space, settings.default_ttl)
     space.max_entries = settings.max_entries
-    space.max_weight = settings.max_weight
+    poke_i64(&space.max_weight, settings.max_weight)
     space.max_pending = settings.max_pending
     space.reserved = settings.reserved
     space_demand_changed(space, before)

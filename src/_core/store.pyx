@@ -547,11 +547,13 @@ cdef struct Terms:
 cdef int space_check_weight(Space* space, int64_t weight) except -1:
     """Refuse what is heavier than the namespace, or one above it, may hold in all."""
     cdef Space* above = space
+    cdef int64_t most
     while above != NULL:
-        if above.max_weight >= 0 and weight > above.max_weight:
+        most = peek_i64(&above.max_weight)        # set_many asks before it takes the lock
+        if most >= 0 and weight > most:
             raise EntryTooHeavyError(
-                f"value: weighs {weight}, namespace {space_label(above)} holds at most "
-                f"{above.max_weight} in all")
+                f"value: weighs {weight}, namespace {space_label(above)} holds at most {most} "
+                "in all")
         above = above.parent
     return 0
 
