@@ -2,7 +2,8 @@
 
     python3 scripts/test.py [--python 3.12]... [--first] [-- pytest's arguments]
 
-Each line of output bears its interpreter; pytest's closing lines stand together at the end.
+Each line of output bears its interpreter; what each left out, and why, and pytest's closing lines
+stand together at the end.
 """
 
 from __future__ import annotations
@@ -15,6 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from interpreters import VERSIONS, find_interpreters
+
+LEFT_OUT = ("SKIPPED", "XFAIL", "XPASS")
+"""How the lines begin in which pytest says what it left out, or did not expect to pass, and why."""
+
+PACKAGING = "left out: the tests that build the distributions, which the first interpreter runs"
+
+ELSEWHERE = (
+    "left out everywhere: what needs a compiler's tools, or longer: make asan, ubsan, tsan, "
+    "valgrind, fuzz, coverage, and the programs in docs/reliability.md"
+)
 
 
 def main() -> int:
@@ -48,6 +59,7 @@ def main() -> int:
         failed += code != 0
         print(f"Python {version}" + (f" FAILED, exit code {code}" if code else ""))
         print(closing_line, flush=True)
+    print(ELSEWHERE, flush=True)
     return 1 if failed else 0
 
 
@@ -68,7 +80,10 @@ def run_suite(version: str, path: str, arguments: list[str], *, packaging: bool)
 
 
 def run_once(version: str, path: str, arguments: list[str], *, packaging: bool) -> tuple[int, str]:
-    """Run pytest once, printing its lines as they come; return exit code and last line."""
+    """Run pytest once, printing its lines as they come; return exit code and closing lines.
+
+    Those are what it left out, with the reasons, and the last line.
+    """
     script = str(Path(__file__).with_name("environment.py"))
     pytest = ["-m", "pytest", "-o", f"cache_dir=.pytest_cache/{version}"]
     if not packaging:
@@ -83,10 +98,13 @@ def run_once(version: str, path: str, arguments: list[str], *, packaging: bool) 
     )
     assert process.stdout is not None
     closing_line = ""
+    left_out = [] if packaging else [PACKAGING]
     for line in process.stdout:
         closing_line = line.rstrip() or closing_line
+        if line.startswith(LEFT_OUT):
+            left_out.append(line.rstrip())
         print(f"{version} | {line.rstrip()}", flush=True)
-    return process.wait(), closing_line
+    return process.wait(), "\n".join([*left_out, closing_line])
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ WAYS: list[Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]] = [
 
 
 def uvloop_runner() -> asyncio.Runner:
-    uvloop = pytest.importorskip("uvloop", reason="uvloop is not made for this platform")
+    uvloop = pytest.importorskip("uvloop", reason="uvloop cannot be installed here")
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 

@@ -47,7 +47,7 @@ MEETING_STRANGERS = """
 
     def resident():
         if not os.path.exists("/proc/self/statm"):
-            return 0                               # what the cache counts is checked all the same
+            return None                            # what the cache counts is checked all the same
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
@@ -56,7 +56,7 @@ MEETING_STRANGERS = """
     before = resident()
     for number in range(strangers // 2, strangers):
         meet(number)
-    print(resident() - before)
+    print("unknown" if before is None else resident() - before)
 
     stats = cache.stats()
     assert stats.misses == 2 * strangers and stats.load_failures == strangers, stats
@@ -69,8 +69,12 @@ MEETING_STRANGERS = """
 
 
 def test_made_up_tenants_leave_bounded_memory_and_their_counts_behind() -> None:
-    grown = int(run_isolated(MEETING_STRANGERS, str(STRANGERS), seconds=280))
-    assert grown < 1 << 20 or ADDRESS_SANITIZED
+    grown = run_isolated(MEETING_STRANGERS, str(STRANGERS), seconds=280).strip()
+    if ADDRESS_SANITIZED:
+        pytest.skip("counts are as they should be; AddressSanitizer keeps what is freed")
+    if grown == "unknown":
+        pytest.skip("counts are as they should be; this platform does not tell resident memory")
+    assert int(grown) < 1 << 20
 
 
 def test_made_up_paths_are_forgotten_from_the_leaf_up() -> None:

@@ -1129,7 +1129,9 @@ def test_waiting_polls_nothing() -> None:
         switches.append(after.ru_nvcsw - before.ru_nvcsw)
 
     if not hasattr(time, "pthread_getcpuclockid"):
-        pytest.skip("needs counts by thread, which this platform does not give")
+        pytest.skip(
+            "needs the time and the switches of a thread, which this platform does not tell"
+        )
     waiting = Caller(wait)
     wait_until(lambda: joined(cache) == 1)
     time.sleep(0.3)  # Long enough for whatever polls to show; nothing depends on how long it is.

@@ -72,7 +72,7 @@ def test_hits_are_those_of_an_ordered_dict(capacity: int, bound: str) -> None:
 def web07() -> Sequence[int]:
     """The keys of the trace; 0, which stands for nothing here, is no key of it."""
     if not WEB07:
-        pytest.skip("FLOWCACHE_WEB07 names no trace file")
+        pytest.skip("FLOWCACHE_WEB07 does not name the trace of a web shop to replay")
     keys = array.array("i")
     keys.frombytes(lzma.decompress(Path(WEB07).read_bytes()))
     if sys.byteorder == "little":

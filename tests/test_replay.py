@@ -265,7 +265,7 @@ class TestReading:
         elif suffix == ".xz":
             data = lzma.compress(data)
         elif suffix == ".zst":
-            reason = "zstandard comes with the extra `replay`, which is not installed"
+            reason = "zstandard, of the extra `replay`, is not installed, or cannot be"
             compress = pytest.importorskip("zstandard", reason=reason).ZstdCompressor().compress
             # Two frames, one after the other, as log rotation leaves them.
             data = compress(data[:30]) + compress(data[30:])
@@ -286,7 +286,7 @@ class TestReading:
             b"1,%x,a,1,get,0\n" % random.getrandbits(90) for _ in range(2_000)
         )
         if suffix == ".zst":
-            reason = "zstandard comes with the extra `replay`, which is not installed"
+            reason = "zstandard, of the extra `replay`, is not installed, or cannot be"
             data = pytest.importorskip("zstandard", reason=reason).ZstdCompressor().compress(data)
         else:
             data = (gzip if suffix == ".gz" else lzma).compress(data)
@@ -409,7 +409,7 @@ class TestCommandLine:
         return write(HEADER + "".join(lines))
 
     def test_one_replay_as_tables(self, log: str, capsys: pytest.CaptureFixture[str]) -> None:
-        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
         assert main([log, "--max-entries", "50"]) == OK
         captured = capsys.readouterr()
         assert "3,000 requests of 2 tenants" in captured.out
@@ -418,7 +418,7 @@ class TestCommandLine:
         assert captured.err == ""
 
     def test_several_sizes_as_tables(self, log: str, capsys: pytest.CaptureFixture[str]) -> None:
-        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
         assert main([log, "--sizes", "1%,20%", "--top", "1"]) == OK
         output = capsys.readouterr().out
         assert "optimum" in output
@@ -428,7 +428,7 @@ class TestCommandLine:
     def test_what_a_table_says_of_tenants_that_are_left_out_and_values_refused(
         self, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
         lines = [f"{10 - at},{at % 4},tenant{at % 4},{900 * (at % 4) + 100}\n" for at in range(8)]
         path = write("time,key,tenant,size\n" + "".join(lines))
         assert main([path, "--max-weight", "2k", "--top", "1"]) == OK
@@ -441,7 +441,7 @@ class TestCommandLine:
     def test_sizes_of_a_log_of_nothing_but_keys(
         self, write: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
         path = write("key\n" + "".join(f"{key}\n" for key in skewed_keys(3)))
         assert main([path, "--sizes", "10,100", "--no-optimum"]) == OK
         output = capsys.readouterr().out
@@ -449,7 +449,9 @@ class TestCommandLine:
         assert "worst tenant" not in output
         assert "peak data" not in output
         assert "by tenant" not in output
-        pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `replay`")
+        pytest.importorskip(
+            "matplotlib", reason="matplotlib, of the extra `replay`, is not installed"
+        )
         plot = tmp_path / "curve.svg"
         run_json(capsys, path, "--sizes", "10,100", "--no-optimum", "--plot", str(plot))
         drawn = plot.read_text(encoding="utf-8")
@@ -478,7 +480,7 @@ class TestCommandLine:
     def test_a_terminal_has_a_width_and_gets_bars(
         self, log: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv("COLUMNS", "90")
@@ -543,7 +545,7 @@ class TestCommandLine:
     def test_skipped_lines_are_reported(
         self, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
         path = write("key,time\na,1\na,x\na,3\n")
         assert main([path]) == BAD_TRACE
         assert "log.csv: line 3: the time is not a number: 'x'" in capsys.readouterr().err
@@ -554,7 +556,7 @@ class TestCommandLine:
     def test_names_from_the_log_are_printed_as_they_are(
         self, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        pytest.importorskip("rich", reason="rich comes with the extra `replay`")
+        pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
         assert main([write("key,tenant\na,[red]acme\na,a\x1b[2Jb\n")]) == OK
         output = capsys.readouterr().out
         assert "[red]acme" in output
@@ -668,7 +670,9 @@ class TestCommandLine:
             extras.need("broken_library", "this test")
 
     def test_a_plot(self, log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `replay`")
+        pytest.importorskip(
+            "matplotlib", reason="matplotlib, of the extra `replay`, is not installed"
+        )
         plot = tmp_path / "curve.png"
         report = run_json(capsys, log, "--plot", str(plot))
         assert plot.read_bytes().startswith(b"\x89PNG")
