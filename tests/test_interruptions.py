@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
-from flowcache import Namespace, create_cache
+from flowcache import CacheClosedError, Namespace, create_cache
 
 MANY = 9_000
 """Entries beyond which clear() cuts a namespace's entries off instead of removing them."""
@@ -199,3 +199,20 @@ def test_what_the_collector_runs_within_a_read_puts_nobody_elses_value_in_its_pl
         assert "theirs" not in repr(answer), f"at collection {nth} of {reached}"
         cache.clear()
     cache._check()
+
+
+def test_a_cache_that_a_collection_closes_while_a_removal_is_told_of_stays_whole() -> None:
+    nth, reached, told = 0, 1, 0
+    while nth < min(reached, 150):
+        nth += 1
+        cache = create_cache(max_entries=1)
+        place = cache.namespace("acme")
+        heard: list[Any] = []
+        place.subscribe(heard.append, "remove")
+        place.set("key", "evicted")
+        with collecting(nth, cache.close) as seen, suppress(CacheClosedError):
+            place.set("other", "stored")
+        reached = seen[0]
+        told += "key" in [event.key for event in heard]
+        cache._check()
+    assert told == nth

@@ -83,6 +83,8 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
         check_that(child.parent == space, f"{label}: a child has another parent")
         check_space(store, child, links)
         n_children += 1
+        check_that(space_child(space, child.name) == child,
+                   f"{label}: a child's name leads elsewhere")
         entries += child.entries
         weight += child.weight
         pending += child.pending

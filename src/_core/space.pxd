@@ -23,7 +23,7 @@ cdef struct Space:
     uint32_t own_stale            # those of them past their deadline
     uint32_t views                # live Namespace objects, and listeners
     bint expires                  # an entry with an end to its TTL has been here
-    bint is_idle
+    bint is_idle                  # here, for whoever makes or drops a view asks
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
 

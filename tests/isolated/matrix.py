@@ -83,6 +83,10 @@ class Foreign:
     """A value of another tenant, which no call of this one may return."""
 
 
+class Filler:
+    """What is made for the collector to count."""
+
+
 class Scene:
     """A fresh cache with a few entries, a running load's worth of guests, and one thing armed."""
 
@@ -277,7 +281,7 @@ def collecting(scene: Scene) -> Iterator[None]:
             scene.visit("collection")
         else:
             # So many more allocations than ends: the next one runs the collector again.
-            scene.callbacks.extend([Foreign() for _ in range(30)])
+            scene.callbacks.extend([Filler() for _ in range(30)])
 
     threshold = gc.get_threshold()
     gc.disable()
