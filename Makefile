@@ -54,7 +54,7 @@ TSAN_PYTHON ?= python3.13t
 tsan: export FLOWCACHE_SANITIZE = thread
 tsan: export CC = clang
 tsan:
-	@setarch -R $(TSAN_PYTHON) scripts/environment.py -- tests/stress.py --seconds 60 $(ARGS)
+	@setarch -R $(TSAN_PYTHON) scripts/environment.py -- tests/harness/stress.py --seconds 60 $(ARGS)
 
 valgrind: export FLOWCACHE_DEBUG = 1
 valgrind:

@@ -20,12 +20,12 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-with atheris.instrument_imports(include=["flowcache", "model"]):
-    import model  # noqa: F401 - instrumented here, used by test_model
+with atheris.instrument_imports(include=["flowcache", "harness.model"]):
     from flowcache import Limits
+    from harness import model  # noqa: F401 - instrumented here, used by test_model
 
-from support import Colliding
-from test_model import SideBySide
+from harness.support import Colliding
+from harness.test_model import SideBySide
 
 PATHS: list[tuple[str, ...]] = [(), ("a",), ("a", "b"), ("a:b",), ("b",), ("b", "a", "c")]
 KEYS: list[Any] = ["", "x", "xy", "y", "b:x", b"x", 1, True, 1.0, None, ("x",)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from support import VirtualClock
+from harness.support import VirtualClock
 
 # A shell that starts the suite in the background has it ignore interrupts, and all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,0 +1,1 @@
+"""Programs that drive every public call, the model they are held against, and their parts."""

@@ -1,0 +1,772 @@
+"""A randomised checker of loading: many callers, a record of all that they saw, a verdict after.
+
+    python tests/harness/histories.py --operations 1000000
+
+Threads, and tasks on two event loops, ask two namespaces of one cache for a few keys. Loads fail,
+are struck by interrupts, take their time, ask for other keys; calls are cancelled and time out;
+keys are written, deleted and invalidated by key, tag, prefix and namespace; time passes. Each call
+and each run of a loader draws a number when it begins and one when it ends, so that of any two it
+is known whether one ended before the other began. When a round is over, its history is verified:
+
+- At most one load of a key runs at a time, unless the key was invalidated in between.
+- Nobody is handed a value whose load began before an invalidation that had returned before the
+  call began; nor another key's, nor another namespace's.
+- Every call comes back, and no load is left behind.
+- A loader's exception reaches those who waited for that load, all of them and nobody else; an
+  interrupt reaches its leader alone; nobody is cancelled who was not.
+
+What was written is its own record: the value of a load or a write is the object that says when it
+was made. Who waited for which load is seen by standing in front of the two functions that wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import gc
+import itertools
+import logging
+import random
+import sys
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+from unittest import mock
+
+from flowcache import (
+    Cache,
+    Loaded,
+    LoadTimeoutError,
+    Namespace,
+    RecursiveLoadError,
+    create_cache,
+    loading,
+    rings,
+)
+from flowcache.jobs import Job
+from flowcache.waiting import Outcome, Running
+
+THREADS = 4
+TASKS = 8
+"""On each of two loops."""
+KEYS = [f"{letter}{number}" for letter in "pq" for number in range(3)]
+PLACES = ("a", "b")
+ROUND = 20_000
+"""Calls after which the history is verified and forgotten."""
+
+Place = tuple[str, str]
+"""A namespace's name and a key: what is loaded."""
+
+
+class Violation(AssertionError):  # noqa: N818  what it is, not that it is one
+    """A history that a cache must not have."""
+
+
+class Failed(Exception):  # noqa: N818
+    """What a loader raised."""
+
+
+class Struck(KeyboardInterrupt):
+    """What struck the thread that ran a loader."""
+
+
+class Value:
+    """What a load or a write produced, and when."""
+
+    __slots__ = ("begin", "end", "is_load", "place")
+
+    def __init__(self, place: Place, begin: int, *, is_load: bool) -> None:
+        self.place = place
+        self.begin = begin
+        self.end = sys.maxsize
+        self.is_load = is_load
+
+    def __repr__(self) -> str:
+        kind = "load" if self.is_load else "write"
+        return f"<{kind} of {self.place} from {self.begin} to {self.end}>"
+
+
+class Load:
+    """One run of a loader for one key."""
+
+    __slots__ = ("background", "beside", "leader", "raised", "registered", "value")
+
+    def __init__(
+        self, value: Value, registered: int, leader: Call | None, *, background: bool
+    ) -> None:
+        self.value = value
+        self.registered = registered
+        """It was not in the table of running loads before."""
+        self.leader = leader
+        self.background = background
+        self.beside = leader is not None and leader.blocks_loop
+        self.raised: BaseException | None = None
+
+
+class Call:
+    """One call that may load, or look."""
+
+    __slots__ = (
+        "begin",
+        "blocks_loop",
+        "cancelled",
+        "end",
+        "error",
+        "falls_back",
+        "found",
+        "nested",
+        "timeout",
+    )
+
+    def __init__(self, begin: int, *, nested: bool = False, blocks_loop: bool = False) -> None:
+        self.begin = begin
+        self.end = sys.maxsize
+        self.found: dict[Place, Any] = {}
+        self.error: BaseException | None = None
+        self.cancelled = False
+        self.timeout = False
+        self.falls_back = False
+        self.nested = nested
+        self.blocks_loop = blocks_loop
+
+    def __repr__(self) -> str:
+        got = self.found if self.error is None else self.error
+        return f"<call from {self.begin} to {self.end}: {got!r}>"
+
+    def may_have_missed(self) -> bool:
+        """True if it is all right that this call was not told of an error that it waited for."""
+        if self.error is None:
+            return self.falls_back
+        if len(self.found) > 1 and isinstance(self.error, (Failed, LoadTimeoutError)):
+            return True  # A batch is told of the first of its keys that it comes to.
+        return self.cancelled and isinstance(self.error, asyncio.CancelledError)
+
+
+calling: ContextVar[Call | None] = ContextVar("calling", default=None)
+
+
+class History:
+    """What happened in one round."""
+
+    def __init__(self) -> None:
+        # Drawing a number is one step under the GIL, and list.append is too.
+        self.ticket = itertools.count(1).__next__
+        self.calls: list[Call] = []
+        self.loads: list[Load] = []
+        self.waits: list[tuple[Call, Running, Outcome | None]] = []
+        self.runs: dict[Running, Load] = {}
+        """By the record of the load in the cache: what run of a loader it was."""
+        self.registered: dict[Running, int] = {}
+        self.invalidations: list[tuple[int, int, str, Callable[[str], bool], str]] = []
+        """Begin, end, namespace, whether a key was covered, and what it was."""
+
+    # Recording
+
+    def end(self, call: Call) -> None:
+        call.end = self.ticket()
+        self.calls.append(call)
+
+    def begin_load(self, place: Place, running: Running) -> Load:
+        value = Value(place, self.ticket(), is_load=True)
+        registered = self.registered.get(running, value.begin)
+        load = Load(value, registered, calling.get(), background=running.background)
+        self.loads.append(load)
+        self.runs[running] = load
+        return load
+
+    @contextmanager
+    def invalidation(
+        self, place: str | None, covers: Callable[[str], bool], what: str
+    ) -> Iterator[None]:
+        begin = self.ticket()
+        yield
+        end = self.ticket()
+        for name in PLACES if place is None else (place,):
+            self.invalidations.append((begin, end, name, covers, what))
+
+    def end_wait(self, load: Running, *, in_time: bool) -> None:
+        call = calling.get()
+        assert call is not None
+        self.waits.append((call, load, load.outcome if in_time else None))
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Record when loads are registered, who waits for which, and with what outcome."""
+        begin, in_thread, in_task = Job.begin, loading.wait_in_thread, loading.wait_in_task
+
+        def begin_load(job: Job, key: Any) -> Running:
+            before = self.ticket()
+            running = begin(job, key)
+            if running.job is job:
+                self.registered[running] = before
+            return running
+
+        def wait_in_thread(load: Running, *arguments: Any) -> Outcome | None:
+            outcome = in_thread(load, *arguments)
+            self.end_wait(load, in_time=outcome is not None)
+            return outcome
+
+        async def wait_in_task(load: Running, *arguments: Any) -> Outcome | None:
+            outcome = await in_task(load, *arguments)
+            self.end_wait(load, in_time=outcome is not None)
+            return outcome
+
+        with (
+            mock.patch.object(Job, "begin", begin_load),
+            mock.patch.object(loading, "wait_in_thread", wait_in_thread),
+            mock.patch.object(loading, "wait_in_task", wait_in_task),
+        ):
+            yield
+
+    # Verifying
+
+    def verify(self) -> None:
+        """Raise `Violation` for the first thing that must not have happened."""
+        covering: dict[Place, list[tuple[int, int]]] = {
+            (name, key): [] for name in PLACES for key in KEYS
+        }
+        for begin, end, name, covers, _ in self.invalidations:
+            for key in KEYS:
+                if covers(key):
+                    covering[name, key].append((begin, end))
+        self.verify_values(covering)
+        self.verify_loads(covering)
+        self.verify_errors()
+
+    def verify_loads(self, covering: dict[Place, list[tuple[int, int]]]) -> None:
+        by_place: dict[Place, list[Load]] = defaultdict(list)
+        for load in self.loads:
+            by_place[load.value.place].append(load)
+        for place, loads in by_place.items():
+            # A call that would block its own loop may load beside a task of that loop, and what
+            # it stores ends the other's claim to the key.
+            beside = [(load.value.begin, load.value.end) for load in loads if load.beside]
+            breaks = sorted(covering[place] + beside)
+            begins = [begin for begin, _ in breaks]
+            latest_end = list(itertools.accumulate((end for _, end in breaks), max))
+            running: list[Load] = []
+            for load in sorted(loads, key=lambda load: load.value.begin):
+                now = load.value.begin
+                running = [other for other in running if other.value.end > now]
+                before = bisect_left(begins, now)
+                for other in running:
+                    first = min(load.registered, other.registered)
+                    if load.beside or (before and latest_end[before - 1] > first):
+                        continue
+                    raise Violation(f"two loads at once: {other.value} and {load.value}")
+                running.append(load)
+
+    def verify_values(self, covering: dict[Place, list[tuple[int, int]]]) -> None:
+        ordered: dict[Place, tuple[list[int], list[int]]] = {}
+        for place, pairs in covering.items():
+            pairs.sort(key=lambda pair: pair[1])
+            ends = [end for _, end in pairs]
+            ordered[place] = ends, list(itertools.accumulate((begin for begin, _ in pairs), max))
+        for call in self.calls:
+            for place, value in call.found.items():
+                if value is None:
+                    continue
+                if value.place != place:
+                    raise Violation(f"{place} was answered with {value}")
+                ends, latest_begin = ordered[place]
+                returned = bisect_right(ends, call.begin)
+                made = value.begin if value.is_load else value.end
+                if returned and latest_begin[returned - 1] >= made:
+                    began = latest_begin[returned - 1]
+                    what = next(one[4] for one in self.invalidations if one[0] == began)
+                    raise Violation(
+                        f"{call} was handed {value}, though an invalidation ({what}) began at "
+                        f"{began} and had returned before"
+                    )
+
+    def verify_errors(self) -> None:
+        entitled: dict[BaseException, set[Call]] = defaultdict(set)
+        waited: set[tuple[Call, Load]] = set()
+        for call, running, outcome in self.waits:
+            load = self.runs.get(running)
+            if load is not None:
+                waited.add((call, load))
+            if outcome is None or outcome.error is None:
+                continue
+            error = outcome.error
+            if load is None or load.raised is not error:
+                raise Violation(f"{call} waited for a load that did not raise {error!r}")
+            entitled[error].add(call)
+            if call.error is not error and not call.may_have_missed():
+                raise Violation(f"{error!r} did not reach {call}, which waited for it")
+        for load in self.loads:
+            leader, error = load.leader, load.raised
+            if error is None or leader is None or load.background:
+                continue
+            entitled[error].add(leader)
+            if (
+                leader.error is not error
+                and (leader, load) not in waited
+                and not leader.cancelled
+                and not leader.may_have_missed()
+            ):
+                raise Violation(f"{error!r} did not reach {leader}, which led")
+        for call in self.calls:
+            error = call.error
+            if error is None:
+                continue
+            if isinstance(error, (Failed, Struck)):
+                if call not in entitled[error]:
+                    raise Violation(f"{error!r} reached {call}, which did not wait for it")
+            elif isinstance(error, asyncio.CancelledError):
+                if not call.cancelled:
+                    raise Violation(f"{call} was cancelled by somebody else")
+            elif isinstance(error, LoadTimeoutError):
+                if not call.timeout:
+                    raise Violation(f"{call} timed out and had no timeout")
+            elif not (isinstance(error, RecursiveLoadError) and call.nested):
+                raise Violation(f"{call} failed") from error
+
+
+class Clock:
+    """Seconds that pass when somebody says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def tags_of(key: str) -> tuple[str, str]:
+    """The tags of every entry of a key: one that calls know, and one that only loaders know."""
+    return "letter:" + key[0], "number:" + key[1]
+
+
+class Round:
+    """One cache and all who use it at once."""
+
+    def __init__(self, seed: int, calls: int, *, virtual: bool) -> None:
+        self.seed = seed
+        self.left = itertools.repeat(None, calls)
+        """Drawn from by all; a call for each."""
+        self.calls = calls
+        self.history = History()
+        self.clock = Clock() if virtual else None
+        self.unit = 1.0 if virtual else 0.01
+        """Seconds in which something expires."""
+        self.cache: Cache[Any] = create_cache(
+            default_ttl=None,
+            max_entries=None if seed % 2 else 8,
+            max_pending_age=1e9,
+            clock=self.clock,
+        )
+        self.places = {name: self.cache.namespace("tenant", name) for name in PLACES}
+        self.errors: list[BaseException] = []
+
+    # One operation
+
+    def options(self, chance: random.Random, call: Call) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        draw = chance.random()
+        if draw < 0.3:
+            options["ttl"] = self.unit * chance.choice((1, 3))
+            if chance.random() < 0.5:
+                options["stale"] = chance.choice((True, self.unit * 2))
+            if chance.random() < 0.3:
+                options["stale_if_error"] = self.unit * 5
+                call.falls_back = True
+            if chance.random() < 0.3:
+                options["refresh_ahead"] = 0.5
+        if chance.random() < 0.03:
+            options["timeout"] = chance.choice((0, 0.0005))
+            call.timeout = True
+        return options
+
+    def loaded(self, load: Load) -> Loaded[Value]:
+        return Loaded(load.value, tags=tags_of(load.value.place[1])[1])
+
+    def finish(self, load: Load, fate: float, *, may_strike: bool) -> Loaded[Value]:
+        """End a run of a loader: with a value, an error, or an interrupt."""
+        if fate < 0.1:
+            load.raised = Failed(load.value)
+        elif fate < 0.12 and may_strike:
+            load.raised = Struck(load.value)
+        load.value.end = self.history.ticket()
+        if load.raised is not None:
+            raise load.raised
+        return self.loaded(load)
+
+    def loader(
+        self, chance: random.Random, place: Place, depth: int, *, blocks_loop: bool
+    ) -> Callable[[], Any]:
+        fate, pause, nested = chance.random(), chance.random(), chance.random() < 0.02
+        seed = chance.random()
+
+        def load() -> Any:
+            running = rings.current_load()
+            assert running is not None
+            run = self.history.begin_load(place, running)
+            try:
+                if nested and depth < 3:
+                    own = random.Random(seed)
+                    with suppress(Failed, RecursiveLoadError, LoadTimeoutError):
+                        self.fetch(own, depth=depth + 1, blocks_loop=blocks_loop)
+                if pause < 0.3:
+                    time.sleep(pause / 1000 if pause < 0.02 else 0)
+            finally:
+                run.value.end = self.history.ticket()
+            return self.finish(run, fate, may_strike=depth == 0 and not blocks_loop)
+
+        return load
+
+    def async_loader(self, chance: random.Random, place: Place, depth: int) -> Callable[[], Any]:
+        fate, pauses, nested = chance.random(), chance.randrange(4), chance.random() < 0.02
+        seed = chance.random()
+
+        async def load() -> Any:
+            running = rings.current_load()
+            assert running is not None
+            run = self.history.begin_load(place, running)
+            try:
+                if nested and depth < 3:
+                    own = random.Random(seed)
+                    with suppress(Failed, RecursiveLoadError, LoadTimeoutError):
+                        await self.afetch(own, depth=depth + 1)
+                for _ in range(pauses):
+                    await asyncio.sleep(0)
+            finally:
+                run.value.end = self.history.ticket()
+            return self.finish(run, fate, may_strike=False)
+
+        return load
+
+    def batch_loader(self, chance: random.Random, name: str, *, may_strike: bool) -> Any:
+        fate, absent = chance.random(), chance.random() < 0.1
+
+        def load(missing: list[str]) -> dict[str, Loaded[Value]]:
+            running = rings.current_load()
+            assert running is not None
+            loads = tuple(running.job.loads)
+            runs = [self.history.begin_load((name, own.key), own) for own in loads]
+            time.sleep(0)
+            error: BaseException | None = None
+            if fate < 0.1:
+                error = Failed(name, missing)
+            elif fate < 0.12 and may_strike:
+                error = Struck(name, missing)
+            for run in runs:
+                run.raised = error
+                run.value.end = self.history.ticket()
+            if error is not None:
+                raise error
+            found = {run.value.place[1]: self.loaded(run) for run in runs}
+            if absent:
+                found.popitem()
+            return found
+
+        return load
+
+    def fetch(self, chance: random.Random, *, depth: int = 0, blocks_loop: bool = False) -> None:
+        """One call that loads, from a thread or, as it should not, from a task."""
+        name, key = chance.choice(PLACES), chance.choice(KEYS)
+        call = Call(self.history.ticket(), nested=depth > 0, blocks_loop=blocks_loop)
+        token = calling.set(call)
+        options = self.options(chance, call)
+        which = self.places[name].refresh if chance.random() < 0.1 else self.places[name].fetch
+        if which == self.places[name].refresh:
+            options.pop("refresh_ahead", None)
+        try:
+            load = self.loader(chance, (name, key), depth, blocks_loop=blocks_loop)
+            call.found[name, key] = which(key, load, tags=tags_of(key)[0], **options)
+        except (Exception, Struck) as error:
+            call.error = error
+            if depth:
+                raise
+        finally:
+            calling.reset(token)
+            self.history.end(call)
+
+    async def afetch(self, chance: random.Random, *, depth: int = 0) -> None:
+        """One call that loads, from a task."""
+        name, key = chance.choice(PLACES), chance.choice(KEYS)
+        call = Call(self.history.ticket(), nested=depth > 0)
+        token = calling.set(call)
+        options = self.options(chance, call)
+        load = self.async_loader(chance, (name, key), depth)
+        cancels = depth == 0 and chance.random() < 0.15
+        try:
+            which = self.places[name].arefresh if chance.random() < 0.1 else None
+            asking = (which or self.places[name].afetch)(key, load, tags=tags_of(key)[0], **options)
+            if cancels:
+                asking = asyncio.ensure_future(asking)
+                asyncio.get_running_loop().call_soon(self.cancel, call, asking, chance.randrange(5))
+            call.found[name, key] = await asking
+        except asyncio.CancelledError as error:
+            call.error = error
+            if depth:
+                # The load that it is part of is being cancelled; or its own future was.
+                call.cancelled = True
+                raise
+        except Exception as error:
+            call.error = error
+            if depth:
+                raise
+        finally:
+            calling.reset(token)
+            self.history.end(call)
+
+    def cancel(self, call: Call, asking: asyncio.Future[Any], later: int) -> None:
+        if later:
+            asyncio.get_running_loop().call_soon(self.cancel, call, asking, later - 1)
+        elif asking.cancel():
+            call.cancelled = True
+
+    def fetch_many(self, chance: random.Random) -> None:
+        name = chance.choice(PLACES)
+        keys = chance.sample(KEYS, chance.randrange(1, 4))
+        call = Call(self.history.ticket())
+        token = calling.set(call)
+        call.found = {(name, key): None for key in keys}
+        options = self.options(chance, call)
+        options.pop("refresh_ahead", None)
+        # One tag for all: what differs by key is told by the loader, and so are both.
+        try:
+            load = self.batch_loader(chance, name, may_strike=True)
+            found = self.places[name].fetch_many(keys, self.with_both_tags(load), **options)
+            call.found |= {(name, key): value for key, value in found.items()}
+        except (Exception, Struck) as error:
+            call.error = error
+        finally:
+            calling.reset(token)
+            self.history.end(call)
+
+    async def afetch_many(self, chance: random.Random) -> None:
+        name = chance.choice(PLACES)
+        keys = chance.sample(KEYS, chance.randrange(1, 4))
+        call = Call(self.history.ticket())
+        token = calling.set(call)
+        call.found = {(name, key): None for key in keys}
+        options = self.options(chance, call)
+        options.pop("refresh_ahead", None)
+        load = self.with_both_tags(self.batch_loader(chance, name, may_strike=False))
+
+        async def load_later(missing: list[str]) -> Any:
+            await asyncio.sleep(0)
+            return load(missing)
+
+        try:
+            found = await self.places[name].afetch_many(keys, load_later, **options)
+            call.found |= {(name, key): value for key, value in found.items()}
+        except Exception as error:
+            call.error = error
+        finally:
+            calling.reset(token)
+            self.history.end(call)
+
+    def with_both_tags(self, load: Callable[[list[str]], Any]) -> Callable[[list[str]], Any]:
+        def load_all(missing: list[str]) -> dict[str, Loaded[Value]]:
+            return {
+                key: Loaded(loaded.value, tags=tags_of(key))
+                for key, loaded in load(missing).items()
+            }
+
+        return load_all
+
+    def other(self, chance: random.Random) -> None:
+        """One call that looks, writes or invalidates, or the passing of time."""
+        name, key = chance.choice(PLACES), chance.choice(KEYS)
+        place, history = self.places[name], self.history
+        draw = chance.random()
+        if draw < 0.35:
+            call = Call(history.ticket())
+            call.found[name, key] = place.get(key)
+            history.end(call)
+        elif draw < 0.5:
+            with history.invalidation(name, lambda other: other == key, "delete"):
+                place.delete(key)
+        elif draw < 0.65:
+            self.write(chance, place, name, key)
+        elif draw < 0.7:
+            call = Call(history.ticket())
+            with history.invalidation(name, lambda other: other == key, "pop"):
+                call.found[name, key] = place.pop(key, None)
+            history.end(call)
+        elif draw < 0.78:
+            tag = chance.choice(tags_of(key))
+            where, place_name = (place, name) if chance.random() < 0.7 else (self.cache, None)
+            covers = lambda other: tag in tags_of(other)  # noqa: E731
+            with history.invalidation(place_name, covers, f"invalidate_tag {tag} of {place_name}"):
+                where.invalidate_tag(tag)
+        elif draw < 0.82:
+            tags = tags_of(key)
+            with history.invalidation(name, lambda other: other == key, "invalidate_tags"):
+                place.invalidate_tags(tags, match="all")
+        elif draw < 0.86:
+            covers = lambda other: other[0] == key[0]  # noqa: E731
+            with history.invalidation(name, covers, "invalidate_prefix"):
+                place.invalidate_prefix(key[0])
+        elif draw < 0.9:
+            where, place_name = (place, name) if chance.random() < 0.7 else (self.cache, None)
+            with history.invalidation(place_name, lambda other: True, f"clear {place_name}"):
+                where.clear()
+        elif self.clock is not None:
+            self.clock.now += chance.random()
+
+    def write(self, chance: random.Random, place: Namespace[Any], name: str, key: str) -> None:
+        begin = self.history.ticket()
+        value = Value((name, key), begin, is_load=False)
+        # Before it returns, for others may be handed it at once; made good when it has.
+        only_if_absent = chance.random() < 0.3
+        terms: dict[str, Any] = {"tags": tags_of(key), "ttl": self.unit * 3}
+        if only_if_absent:
+            stored = place.add(key, value, **terms)
+        else:
+            place.set(key, value, **terms)
+            stored = True
+        value.end = self.history.ticket()
+        if stored:
+            same = lambda other: other == key  # noqa: E731
+            self.history.invalidations.append((begin, value.end, name, same, "add or set"))
+
+    # All of them at once
+
+    def use_in_thread(self, seed: float) -> None:
+        chance = random.Random(seed)
+        try:
+            for _ in self.left:
+                draw = chance.random()
+                if draw < 0.6:
+                    self.fetch(chance)
+                elif draw < 0.7:
+                    self.fetch_many(chance)
+                else:
+                    self.other(chance)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def use_in_loop(self, seed: float) -> None:
+        async def use(seed: float) -> None:
+            chance = random.Random(seed)
+            for _ in self.left:
+                draw = chance.random()
+                if draw < 0.6:
+                    await self.afetch(chance)
+                elif draw < 0.7:
+                    await self.afetch_many(chance)
+                elif draw < 0.72:
+                    self.fetch(chance, blocks_loop=True)
+                else:
+                    self.other(chance)
+                if chance.random() < 0.2:
+                    await asyncio.sleep(0)
+
+        async def use_all() -> None:
+            asyncio.get_running_loop().set_exception_handler(self.complain)
+            async with asyncio.TaskGroup() as group:
+                for number in range(TASKS):
+                    group.create_task(use(seed + number))
+            while behind := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(behind)
+
+        try:
+            asyncio.run(use_all())
+        except BaseException as error:
+            self.errors.append(error)
+
+    def complain(self, loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+        self.errors.append(Violation(f"an event loop complains: {about}"))
+
+    def run(self, patience: float) -> History:
+        """Let everybody run until all calls are made; raise `Violation` if they do not end."""
+        chance = random.Random(self.seed)
+        users = [
+            threading.Thread(target=target, args=(chance.random(),), daemon=True)
+            for target, number in ((self.use_in_thread, THREADS), (self.use_in_loop, 2))
+            for _ in range(number)
+        ]
+        with self.history.watch():
+            for user in users:
+                user.start()
+            seen, since = -1, time.monotonic()
+            for user in users:
+                while user.is_alive():
+                    user.join(0.05)
+                    now = self.history.ticket()
+                    # The ticket itself is one step; whoever is alive takes more.
+                    if now > seen + 1:
+                        since = time.monotonic()
+                    elif time.monotonic() > since + patience:
+                        faulthandler.dump_traceback()
+                        raise Violation("somebody waits for ever")
+                    seen = now
+        if self.errors:
+            raise self.errors[0]
+        deadline = time.monotonic() + patience
+        while self.cache.stats().pending:
+            if time.monotonic() > deadline:
+                raise Violation("a load was left behind")
+            time.sleep(0.001)
+        self.cache._check()
+        return self.history
+
+
+def take_turns(phase: str, about: dict[str, int]) -> None:
+    """Run with each collection: let another thread go on where this one allocated something."""
+    if about["generation"] == 0:
+        time.sleep(0)
+
+
+def run(operations: int, seed: int, patience: float = 60.0) -> dict[str, int]:
+    """Run and verify rounds until so many calls are made; return what there was of each kind."""
+    total = {"calls": 0, "loads": 0, "waits": 0, "failures": 0, "invalidations": 0}
+    logger, interval = logging.getLogger("flowcache"), sys.getswitchinterval()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # Failures are what is asked for.
+    sys.setswitchinterval(2e-5)  # Threads take turns in the middle of everything,
+    threshold = gc.get_threshold()
+    gc.set_threshold(5)  # and, up to 3.11, of every allocation that runs the collector.
+    gc.callbacks.append(take_turns)
+    try:
+        for number in itertools.count():
+            left = operations - total["calls"]
+            if left <= 0:
+                return total
+            calls = min(ROUND, left)
+            history = Round(seed + number, calls, virtual=number % 2 == 0).run(patience)
+            history.verify()
+            total["calls"] += calls
+            total["loads"] += len(history.loads)
+            total["waits"] += len(history.waits)
+            total["failures"] += sum(load.raised is not None for load in history.loads)
+            total["invalidations"] += len(history.invalidations)
+    finally:
+        gc.callbacks.remove(take_turns)
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)
+        logger.setLevel(level)
+    raise AssertionError("unreachable")
+
+
+def main() -> int:
+    """Run as a program; the exit code is 1 if a history was wrong."""
+    parser = argparse.ArgumentParser(description="Check histories of loading at random.")
+    parser.add_argument("--operations", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    began = time.monotonic()
+    try:
+        total = run(arguments.operations, arguments.seed)
+    except Violation as violation:
+        print(f"VIOLATION: {violation}")
+        return 1
+    gc.collect()
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in total.items())
+    print(f"{counts}: clean, in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

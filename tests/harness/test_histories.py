@@ -1,0 +1,95 @@
+"""The checker of histories finds nothing in a short run, and finds each fault that is put in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowcache.jobs import Job
+from flowcache.waiting import Outcome, Running, ThreadWaiter
+from harness import histories
+
+ENOUGH = 100_000
+"""Calls in which each fault shows many times over; most show in the first rounds."""
+
+
+def test_a_short_history_is_clean() -> None:
+    total = histories.run(10_000, seed=2026)
+    assert total["calls"] == 10_000
+    assert min(total.values()) > 100, "it hardly did anything"
+
+
+def store_although_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = Job._keep
+
+    def keep_anyway(job: Job, load: Running, produced: Any, *seconds: float) -> None:
+        keep(job, load, produced, *seconds)
+        if load.fenced:
+            value, _, tags, _ = job.call.unpack(produced)
+            job.namespace.set(load.key, value, tags=tags)
+
+    monkeypatch.setattr(Job, "_keep", keep_anyway)
+
+
+def load_beside_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Job.begin
+
+    def begin_own(job: Job, key: Any) -> Running:
+        running = begin(job, key)
+        return running if running.job is job or job.many else job.begin_beside(running)
+
+    monkeypatch.setattr(Job, "begin", begin_own)
+
+
+def hand_over_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Running, "outcome_for", lambda load, seen: load.outcome)
+
+
+def keep_errors_from_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Running.outcome_for
+
+    def outcome_for(load: Running, seen: int) -> Outcome | None:
+        outcome = told(load, seen)
+        return outcome if outcome is None or outcome.error is None else Outcome()
+
+    monkeypatch.setattr(Running, "outcome_for", outcome_for)
+
+
+def let_a_thread_sleep_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ThreadWaiter, "wake", lambda waiter: None)
+
+
+def leave_a_load_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = Job._keep
+
+    def keep_or_forget(job: Job, load: Running, *arguments: Any) -> None:
+        keep(job, load, *arguments)
+        job.namespace._begin(Running(job.namespace, ("left", id(load)), ()))
+
+    monkeypatch.setattr(Job, "_keep", keep_or_forget)
+
+
+@pytest.mark.parametrize(
+    ("put_in", "found", "patience"),
+    [
+        (store_although_fenced, "was handed", 60.0),
+        (hand_over_what_was_lost, "was handed", 60.0),
+        (load_beside_the_one_that_runs, r"two loads at once|was handed", 60.0),
+        (keep_errors_from_those_who_wait, "did not reach", 60.0),
+        # These two end by patience alone; on a machine that stands still, both by the first.
+        (let_a_thread_sleep_on, "waits for ever", 1.0),
+        (leave_a_load_behind, r"left behind|waits for ever", 1.0),
+    ],
+)
+def test_the_checker_finds_the_fault(
+    put_in: Callable[[pytest.MonkeyPatch], None],
+    found: str,
+    patience: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_in(monkeypatch)
+    monkeypatch.setattr(histories, "ROUND", 2_000)
+    with pytest.raises(histories.Violation, match=found):
+        histories.run(ENOUGH, seed=7, patience=patience)

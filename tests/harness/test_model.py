@@ -1,0 +1,401 @@
+"""The core beside the pure-Python model, step by step.
+
+    FLOWCACHE_EXAMPLES=10000 pytest tests/harness/test_model.py
+
+runs ten thousand examples of each machine.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from flowcache import Cache, Event, Limits, Namespace, create_cache
+from harness.model import ModelCache, ModelNamespace
+from harness.support import Colliding, VirtualClock, outcome
+
+EXAMPLES = int(os.environ.get("FLOWCACHE_EXAMPLES", "120"))
+STEPS = int(os.environ.get("FLOWCACHE_STEPS", "50"))
+
+PATHS = st.sampled_from([(), ("a",), ("a", "b"), ("a:b",), ("b",), ("b", "a", "c")])
+KEYS = st.one_of(
+    st.sampled_from(["", "x", "xy", "y", "b:x"]),
+    st.sampled_from([b"x", 1, True, 1.0, None, ("x",)]),
+    st.sampled_from([Colliding("p"), Colliding("q"), Colliding("r")]),
+)
+VALUES = st.sampled_from([None, 0, 1, 2, False, "", "text"])
+TAGS = st.sampled_from(["t", "u", "t:u"])
+TAG_SETS = st.one_of(TAGS, st.lists(TAGS, max_size=3), st.frozensets(TAGS, max_size=3))
+TTLS = st.sampled_from([0, 0.5, 1, 2, 4, 10, None])
+STALE = st.sampled_from([None, 0, 1, 3, True])
+TTLS_OR_NONE = st.fixed_dictionaries({}, optional={"ttl": TTLS})
+STORES = st.sampled_from(["set", "set", "add"])
+LOOKS = st.sampled_from(["get", "get", "peek", "__getitem__", "__contains__", "ttl", "get_many"])
+REMOVALS = st.sampled_from(["delete", "pop", "__delitem__", "delete_many", "popitem"])
+SWEEPING_CALLS = [
+    st.just(("clear", (), {})),
+    st.tuples(st.just("invalidate_tag"), st.tuples(TAGS), st.just({})),
+    st.tuples(
+        st.just("invalidate_tags"),
+        st.tuples(TAG_SETS),
+        st.fixed_dictionaries({"match": st.sampled_from(["any", "all"])}),
+    ),
+    st.tuples(
+        st.just("invalidate_prefix"),
+        st.tuples(st.sampled_from(["", "x", "xy", "b:", "z"])),
+        st.just({}),
+    ),
+]
+COMPARED = ("hits", "misses", "loads", "sets", "evictions", "evictions_caused", "invalidations")
+
+
+def storing_options() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional={"ttl": TTLS, "tags": TAG_SETS, "stale": STALE})
+
+
+class SideBySide(RuleBasedStateMachine):
+    """Drives both, and compares each result and what is left behind."""
+
+    core: Cache[Any]
+    model: ModelCache
+    in_step = False  # after a divergence there is nothing more to compare
+
+    def start(self, **configuration: Any) -> None:
+        self.clock = VirtualClock()
+        self.core = create_cache(clock=self.clock, **configuration)
+        self.model = ModelCache(clock=self.clock, **configuration)
+        self.evicted: list[tuple[tuple[str, ...], Any, str]] = []
+
+    def note_eviction(self, event: Event) -> None:
+        if event.cause in ("evicted", "over_limit"):
+            self.evicted.append((event.path, event.key, event.cause))
+
+    def at(self, path: tuple[str, ...]) -> tuple[Namespace[Any], ModelNamespace]:
+        return self.core.namespace(*path) if path else self.core, self.model.namespace(*path)
+
+    def both(self, path: tuple[str, ...], method: str, *arguments: Any, **options: Any) -> None:
+        self.in_step = False
+        core, model = self.at(path)
+        call = operator.methodcaller(method, *arguments, **options)
+        expected = outcome(lambda: call(model))
+        assert outcome(lambda: call(core)) == expected, f"{method}{arguments} {options} in {path}"
+
+    def compare_counters(self, *, settled: bool) -> None:
+        for node in self.model.root.tree():
+            core, model = self.at(node.path)
+            stats, expected = core.stats(), model.counters()
+            for name in COMPARED:
+                assert getattr(stats, name) == expected.get(name, 0), (node.path, name)
+            if settled:
+                assert stats.expirations == expected.get("expirations", 0), node.path
+                assert (stats.entries, stats.weight) == (expected["entries"], expected["weight"]), (
+                    node.path
+                )
+            else:
+                # Reclaiming what has expired may wait; nothing may be lost meanwhile.
+                assert (
+                    stats.entries >= expected["entries"] and stats.weight >= expected["weight"]
+                ), node.path
+
+    def compare_contents(self) -> None:
+        for node in self.model.root.tree():
+            core, model = self.at(node.path)
+            expected = model.contents()
+            assert list(core.items()) == expected, node.path
+            assert list(core) == [key for key, _ in expected] and len(core) == len(expected), (
+                node.path
+            )
+            assert [core.ttl(key) for key, _ in expected] == [
+                model.ttl(key) for key, _ in expected
+            ], node.path
+
+    def settle(self) -> None:
+        self.core.sweep()
+        self.model.sweep()
+        self.core._check()
+        assert self.core._debris() == 0
+        self.compare_counters(settled=True)
+        self.compare_contents()
+        for node in self.model.root.tree():
+            core, model = self.at(node.path)
+            assert model.namespaces() <= set(core.namespaces()) <= set(node.children), node.path
+
+    def teardown(self) -> None:
+        if self.in_step:
+            self.settle()
+
+
+class DataMachine(SideBySide):
+    """Every keyed call, tags, prefixes, clear, TTLs and stale windows, under a small bound."""
+
+    @initialize(
+        max_entries=st.sampled_from([None, 1, 2, 5, 9]),
+        default_ttl=st.sampled_from([None, 3.0]),
+        eager=st.booleans(),
+        at_once=st.sampled_from([None, 1, 2, 3]),
+    )
+    def begin(
+        self, max_entries: int | None, default_ttl: float | None, eager: bool, at_once: int | None
+    ) -> None:
+        self.eager = (
+            eager  # compare contents after every step, or leave expired entries where they are
+        )
+        self.start(max_entries=max_entries, default_ttl=default_ttl)
+        if at_once is not None:
+            # What goes by thousands turns to debris; here it is what goes by twos or fours. The
+            # table splits after so many, too.
+            self.core._slice(at_once, at_once)
+
+    # Few rules, so that stores come up often enough for the others to meet something.
+
+    @rule(path=PATHS, key=KEYS, value=VALUES, method=STORES, options=storing_options())
+    def store(
+        self, path: tuple[str, ...], key: Any, value: Any, method: str, options: dict[str, Any]
+    ) -> None:
+        self.both(path, method, key, value, **options)
+
+    @rule(path=PATHS, key=KEYS, value=VALUES, ttl=TTLS, stale=STALE, tags=TAG_SETS)
+    def store_with_everything(
+        self, path: tuple[str, ...], key: Any, value: Any, ttl: Any, stale: Any, tags: Any
+    ) -> None:
+        self.both(path, "set", key, value, ttl=ttl, stale=stale, tags=tags)
+
+    @rule(path=PATHS, mapping=st.dictionaries(KEYS, VALUES, max_size=4), options=storing_options())
+    def store_many(
+        self, path: tuple[str, ...], mapping: dict[Any, Any], options: dict[str, Any]
+    ) -> None:
+        self.both(path, "set_many", mapping, **options)
+
+    @rule(path=PATHS, key=KEYS, value=VALUES, method=st.sampled_from(["__setitem__", "setdefault"]))
+    def store_plainly(self, path: tuple[str, ...], key: Any, value: Any, method: str) -> None:
+        self.both(path, method, key, value)
+
+    @rule(path=PATHS, key=st.sampled_from(["x", "y"]), delta=st.integers(-2, 2), ttl=TTLS_OR_NONE)
+    def count(self, path: tuple[str, ...], key: str, delta: int, ttl: dict[str, Any]) -> None:
+        self.both(path, "incr", key, delta, **ttl)
+
+    @rule(path=PATHS, key=KEYS, ttl=TTLS_OR_NONE)
+    def touch(self, path: tuple[str, ...], key: Any, ttl: dict[str, Any]) -> None:
+        self.both(path, "touch", key, **ttl)
+
+    @rule(path=PATHS, keys=st.lists(KEYS, min_size=1, max_size=4), method=LOOKS)
+    def look(self, path: tuple[str, ...], keys: list[Any], method: str) -> None:
+        self.both(path, method, *([keys] if method == "get_many" else keys[:1]))
+
+    @rule(path=PATHS, keys=st.lists(KEYS, min_size=1, max_size=4), method=REMOVALS, default=VALUES)
+    def remove(self, path: tuple[str, ...], keys: list[Any], method: str, default: Any) -> None:
+        arguments: dict[str, list[Any]] = {"delete_many": [keys], "popitem": []}
+        self.both(path, method, *arguments.get(method, keys[:1]))
+        self.both(path, "pop", keys[-1], default)
+
+    @rule(path=PATHS, call=st.one_of(SWEEPING_CALLS))
+    def invalidate(
+        self, path: tuple[str, ...], call: tuple[str, tuple[Any, ...], dict[str, Any]]
+    ) -> None:
+        method, arguments, options = call
+        self.both(path, method, *arguments, **options)
+
+    @rule(path=PATHS, ttl=st.sampled_from([1, 2.5, None]), reset=st.booleans())
+    def administer(self, path: tuple[str, ...], ttl: float | None, reset: bool) -> None:
+        if reset:
+            # What has expired must be counted before the reset on both sides.
+            self.core.sweep()
+            self.both(path, "reset_stats")
+        else:
+            self.both(path, "configure", default_ttl=ttl)
+
+    @rule(seconds=st.sampled_from([0.5, 1, 2, 5]))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        self.settle()
+
+    @invariant()
+    def agree(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        self.core._check()
+        self.compare_counters(settled=False)
+        if self.eager:
+            self.compare_contents()
+        self.in_step = True
+
+
+TREE = [("a",), ("a", "x"), ("a", "y"), ("b",), ("b", "x"), ("c",)]
+PLACES = st.sampled_from([(), *TREE])
+NEW = [("p",), ("q",), ("p", "q"), ("x",)]
+CHILD_LIMITS = st.sampled_from(
+    [
+        None,
+        Limits(max_entries=2),
+        Limits(share=0.5, reserved=1),
+        Limits(max_weight=9, child_limits=Limits(max_entries=1)),
+        Limits(reserved=4, max_entries=6),
+    ]
+)
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_entries": st.sampled_from([None, 1, 4]),
+        "reserved": st.integers(0, 2),
+        "share": st.sampled_from([0.5, 2.0]),
+        "child_limits": CHILD_LIMITS,
+    },
+)
+
+
+class FairnessMachine(SideBySide):
+    """Limits, shares, reservations, weights change at every level; the victims are the model's."""
+
+    @initialize(
+        order=st.permutations(TREE),
+        max_entries=st.sampled_from([None, 3, 6, 12]),
+        max_weight=st.sampled_from([None, 6, 15]),
+        child_limits=st.sampled_from(
+            [None, Limits(max_entries=4), Limits(share=0.5), Limits(max_weight=9)]
+        ),
+    )
+    def begin(
+        self,
+        order: list[tuple[str, ...]],
+        max_entries: int | None,
+        max_weight: int | None,
+        child_limits: Limits | None,
+    ) -> None:
+        self.start(
+            max_entries=max_entries,
+            max_weight=max_weight,
+            weigher=lambda key, value: value,
+            default_ttl=None,
+            child_limits=child_limits,
+        )
+        self.core.subscribe(self.note_eviction, kinds=("remove",))
+        for path in order:
+            self.at(path)
+
+    @rule(
+        path=PLACES,
+        keys=st.integers(1, 6),
+        value=st.sampled_from([0, 1, 1, 2, 3, 8]),
+        burst=st.integers(1, 5),
+    )
+    def store(self, path: tuple[str, ...], keys: int, value: int, burst: int) -> None:
+        for step in range(burst):
+            self.both(path, "set", (keys + step) % 8, value)
+
+    @rule(
+        path=PLACES,
+        key=st.integers(0, 7),
+        ttl=st.sampled_from([1, 2]),
+        stale=st.sampled_from([None, 1]),
+    )
+    def store_for_a_while(
+        self, path: tuple[str, ...], key: int, ttl: float, stale: float | None
+    ) -> None:
+        self.both(path, "set", key, 1, ttl=ttl, stale=stale)
+
+    @rule(path=PLACES, key=st.integers(0, 7))
+    def use(self, path: tuple[str, ...], key: int) -> None:
+        self.both(path, "get", key)
+
+    @rule(path=PLACES, key=st.integers(0, 7))
+    def delete(self, path: tuple[str, ...], key: int) -> None:
+        self.both(path, "delete", key)
+
+    @rule(path=PLACES)
+    def clear(self, path: tuple[str, ...]) -> None:
+        self.both(path, "clear")
+
+    @rule(path=PLACES, limit=st.sampled_from([None, 1, 2, 3, 5, 8]))
+    def limit_entries(self, path: tuple[str, ...], limit: int | None) -> None:
+        self.both(path, "configure", max_entries=limit)
+
+    @rule(path=PLACES, limit=st.sampled_from([None, 1, 3, 7, 12]))
+    def limit_weight(self, path: tuple[str, ...], limit: int | None) -> None:
+        self.both(path, "configure", max_weight=limit)
+
+    @rule(path=st.sampled_from(TREE), share=st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0]))
+    def change_share(self, path: tuple[str, ...], share: float) -> None:
+        self.both(path, "configure", share=share)
+
+    @rule(path=st.sampled_from(TREE), reserved=st.integers(0, 3))
+    def reserve(self, path: tuple[str, ...], reserved: int) -> None:
+        self.both(path, "configure", reserved=reserved)
+
+    @rule(
+        path=PLACES,
+        limit=st.sampled_from([None, 2, 5]),
+        share=st.sampled_from([0.5, 2.0]),
+        reserved=st.integers(0, 2),
+    )
+    def change_several(
+        self, path: tuple[str, ...], limit: int | None, share: float, reserved: int
+    ) -> None:
+        settings = (
+            {"max_entries": limit, "share": share, "reserved": reserved}
+            if path
+            else {"max_entries": limit}
+        )
+        self.both(path, "configure", **settings)
+
+    @rule(path=PLACES, limits=CHILD_LIMITS)
+    def limit_children(self, path: tuple[str, ...], limits: Limits | None) -> None:
+        self.both(path, "configure", child_limits=limits)
+
+    @rule(path=PLACES, names=st.sampled_from(NEW), settings=SETTINGS, weights=st.integers(0, 3))
+    def make(
+        self,
+        path: tuple[str, ...],
+        names: tuple[str, ...],
+        settings: dict[str, Any],
+        weights: int,
+    ) -> None:
+        """A namespace like no other yet, or one that is there, with settings or without."""
+        self.in_step = False
+        core, model = self.at(path)
+        expected = outcome(lambda: model.namespace(*names, **settings).path)
+        assert outcome(lambda: core.namespace(*names, **settings).path) == expected, (path, names)
+        if expected[0] == "returned":
+            self.both((*path, *names), "set", "k", weights)
+
+    @rule(seconds=st.sampled_from([1, 2]))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @invariant()
+    def agree(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        self.core._check()
+        expected = [
+            removal for removal in self.model.removed if removal[2] in ("evicted", "over_limit")
+        ]
+        assert self.evicted == expected
+        self.compare_counters(settled=False)
+        self.compare_contents()
+        self.in_step = True
+
+
+PROFILE = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+    ],
+)
+
+TestData = DataMachine.TestCase
+TestData.settings = PROFILE
+TestFairness = FairnessMachine.TestCase
+TestFairness.settings = PROFILE
