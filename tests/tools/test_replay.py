@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from flowcache import Cache, Limits
+from flowcache.cli import INTERRUPTED, OK
+from flowcache.cli import main as flowcache
+from flowcache.cli.replay import BAD_TRACE, BAD_USAGE
 from flowcache.replay import extras
-from flowcache.replay.cli import BAD_TRACE, BAD_USAGE, INTERRUPTED, OK, main
 from flowcache.replay.optimum import next_reads, optimum_hits
 from flowcache.replay.reading import TWITTER, Layout, TraceError, read_trace
 from flowcache.replay.report import amount
@@ -27,6 +29,10 @@ from flowcache.replay.simulate import Settings, replay
 from flowcache.replay.trace import ADD, DELETE, READ, REPLACE, SET, Trace, TraceBuilder
 
 HEADER = "time,key,tenant,size,operation,ttl\n"
+
+
+def main(arguments: list[str]) -> int:
+    return flowcache(["replay", *arguments])
 
 
 def trace_of(*requests: tuple[Any, ...], **columns: bool) -> Trace:
@@ -635,7 +641,7 @@ class TestCommandLine:
         def interrupted(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("flowcache.replay.cli.read_trace", interrupted)
+        monkeypatch.setattr("flowcache.cli.replay.read_trace", interrupted)
         assert main([log, "--json"]) == INTERRUPTED
         assert "interrupted" in capsys.readouterr().err
 
@@ -693,7 +699,7 @@ class TestCommandLine:
         self, log: str, compress: Callable[[bytes], bytes]
     ) -> None:
         finished = subprocess.run(
-            [sys.executable, "-m", "flowcache.replay", "-", "--json", "--max-entries", "50"],
+            [sys.executable, "-m", "flowcache", "replay", "-", "--json", "--max-entries", "50"],
             input=compress(Path(log).read_bytes()),
             capture_output=True,
             check=False,
@@ -705,7 +711,7 @@ class TestCommandLine:
 
     def test_a_reader_that_leaves_early_is_no_error(self, log: str) -> None:
         with subprocess.Popen(
-            [sys.executable, "-m", "flowcache.replay", log, "--json"],
+            [sys.executable, "-m", "flowcache", "replay", log, "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as process:

@@ -1,4 +1,4 @@
-"""What the command line may say, and what it means."""
+"""The options of `flowcache replay`, and their meaning."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from flowcache import Limits
-
-from .reading import COMPRESSIONS, ROLES, TIME_UNITS, TWITTER, Layout
-from .trace import OPERATIONS, Trace
+from flowcache.replay.reading import COMPRESSIONS, ROLES, TIME_UNITS, TWITTER, Layout
+from flowcache.replay.trace import OPERATIONS, Trace
 
 DEFAULT_MAX_ENTRIES: Final = "10000"
 CURVE: Final = "0.1%,0.2%,0.5%,1%,2%,5%,10%,20%,50%,100%"
@@ -24,10 +23,10 @@ fetch() does; a write or delete in the log does what it says. Time is the log's 
 
 EPILOG: Final = """\
 examples:
-  python -m flowcache.replay requests.csv --key-column url --tenant-column customer
-  python -m flowcache.replay requests.csv.zst --max-entries 5% --per-tenant max_entries=500
-  python -m flowcache.replay cluster52.csv.xz --preset twitter --sizes 1%,5%,20% --plot curve.png
-  zcat access.csv.gz | python -m flowcache.replay - --tenant acme:reserved=1000,share=2
+  flowcache replay requests.csv --key-column url --tenant-column customer
+  flowcache replay requests.csv.zst --max-entries 5% --per-tenant max_entries=500
+  flowcache replay cluster52.csv.xz --preset twitter --sizes 1%,5%,20% --plot curve.png
+  zcat access.csv.gz | flowcache replay - --tenant acme:reserved=1000,share=2
 
 The optimum is that of one cache of the same number of entries that knows what is read next, without
 tenants and their limits.
@@ -139,7 +138,7 @@ def count(text: str) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m flowcache.replay",
+        prog="flowcache replay",
         usage="%(prog)s [options] TRACE",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -1,4 +1,4 @@
-"""The command line tool: reads, replays, reports, and tells how it went by its exit status."""
+"""`flowcache replay`: reads a log, replays it, reports, and says by its exit status how it went."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowcache import Cache, ConfigurationError
+from flowcache.replay.extras import ReplayError, need
+from flowcache.replay.optimum import next_reads, optimum_hits
+from flowcache.replay.progress import Progress, progress_bars
+from flowcache.replay.reading import TraceError, read_trace
+from flowcache.replay.report import Run, as_json, draw, print_run, print_sizes, print_trace
+from flowcache.replay.simulate import Settings, replay
+from flowcache.replay.trace import READ, Trace
 
-from .arguments import CURVE, DEFAULT_MAX_ENTRIES, entries_of, layout_of, make_parser
-from .extras import ReplayError, need
-from .optimum import next_reads, optimum_hits
-from .progress import Progress, progress_bars
-from .reading import TraceError, read_trace
-from .report import Run, as_json, draw, print_run, print_sizes, print_trace
-from .simulate import Settings, replay
-from .trace import READ, Trace
+from . import OK, discard_output
+from .replay_options import CURVE, DEFAULT_MAX_ENTRIES, entries_of, layout_of, make_parser
 
-OK: Final = 0
 BAD_TRACE: Final = 1
 BAD_USAGE: Final = 2
-INTERRUPTED: Final = 130
 
 
 def sizes_of(trace: Trace, options: argparse.Namespace) -> list[str]:
@@ -90,7 +89,7 @@ def teller(done: Callable[[int], None]) -> Callable[[int, Cache[int]], None]:
 
 def warn(message: str) -> None:
     """Say something on standard error."""
-    print(f"flowcache.replay: {message}", file=sys.stderr)
+    print(f"flowcache replay: {message}", file=sys.stderr)
 
 
 def check_against(trace: Trace, options: argparse.Namespace, parser: Any) -> None:
@@ -138,40 +137,50 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             )
         check_against(trace, options, parser)
         runs = replay_all(trace, options, progress)
-    if options.json:
-        print(json.dumps(as_json(trace, runs), indent=2))
-    else:
-        console = need("rich.console", "the report").Console()
-        if not console.is_terminal:
-            # A file or a pipe has no width of its own: a table is not to be squeezed into 80.
-            console.width = max(console.width, 120)
-        print_trace(console, trace, name)
-        if options.sizes or options.plot:
-            print_sizes(console, trace, runs, options.top)
-        else:
-            print_run(console, trace, runs[0], options.top)
+    print_report(trace, runs, options, name)
     if options.plot:
         draw(options.plot, trace, runs, name)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool and return its exit status."""
+def print_report(trace: Trace, runs: list[Run], options: argparse.Namespace, name: str) -> None:
+    """Print what was found; a disk that is full is an error of one line."""
+    try:
+        if options.json:
+            print(json.dumps(as_json(trace, runs), indent=2))
+        else:
+            print_tables(trace, runs, options, name)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise ReplayError(f"the report cannot be written: {error.strerror}") from error
+
+
+def print_tables(trace: Trace, runs: list[Run], options: argparse.Namespace, name: str) -> None:
+    """Print what was found as tables."""
+    console = need("rich.console", "the report").Console()
+    if not console.is_terminal:
+        # A file or a pipe has no width of its own: a table is not to be squeezed into 80.
+        console.width = max(console.width, 120)
+    print_trace(console, trace, name)
+    if options.sizes or options.plot:
+        print_sizes(console, trace, runs, options.top)
+    else:
+        print_run(console, trace, runs[0], options.top)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb and return its exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     try:
         run(options, parser)
-        sys.stdout.flush()
     except TraceError as error:
         warn(str(error))
         return BAD_TRACE
     except (ReplayError, ConfigurationError) as error:
         warn(str(error))
         return BAD_USAGE
-    except BrokenPipeError:
-        # Whoever read the report has seen enough; what is left must not be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        warn("interrupted")
-        return INTERRUPTED
     return OK
