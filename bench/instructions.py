@@ -22,7 +22,7 @@ FEW, MANY = 2_000, 12_000
 SIZE = 1_000
 
 PROLOGUE = f"""
-import sys
+import asyncio, sys
 from flowcache import create_cache
 calls = int(sys.argv[1])
 cache = create_cache(max_entries={SIZE})
@@ -46,6 +46,21 @@ def crowd(tenants, new):
             space.set(key, 1)
     for n, key in enumerate(new):
         spaces[n * 7919 % tenants].set(key, 1)
+roomy = create_cache(max_entries=None).namespace("tenant:acme")
+cached = create_cache().cached()(lambda contact: 1)
+for key in stored:
+    cached(key)
+now = 0
+ticking = create_cache(clock=lambda: now, default_ttl=1).namespace("tenant:acme")
+async def stale(keys):
+    # Each key is past its TTL: it is served, and loaded anew by a task behind it.
+    global now
+    for key in stored:
+        ticking.set(key, 1, stale=True)
+    for key in keys:
+        now += 2
+        await ticking.afetch(key, aload, stale=True)
+        await asyncio.sleep(0)
 def run(keys, new, get, put, fetch, afetch, namespace):
 """
 CALL = """
@@ -60,8 +75,17 @@ CASES = {
     "set that overwrites": "for key in keys: put(key, 1)",
     "set that evicts": "for key in new: put(key, 1)",
     "set with two tags": "for key in keys: put(key, 1, tags=('crm', 'crm:contacts'))",
+    "set that changes a tag": "for n, key in enumerate(keys): put(key, 1, tags=('crm', new[n]))",
+    "set of a new key": "for key in new: roomy.set(key, 1)",
+    "  with equal tags": "for key in new: roomy.set(key, 1, tags=('crm', 'crm:contacts'))",
+    "  with a tag of its own": "for key in new: roomy.set(key, 1, tags=('crm', key))",
+    "add": "for key in new: roomy.add(key, 1)",
     "fetch, hit": "for key in keys: fetch(key, load)",
     "afetch, hit, not awaited": "for key in keys: afetch(key, aload)",
+    "cached function, hit": "for key in keys: cached(key)",
+    "get_many of 100, a key": "for n in range(0, len(keys), 100): view.get_many(keys[n:n + 100])",
+    "fetch that loads": "for key in new: fetch(key, load)",
+    "afetch, stale, with its load": "asyncio.run(stale(keys))",
     "namespace(...).get": "for key in keys: namespace('tenant:acme').get(key)",
     "set under pressure, 10 tenants": "crowd(10, new)",
     "set under pressure, 100,000": "crowd(100_000, new)",
@@ -112,7 +136,7 @@ def main() -> None:
         return known[program, calls]
 
     for name in options.cases or CASES:
-        print(f"{name:<28}{a_call(CASES[name], count):>8.0f}", flush=True)
+        print(f"{name:<30}{a_call(CASES[name], count):>8.0f}", flush=True)
 
 
 if __name__ == "__main__":
