@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from flowcache import Cache, create_cache
+from flowcache._core import _testing
 
 SMALL = 1_000
 """What a cache is shrunk to."""
@@ -79,7 +80,7 @@ def and_after(cache: Any, call: Callable[[], Any], entries: int) -> dict[str, in
     cache._check()
     first = 10 * entries
     after = longest(sets(cache, first, first + entries // 3))
-    assert cache._debris() == 0
+    assert _testing.debris(cache) == 0
     return {"the call": held, "later set": after}
 
 

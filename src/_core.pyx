@@ -7,25 +7,41 @@
 #
 # flowcache._core: the compiled core.
 #
-# One extension made of included rooms, so that the compiler sees through all of them.
+# One extension made of included rooms, so that the compiler sees through all of them. Floor by
+# floor, a room uses only those that stand above it in this list: tests/core/test_floors.py.
 #
-#   clock    the time
-#   block    large pieces of memory
-#   entry    Entry, and the slab that entries live in
-#   table    (namespace, key) -> entry
-#   lru      one list a namespace, oldest to newest
-#   expiry   heaps with seats: entries by deadline, children by what is due and by fullness
-#   tags     (namespace, tag) -> entries
-#   space    what is kept of a namespace (Space) and of a cache (Core)
-#   prefix   the tree of namespaces; who gives way; who is idle
-#   store    storing, expiring, evicting, dropping; what the collector is shown
-#   settings limits and durations: the checks, and what a change does
-#   events   who listens
-#   removal  removing many, listing
-#   view, keyed, mapping, many, asking: what users hold, from View to Namespace
-#   calling  hits of cached functions
-#   fetch    hits of fetch and afetch; the awaitable of a hit; running loads
-#   check    everything recomputed
+# structures: no Python object but the pointers that they carry
+#   clock      the time
+#   memory     large blocks
+#   pages      regions of them, for the slab
+#   lock       one lock a cache, and what is read without it
+#   entry      Entry, and the slab that entries live in
+#   table      (namespace, key) -> entry
+#   lru        one list a namespace, oldest to newest
+#   heap       entries by deadline, children by what is due and by fullness
+#   tags       (namespace, tag) -> entries
+# namespaces
+#   arguments  checks of what callers give
+#   tree       what is kept of a namespace (Space) and of a cache (Core); the tree; the idle
+#   fairness   who gives way
+#   loads      running loads, and what fences them
+# one cache
+#   store      Store, which owns a Core; keys and tags by name
+#   settings   limits: the checks, and what a change does
+#   events     who listens
+#   reclaim    what leaves: limbo, debris, drops
+#   expiring   what is due
+#   evicting   making room
+#   collector  what the collector is shown
+# the verbs of a namespace
+#   lookup, storing, removing, listing, fetching
+#   check      everything recomputed
+# what users hold
+#   namespace  Namespace: a table of contents
+#   awaitable  what awaiting a hit awaits
+#   fastcall   the hot calls, with their arguments taken apart by hand
+#   cached     hits of cached functions
+#   testing    probes for tests and benches
 #
 # INVARIANTS
 #
@@ -53,13 +69,13 @@
 #    below it; counters count its own, and those of namespaces that are no more are kept by their
 #    parents. _check() recomputes them all.
 #
-# 6. Cost follows what is touched. Heap keys are lower bounds (see expiry), so that a hit, a removal
+# 6. Cost follows what is touched. Heap keys are lower bounds (see heap), so that a hit, a removal
 #    or a later deadline moves nothing in any heap.
 #
 # 7. A function whose name ends in _locked expects Core.lock, and runs no user code but through
 #    store_find_by_eq_locked, which lets the lock go. With the GIL the lock is nothing. Without it,
 #    nothing is dropped under the lock that could be its last reference and run a finalizer, and
-#    what is read without the lock goes through peek_ and is written through poke_ (see space).
+#    what is read without the lock goes through peek_ and is written through poke_ (see lock).
 #
 # 8. A load is stored only if nothing has fenced it. Whatever invalidates a key marks the running
 #    loads that it covers, under the lock and together with the change. Keyed writes look for the
@@ -97,30 +113,41 @@ cdef object face_fetch_many, face_afetch_many, face_wrap, face_cached, face_for_
 cdef object face_keys, face_values, face_items
 cdef object face_subscribe, face_dispatch, face_stats, face_is_async, face_limits_type
 
-
-cdef class Load
-
 include "_core/clock.pxd"
-include "_core/block.pxd"
+include "_core/memory.pxd"
+include "_core/pages.pxd"
+include "_core/lock.pxd"
 include "_core/entry.pxd"
 include "_core/table.pxd"
 include "_core/lru.pxd"
-include "_core/expiry.pxd"
+include "_core/heap.pxd"
 include "_core/tags.pxd"
-include "_core/space.pxd"
-include "_core/prefix.pyx"
+
+include "_core/arguments.pyx"
+include "_core/tree.pyx"
+include "_core/fairness.pyx"
+include "_core/loads.pyx"
+
+include "_core/store.pyx"
 include "_core/settings.pyx"
 include "_core/events.pyx"
-include "_core/store.pyx"
-include "_core/view.pyx"
-include "_core/removal.pyx"
-include "_core/keyed.pyx"
-include "_core/mapping.pyx"
-include "_core/many.pyx"
-include "_core/asking.pyx"
-include "_core/fetch.pyx"
-include "_core/calling.pyx"
+include "_core/reclaim.pyx"
+include "_core/expiring.pyx"
+include "_core/evicting.pyx"
+include "_core/collector.pyx"
+
+include "_core/lookup.pyx"
+include "_core/storing.pyx"
+include "_core/removing.pyx"
+include "_core/listing.pyx"
+include "_core/fetching.pyx"
 include "_core/check.pyx"
+
+include "_core/namespace.pyx"
+include "_core/awaitable.pyx"
+include "_core/fastcall.pyx"
+include "_core/cached.pyx"
+include "_core/testing.pyx"
 
 
 def _connect(*, fetch_miss, afetch_miss, fetch_any, refresh, arefresh, fetch_many, afetch_many,
@@ -163,8 +190,4 @@ patch_store(type_of(Store), <void*>store_traverse, <void*>store_clear)
 patch_view(type_of(Namespace), <void*>view_dealloc)
 patch_ready(type_of(Ready), ready_send)
 enable_vectorcall(type_of(Called), called_offset())
-add_method(type_of(Namespace), get_def, b"get", <void*>namespace_get, doc_of(<PyObject*>Keyed.get))
-add_method(type_of(Namespace), set_def, b"set", <void*>namespace_set, doc_of(<PyObject*>Keyed.set))
-add_method(type_of(Namespace), fetch_def, b"fetch", <void*>namespace_fetch, FETCH_DOC)
-add_method(type_of(Namespace), namespace_def, b"namespace", <void*>view_namespace, NAMESPACE_DOC)
-add_method(type_of(Namespace), afetch_def, b"afetch", <void*>namespace_afetch, AFETCH_DOC)
+fastcall_install()

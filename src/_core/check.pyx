@@ -1,5 +1,6 @@
 # _check(): every count and link of a cache, recomputed. Tests call it after each step.
 
+
 cdef int check_that(bint holds, str what) except -1:
     if not holds:
         raise AssertionError(what)
@@ -8,15 +9,16 @@ cdef int check_that(bint holds, str what) except -1:
 
 cdef int check_heap(Core* core, Seating kind, Heap* heap, str what) except -1:
     cdef uint32_t n, parent, seat
+    cdef void* of = <void*>&core.slab if kind == ENTRIES else <void*>core.spaces
     check_that(heap.n <= heap.capacity, f"{what}: more than its capacity")
     for n in range(heap.n):
         if n:
             parent = (n - 1) // ARITY
-            check_that(not heap_before(core, kind, heap.keys[n], heap.ids[n],
+            check_that(not heap_before(of, kind, heap.keys[n], heap.ids[n],
                                        heap.keys[parent], heap.ids[parent]),
                        f"{what}: out of order")
         seat = (entry_at(&core.slab, heap.ids[n]).seat if kind == ENTRIES
-                else core.spaces[heap.ids[n]].seat[<int>kind])
+                else core.spaces[heap.ids[n]].member.seat[<int>kind])
         check_that(seat == n, f"{what}: seat {n} is not known to who sits there")
     return 0
 
@@ -33,7 +35,7 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
     label = space_label(space)
     while at != NULL:
         pending -= 1
-        check_that((<Load>at).registered and (<Load>at).namespace.space == space,
+        check_that((<Load>at).registered and (<Load>at).space == space,
                    f"{label}: a load runs elsewhere")
         at = (<Load>at).older
     check_that(pending == 0, f"{label}: own_pending is wrong")
@@ -61,7 +63,7 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
         link = e.links
         while link != NONE:
             check_that(link_at(&core.tags, link).entry == i, f"{label}: a link is another's")
-            check_that(core.tags.records[link_at(&core.tags, link).tag].space == space,
+            check_that(core.tags.records[link_at(&core.tags, link).tag].space == space.id,
                        f"{label}: a tag of another namespace")
             links[0] += 1
             link = link_at(&core.tags, link).next
@@ -89,13 +91,13 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
         weight += child.weight
         pending += child.pending
         demand += space_demand(child)
-        check_that(space_bound(child) == INFINITY or child.seat[<int>BY_DUE] != NONE,
+        check_that(space_bound(child) == INFINITY or child.member.seat[<int>BY_DUE] != NONE,
                    f"{label}: a child with something due has no seat")
-        if child.seat[<int>BY_DUE] != NONE:
-            check_that(space.due.keys[child.seat[<int>BY_DUE]] <= space_bound(child),
+        if child.member.seat[<int>BY_DUE] != NONE:
+            check_that(space.due.keys[child.member.seat[<int>BY_DUE]] <= space_bound(child),
                        f"{label}: a child is seated too late")
-        if child.seat[<int>BY_ENTRIES] != NONE:
-            check_that(space.by_entries.keys[child.seat[<int>BY_ENTRIES]]
+        if child.member.seat[<int>BY_ENTRIES] != NONE:
+            check_that(space.by_entries.keys[child.member.seat[<int>BY_ENTRIES]]
                        <= -space_ratio(child, BY_ENTRIES, 0),
                        f"{label}: a child is fuller than seated")
         child = child.next
@@ -110,7 +112,7 @@ cdef int check_space(Store store, Space* space, int64_t* links) except -1:
     check_that(space.max_weight < 0 or weight <= space.max_weight, f"{label}: over max_weight")
     if space.tags != NULL:
         for name, t in (<dict>space.tags).items():
-            check_that(core.tags.records[t].space == space and core.tags.records[t].total > 0
+            check_that(core.tags.records[t].space == space.id and core.tags.records[t].total > 0
                        and <object>core.tags.records[t].name == name,
                        f"{label}: a tag outlives its entries")
     if space.is_idle:

@@ -3,9 +3,6 @@
 KINDS = ("hit", "miss", "stale_hit", "set", "remove", "load", "load_error", "refresh", "sweep")
 CAUSES = ("deleted", "replaced", "expired", "evicted", "over_limit", "tag", "prefix", "cleared")
 
-cdef enum Kind:
-    HIT, MISS, STALE_HIT, SET, REMOVE, LOAD, LOAD_ERROR, REFRESH, SWEEP
-
 
 cdef tuple listeners_of(Store store, Space* space, Kind kind):
     """Who wants this kind, of the namespace and those above it, or None.
@@ -52,3 +49,49 @@ cdef void listeners_count_locked(Core* core, uint32_t mask, int by) noexcept:
                 poke_u32(&core.mask, core.mask | <uint32_t>1 << kind)
             else:
                 poke_u32(&core.mask, core.mask & ~(<uint32_t>1 << kind))
+
+
+cdef tuple listen(Store store, Space* space, object listener, int mask):
+    """Let `listener` hear the kinds of `mask`; return what unlisten takes."""
+    cdef Core* core = &store.core
+    space_guard_closed(store)
+    token = (mask, listener)
+    made = []
+    lock_acquire(&core.lock)
+    try:
+        if space.listeners == NULL:
+            Py_INCREF(made)                       # Space.listeners owns it
+            space.listeners = <PyObject*>made
+        (<list>space.listeners).append(token)
+        space.views += 1                          # who is listened to is not idle
+        listeners_count_locked(core, <uint32_t>mask, 1)
+    finally:
+        lock_release(&core.lock)
+    return token
+
+
+cdef object unlisten(Store store, Space* space, object token):
+    """End what listen began. Twice is once."""
+    cdef Core* core = &store.core
+    cdef Py_ssize_t at
+    cdef list listeners
+    lock_acquire(&core.lock)
+    try:
+        if space.listeners != NULL:
+            listeners = <list>space.listeners
+            for at in range(len(listeners)):
+                if listeners[at] is token:
+                    del listeners[at]
+                    space.views -= 1
+                    listeners_count_locked(core, <uint32_t>token[0], -1)
+                    break
+    finally:
+        lock_release(&core.lock)
+
+
+cdef object emit_named(Store store, Space* space, str kind, object key, object cause, object value,
+                       object error, double seconds):
+    """Tell listeners what the face has seen."""
+    cdef int number = KINDS.index(kind)
+    if core_hears(&store.core, number):
+        emit(store, space, <Kind>number, key, cause, value, error, seconds)

@@ -1,90 +1,7 @@
-# What can be set on a namespace: the checks, and what a change does at once.
+# What can be set on a namespace: the checks, and what is in force.
 
 cdef object SETTINGS = frozenset((
     "default_ttl", "max_entries", "max_weight", "max_pending", "reserved", "share", "child_limits"))
-
-
-cdef class _Unset:
-    """The default of an argument for which None means something."""
-
-    def __repr__(self):
-        return "<not given>"
-
-    def __reduce__(self):
-        return "UNSET"
-
-
-# A variable of C, which the hot path compares with at no cost; threads that count the references of
-# one object hold each other up. The face finds it by name.
-cdef object UNSET = _Unset()
-globals()["UNSET"] = UNSET
-
-
-cdef str shown(object value):
-    """The value in a message. An int may be too long to be written out."""
-    try:
-        return repr(value)
-    except ValueError:
-        return f"an {type(value).__name__} of very many digits"
-
-
-cdef object timedelta = None
-
-
-cdef bint is_timedelta(object value) except -1:
-    global timedelta
-    if timedelta is None:                         # imported here: it would be a part of every start
-        from datetime import timedelta
-    return isinstance(value, timedelta)
-
-
-cdef double seconds_of(object value, str name, bint allow_none, bint allow_true=False) except? -1:
-    """A duration in seconds: INFINITY for None (or True) where that is allowed."""
-    cdef double seconds
-    if value is None and allow_none:
-        return INFINITY
-    if isinstance(value, bool):
-        if value and allow_true:
-            return INFINITY
-        if allow_true:
-            return 0
-    elif isinstance(value, (int, float)):
-        try:
-            seconds = value
-        except OverflowError:
-            raise ValueError(f"{name}: too large a number of seconds") from None
-        if seconds >= 0:
-            return seconds
-        raise ValueError(f"{name}: must not be negative or NaN, got {shown(value)}")
-    elif is_timedelta(value):
-        seconds = value.total_seconds()
-        if seconds >= 0:
-            return seconds
-        raise ValueError(f"{name}: must not be negative, got {value!r}")
-    raise TypeError(f"{name}: must be seconds as an int or a float, a timedelta"
-                    f"{', True' if allow_true else ''}{' or None' if allow_none else ''}, "
-                    f"got {type(value).__name__}")
-
-
-def duration(value, name, allow_none=False):
-    """Return a duration in seconds as a float; ``inf`` for ``None`` if that is allowed.
-
-    Raises ``TypeError`` or ``ValueError`` that names the argument.
-    """
-    return seconds_of(value, name, allow_none)
-
-
-cdef int64_t count_of(object value, str name, int64_t least) except? -2:
-    """A bound: an int of at least `least`, or -1 for None; one that may be 0 cannot be None."""
-    if value is None and least:
-        return -1
-    accepted = f"an int of at least {least} and below 2**62{' or None' if least else ''}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: must be {accepted}, got {type(value).__name__}")
-    value = int.__int__(value)                    # a subclass may compare as it likes
-    if not least <= value < 1 << 62:
-        raise ValueError(f"{name}: must be {accepted}, got {shown(value)}")
-    return value
 
 
 cdef dict settings_checked(dict settings, int depth=0):
@@ -125,6 +42,11 @@ cdef dict settings_checked(dict settings, int depth=0):
             raise TypeError(f"{name}: no such setting; accepted are {', '.join(sorted(SETTINGS))}")
         checked[name] = value
     return checked
+
+
+def check_settings(settings):
+    """Raise ``TypeError`` or ``ValueError`` if a setting is not acceptable; change nothing."""
+    settings_checked(dict(settings))
 
 
 cdef int settings_check_weigher(Store store, dict checked) except -1:
@@ -228,12 +150,12 @@ cdef void space_apply_locked(Store store, Space* space, Settings* settings) noex
     space_demand_changed(space, before)
     if settings.share != space.share:
         space.share = settings.share
-        if space.seat[<int>BY_ENTRIES] != NONE:
-            heap_rekey(core, BY_ENTRIES, &space.parent.by_entries, space.seat[<int>BY_ENTRIES],
-                       -space_ratio(space, BY_ENTRIES, 0))
-        if space.seat[<int>BY_WEIGHT] != NONE:
-            heap_rekey(core, BY_WEIGHT, &space.parent.by_weight, space.seat[<int>BY_WEIGHT],
-                       -space_ratio(space, BY_WEIGHT, 0))
+        if space.member.seat[<int>BY_ENTRIES] != NONE:
+            heap_rekey(core.spaces, BY_ENTRIES, &space.parent.by_entries,
+                       space.member.seat[<int>BY_ENTRIES], -space_ratio(space, BY_ENTRIES, 0))
+        if space.member.seat[<int>BY_WEIGHT] != NONE:
+            heap_rekey(core.spaces, BY_WEIGHT, &space.parent.by_weight,
+                       space.member.seat[<int>BY_WEIGHT], -space_ratio(space, BY_WEIGHT, 0))
     if settings.has_limits:
         old = space.child_limits
         Py_XINCREF(settings.child_limits)         # Space.child_limits owns it
@@ -245,36 +167,6 @@ cdef void space_apply_locked(Store store, Space* space, Settings* settings) noex
         if core.slab.weighs:
             space_raise_by(core, above, BY_WEIGHT)
         above = above.parent
-
-
-cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
-    """Evict down to the limits in force: what is due first, then by who gives way."""
-    cdef Core* core = &store.core
-    cdef bint due = True
-    cdef Space* victim
-    cdef Seating by
-    cdef uint32_t steps
-    while True:
-        if space.max_entries >= 0 and space.entries > space.max_entries:
-            by = BY_ENTRIES
-        elif space.max_weight >= 0 and space.weight > space.max_weight:
-            by = BY_WEIGHT
-        else:
-            sieve_end(core, space)
-            return 0
-        if due:
-            steps = SETTLE
-            if space_settle_one_locked(core, space, now, True, &steps) or steps == 0:
-                continue
-            # Nothing is due any more, nor will be in this call.
-            due = False
-            if space.child == NULL and by == BY_ENTRIES:
-                sieve_begin(core, space, space.entries - space.max_entries)
-        victim = space_victim(core, space, NULL, by, 0, 0)
-        if victim == NULL:
-            # All is reserved: a limit on weight does not spare what is reserved in entries.
-            victim = space_heaviest(space)
-        entry_unlink_locked(core, victim.order.oldest, OVER_LIMIT)
 
 
 cdef Space* space_make(Store store, Space* parent, str name, dict children) except NULL:
@@ -292,27 +184,21 @@ cdef Space* space_make(Store store, Space* parent, str name, dict children) exce
     return space
 
 
-cdef str name_checked(object name, str argument="name"):
-    """A valid namespace name as an exact str."""
-    if not isinstance(name, str):
-        raise TypeError(f"{argument}: must be a str, got {type(name).__name__}")
-    cdef str text = name if is_str(<PyObject*>name) else str.__str__(name)
-    cdef Py_ssize_t length = len(text)
-    if length == 0:
-        raise InvalidNamespaceError(f"{argument}: must not be empty")
-    if length > 256:
-        raise InvalidNamespaceError(f"{argument}: at most 256 characters, got {length}")
-    if Py_UNICODE_ISSPACE(text[0]) or Py_UNICODE_ISSPACE(text[length - 1]):
-        raise InvalidNamespaceError(
-            f"{argument}: must not begin or end with white space, got {text!r}")
-    return text
-
-
-def check_name(name, argument="name"):
-    """Return what can name a namespace as an exact ``str``, else raise an error that says why."""
-    return name_checked(name, argument)
-
-
-def check_settings(settings):
-    """Raise ``TypeError`` or ``ValueError`` if a setting is not acceptable; change nothing."""
-    settings_checked(dict(settings))
+cdef Store store_made(str name, object clock, object weigher, double max_pending_age,
+                      bint require_namespace, int64_t max_idle, dict checked):
+    """A store that is open, with checked settings in force at its root."""
+    cdef Store store = Store.__new__(Store)
+    cdef Settings settings
+    store.name = name
+    store.clock = clock
+    store.weigher = weigher
+    settings_check_weigher(store, checked)
+    store_open(store, weigher is not None)
+    store.core.max_pending_age = max_pending_age
+    store.core.require_namespace = require_namespace
+    store.core.max_idle = <uint32_t>min(max_idle, 1 << 30)
+    settings_read(&settings, store.core.root, checked)
+    space_check_reservations(NULL, store.core.root, &settings)
+    space_apply_locked(store, store.core.root, &settings)
+    store.core.opened = True
+    return store

@@ -2,8 +2,6 @@
 # hangs below the record of the same tag in the namespace above, so that an invalidation at any
 # level walks exactly what it removes. A record lives while an entry bears it, here or below.
 
-cdef struct Space
-
 cdef struct Link:                 # one entry's one tag: 20 bytes
     uint32_t entry
     uint32_t tag                  # in a free link: the next free one
@@ -13,7 +11,7 @@ cdef struct Link:                 # one entry's one tag: 20 bytes
 
 cdef struct Tag:
     PyObject* name                # owned; an exact str
-    Space* space                  # NULL: the record is free
+    uint32_t space                # the id of its namespace
     uint32_t first                # newest link, or NONE
     uint32_t total                # links here and below
     uint32_t parent               # the tag in the namespace above, or NONE; free: the next free one
@@ -171,7 +169,7 @@ cdef inline uint32_t tag_next(Tags* tags) noexcept nogil:
     return tags.free if tags.free != NONE else tags.used
 
 
-cdef inline uint32_t tag_take(Tags* tags, PyObject* name, Space* space,
+cdef inline uint32_t tag_take(Tags* tags, PyObject* name, uint32_t space,
                               uint32_t parent) noexcept nogil:
     """Make a record below `parent`. There is room: tag_reserve came before. Takes over `name`."""
     cdef uint32_t t = tags.free
@@ -220,7 +218,6 @@ cdef inline void tag_give(Tags* tags, uint32_t t) noexcept nogil:
     """Unhang and free a record that nothing hangs below. Its name is the caller's to drop."""
     cdef Tag* tag = &tags.records[t]
     tag_unhang(tags, t)
-    tag.space = NULL
     tag.name = NULL
     tag.parent = tags.free
     tags.free = t

@@ -70,7 +70,7 @@ class Running(_core.Load):
     outcome: Outcome | None = None
 
     def __init__(self, namespace: Any, key: Hashable, tags: Iterable[str]) -> None:
-        super().__init__(namespace, key, tags)
+        super().__init__(key, tags)
         self.waiters: dict[ThreadWaiter | TaskWaiter, None] = {}
         self.waits: list[Running] = []
         """The loads that this one's loader waits for; `rings` looks after it."""

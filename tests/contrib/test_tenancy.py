@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flowcache import InvalidNamespaceError, NamespaceRequiredError, TenantNotSetError, create_cache
+from flowcache._core import _testing
 from flowcache.tenancy import current_tenant, tenant
 from harness.support import new_cache
 
@@ -288,7 +289,7 @@ def test_it_keeps_no_tenant_alive_and_no_tenant_s_namespace() -> None:
             mine.get("k")
     gc.collect()
     cache.namespace("one more")
-    assert cache._namespaces_held() < 10
+    assert _testing.namespaces_held(cache) < 10
 
     alive = weakref.ref(cache)
     del cache, mine

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from flowcache import InvalidNamespaceError, InvalidTagError, TooManyLoadsError, background
+from flowcache._core import _testing
 from harness.support import ADDRESS_SANITIZED, new_cache, run_isolated
 
 STRANGERS = int(os.environ.get("FLOWCACHE_STRANGERS", "40000"))
@@ -25,6 +26,7 @@ MEETING_STRANGERS = """
     import os
     import sys
     from flowcache import create_cache
+    from flowcache._core import _testing
 
     strangers, idle, held = int(sys.argv[1]), 500, 1_000
     cache = create_cache(max_idle_namespaces=idle, max_entries=held)
@@ -62,8 +64,8 @@ MEETING_STRANGERS = """
     assert stats.misses == 2 * strangers and stats.load_failures == strangers, stats
     assert stats.sets == strangers and held - 1 <= stats.entries <= held, stats
     assert stats.entries + stats.evictions + stats.invalidations == strangers, stats
-    assert cache._namespaces_held() <= 1 + held + idle, cache._namespaces_held()
-    assert len(list(cache.namespaces())) == cache._namespaces_held() - 1
+    assert _testing.namespaces_held(cache) <= 1 + held + idle, _testing.namespaces_held(cache)
+    assert len(list(cache.namespaces())) == _testing.namespaces_held(cache) - 1
     cache._check()
 """
 
@@ -82,7 +84,7 @@ def test_made_up_paths_are_forgotten_from_the_leaf_up() -> None:
     for number in range(2_000):
         cache.namespace(*(f"{level}:{number}" for level in range(4))).get("k")
     # A namespace above an idle one is not idle itself: at most four a path that is remembered.
-    assert cache._namespaces_held() <= 1 + 4 * 11
+    assert _testing.namespaces_held(cache) <= 1 + 4 * 11
     assert cache.stats().misses == 2_000
     cache._check()
 
@@ -91,7 +93,7 @@ def test_a_namespace_is_asked_for_without_being_remembered_where_none_may_be() -
     cache, _ = new_cache(max_idle_namespaces=0)
     for number in range(1_000):
         cache.namespace(f"tenant:{number}").get("k")
-        assert cache._namespaces_held() <= 2
+        assert _testing.namespaces_held(cache) <= 2
     assert cache.stats().misses == 1_000 and list(cache.namespaces()) == []
 
 
@@ -113,7 +115,7 @@ def test_failing_coroutines_of_made_up_tenants_are_forgotten_too() -> None:
     cache.namespace("one more").get("k")  # A view that goes takes a few of the idle with it.
     for _ in range(50):
         cache.namespace("one more").get("k")
-    assert cache._namespaces_held() <= 12
+    assert _testing.namespaces_held(cache) <= 12
     assert cache.stats().load_failures == 1_000 and cache.stats().pending == 0
     cache._check()
 
@@ -269,16 +271,16 @@ def test_keys_of_one_hash_cost_those_who_chose_them_and_nobody_else(
 
     victim = cache.namespace("victim")
     absent = [f"contacts:{number}" for number in range(5_000)]
-    looks = [victim._probe_length(key) for key in absent]
+    looks = [_testing.probe_length(victim, key) for key in absent]
     assert statistics.mean(looks) < 12
     assert max(looks) < 250
     for key in absent[:1_000]:
         victim.set(key, key)
     assert [victim.get(key) for key in absent[:1_000]] == absent[:1_000]
     # Nor does the victim meet them by asking for the very same keys.
-    assert statistics.mean(victim._probe_length(key) for key in chosen) < 250
+    assert statistics.mean(_testing.probe_length(victim, key) for key in chosen) < 250
     assert victim.get_many(chosen[:100]) == {}
     assert all(attacker.get(chosen[-1]) == "x" for attacker in attackers)
     # They themselves do collide: what the victim is spared is real.
-    assert attackers[0]._probe_length(chosen[0]) > keys / 7 / 2
+    assert _testing.probe_length(attackers[0], chosen[0]) > keys / 7 / 2
     cache._check()

@@ -69,7 +69,7 @@ def through_ready(cache: Cache[Any], node: Node) -> None:
 def through_running_load(cache: Cache[Any], node: Node) -> None:
     from flowcache._core import Load
 
-    load = Load(cache, node)
+    load = Load(node)
     cache._begin(load)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flowcache import ConfigurationError, Limits, Namespace
+from flowcache._core import _testing
 from harness.support import new_cache
 
 
@@ -205,7 +206,7 @@ def test_a_namespace_that_becomes_empty_is_forgotten(how: str) -> None:
     cache, clock = new_cache(max_idle_namespaces=0)
     for number in range(50):
         cache.namespace("t", str(number)).set("k", 1, ttl=1, tags="t")
-    held = cache._namespaces_held()
+    held = _testing.namespaces_held(cache)
     if how == "delete":
         for number in range(50):
             cache.namespace("t", str(number)).delete("k")
@@ -223,7 +224,7 @@ def test_a_namespace_that_becomes_empty_is_forgotten(how: str) -> None:
     else:
         clock.advance(1)
         assert cache.sweep() == 50
-    assert (held, cache._namespaces_held()) == (52, 1)
+    assert (held, _testing.namespaces_held(cache)) == (52, 1)
     assert cache.stats().sets >= 50
     cache._check()
 
@@ -232,7 +233,7 @@ def test_settings_that_child_limits_gave_do_not_keep_a_namespace() -> None:
     cache, _ = new_cache(max_idle_namespaces=2, child_limits=Limits(max_entries=5, default_ttl=9))
     for number in range(50):
         cache.namespace(str(number)).get("k")
-    assert cache._namespaces_held() == 3
+    assert _testing.namespaces_held(cache) == 3
     assert cache.namespace("0").limits.max_entries == 5
     assert cache.stats().misses == 50
     cache._check()
@@ -243,7 +244,7 @@ def test_asking_for_a_great_many_names_leaves_no_more_behind_than_the_bound() ->
     for number in range(30_000):
         cache.namespace(f"t{number}", "below").get("k")
     # What is idle, and what is above it.
-    assert cache._namespaces_held() <= 2 * 100 + 1
+    assert _testing.namespaces_held(cache) <= 2 * 100 + 1
     assert cache.stats().misses == 30_000
     cache._check()
 
@@ -272,7 +273,7 @@ def test_a_refused_path_leaves_nothing_behind() -> None:
         with pytest.raises(ConfigurationError):
             cache.namespace("new", "newer", **settings)
     assert list(cache.namespaces()) == ["a"] and list(kept.namespaces()) == []
-    assert cache._namespaces_held() == 2
+    assert _testing.namespaces_held(cache) == 2
     cache._check()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from flowcache import Cache, CacheClosedError, Event, Namespace
+from flowcache._core import _testing
 from harness.support import Colliding, VirtualClock, new_cache, run_isolated
 
 AT_ONCE = 4
@@ -28,7 +29,7 @@ class Value:
 def sliced(**settings: Any) -> tuple[Cache[Any], VirtualClock]:
     """A cache of which a call removes four entries itself, and whose table splits at eight."""
     cache, clock = new_cache(**settings)
-    cache._slice(AT_ONCE, 8)
+    _testing.slice(cache, AT_ONCE, 8)
     return cache, clock
 
 
@@ -77,7 +78,7 @@ def removed(request: pytest.FixtureRequest) -> Iterator[Any]:
     expected = MANY + (place == "root") * (removal in ("clear", "tag", "tags"))
     expected += (place == "parent") * (removal == "clear")
     assert REMOVALS[removal](namespace) == expected
-    assert cache._debris() >= MANY - 2 * AT_ONCE
+    assert _testing.debris(cache) >= MANY - 2 * AT_ONCE
     cache._check()
     yield cache, namespace, watches
     cache._check()
@@ -85,7 +86,7 @@ def removed(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 def test_what_was_removed_is_unreachable_while_its_memory_is_still_there(removed: Any) -> None:
     cache, namespace, watches = removed
-    held = cache._debris()
+    held = _testing.debris(cache)
     assert left(watches) >= MANY - 2 * AT_ONCE
     assert len(namespace) == 0
     assert list(namespace) == list(namespace.items()) == list(namespace.values()) == []
@@ -112,7 +113,7 @@ def test_what_was_removed_is_unreachable_while_its_memory_is_still_there(removed
     assert namespace.stats().entries == 0
     assert namespace.stats().weight == 0
     # Calls that remove nothing may reclaim, but have not got far.
-    assert cache._debris() > held - MANY // 2
+    assert _testing.debris(cache) > held - MANY // 2
 
 
 def test_the_counts_are_exact_at_once(removed: Any) -> None:
@@ -146,13 +147,13 @@ def test_the_same_keys_and_tags_begin_anew(removed: Any) -> None:
 
 def test_stores_hand_the_memory_back_a_few_entries_at_a_time(removed: Any) -> None:
     cache, namespace, watches = removed
-    before = cache._debris()
+    before = _testing.debris(cache)
     steps = 0
-    while cache._debris():
+    while _testing.debris(cache):
         namespace.set("another", steps)
         cache._check()
-        assert before - 4 <= cache._debris() < before
-        before = cache._debris()
+        assert before - 4 <= _testing.debris(cache) < before
+        before = _testing.debris(cache)
         steps += 1
     assert steps > MANY // 8
     assert left(watches) == 0
@@ -161,7 +162,7 @@ def test_stores_hand_the_memory_back_a_few_entries_at_a_time(removed: Any) -> No
 def test_a_sweep_hands_all_of_it_back(removed: Any) -> None:
     cache, _, watches = removed
     assert cache.sweep() == 0
-    assert cache._debris() == left(watches) == 0
+    assert _testing.debris(cache) == left(watches) == 0
 
 
 def test_closing_hands_all_of_it_back(removed: Any) -> None:
@@ -189,7 +190,7 @@ def test_the_collector_sees_what_is_still_there(removal: str) -> None:
         cache.set(f"key:{number}", [cache], tags="all")
     alive = weakref.ref(cache)
     REMOVALS[removal](cache) if removal != "tags" else cache.invalidate_tags(("all",))
-    assert cache._debris()
+    assert _testing.debris(cache)
     gc.collect()
     cache._check()
     del cache
@@ -206,14 +207,14 @@ def test_listeners_are_told_of_each_removal_before_the_call_returns(removal: str
     assert REMOVALS[removal](cache) == MANY
     assert sorted(event.key for event in told) == sorted(f"key:{number}" for number in range(MANY))
     assert {event.cause for event in told} == {CAUSES[removal]}
-    assert cache._debris() == 0
+    assert _testing.debris(cache) == 0
 
 
 def test_a_listener_hears_nothing_of_what_went_before_it_came() -> None:
     cache, _ = sliced()
     fill(cache)
     cache.invalidate_tag("all")
-    assert cache._debris()
+    assert _testing.debris(cache)
     told: list[Event] = []
     cache.subscribe(told.append, kinds="remove")
     cache.sweep()
@@ -279,7 +280,7 @@ def test_shrinking_is_exact_at_once() -> None:
     cache._check()
     assert list(cache) == [f"key:{number}" for number in range(MANY - 10, MANY)]
     assert cache.stats().evictions == MANY - 10
-    assert cache._debris() == MANY - 10 - AT_ONCE
+    assert _testing.debris(cache) == MANY - 10 - AT_ONCE
     cache.sweep()
     assert left(watches) == 10
 
@@ -345,7 +346,7 @@ class TestGrowth:
             tenants[number % 3].set(number, str(number))
             if number % 50 == 0:
                 cache._check()
-        assert cache._parts() > 50
+        assert _testing.parts(cache) > 50
         for number in range(600):
             assert tenants[number % 3].get(number) == str(number)
         for number in range(0, 600, 2):
@@ -364,24 +365,25 @@ class TestGrowth:
         cache.configure(max_entries=None)
         for number in range(40_000):
             cache.set(number, number)
-        assert cache._parts() > 1
+        assert _testing.parts(cache) > 1
         assert all(cache.peek(number) == number for number in range(40_000))
 
     def test_keys_that_collide_do_not_split_the_table_for_ever(self) -> None:
         cache, _ = sliced()
         for number in range(200):
             cache.set(Colliding(str(number)), number)
-        assert cache._parts() <= 64
+        assert _testing.parts(cache) <= 64
         assert cache.get(Colliding("150")) == 150
         cache._check()
 
     def test_a_look_up_that_outlives_the_directory_of_the_table(self) -> None:
         """Its key's __eq__ splits the part that it stands in, and those around it."""
         program = """
+        from flowcache._core import _testing
         from harness.support import Colliding, new_cache
 
         cache, _ = new_cache()
-        cache._slice(4, 8)
+        _testing.slice(cache, 4, 8)
 
         class Splitting(Colliding):
             done = False
@@ -400,7 +402,7 @@ class TestGrowth:
         assert cache.get(Splitting("3")) == 3
         assert cache.set(Splitting("4"), "new") is None
         assert cache.get(Colliding("4")) == "new"
-        assert cache._parts() > 100
+        assert _testing.parts(cache) > 100
         cache._check()
         """
         run_isolated(program)

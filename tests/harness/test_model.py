@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from flowcache import Cache, Event, Limits, Namespace, create_cache
+from flowcache._core import _testing
 from harness.model import ModelCache, ModelNamespace
 from harness.support import Colliding, VirtualClock, outcome
 
@@ -118,7 +119,7 @@ class SideBySide(RuleBasedStateMachine):
         self.core.sweep()
         self.model.sweep()
         self.core._check()
-        assert self.core._debris() == 0
+        assert _testing.debris(self.core) == 0
         self.compare_counters(settled=True)
         self.compare_contents()
         for node in self.model.root.tree():
@@ -149,7 +150,7 @@ class DataMachine(SideBySide):
         if at_once is not None:
             # What goes by thousands turns to debris; here it is what goes by twos or fours. The
             # table splits after so many, too.
-            self.core._slice(at_once, at_once)
+            _testing.slice(self.core, at_once, at_once)
 
     # Few rules, so that stores come up often enough for the others to meet something.
 

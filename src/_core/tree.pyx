@@ -1,8 +1,136 @@
-# Interned namespace paths: the tree, its limits and counts, and who gives way.
+# The tree of namespaces. A Space is what the core keeps of one namespace; Core is what it keeps of
+# one cache.
 #
 # Nothing here runs a user's code. Dictionaries hold exact str keys and int values, of children the
 # addresses of their structs, which stay as long as the namespaces do; what a forgotten
 # namespace owned is dropped by the caller, once the tree is whole.
+
+cdef struct Counters:
+    int64_t hits
+    int64_t misses
+    int64_t stale_hits
+    int64_t coalesced
+    int64_t loads
+    int64_t load_failures
+    int64_t sets
+    int64_t evictions             # entries of this namespace that pressure took
+    int64_t evictions_caused      # entries, anybody's, that went so that one here could be stored
+    int64_t expirations
+    int64_t invalidations
+    double load_seconds
+
+# Kinds of events, in the order of KINDS in events.pyx.
+cdef enum Kind:
+    HIT, MISS, STALE_HIT, SET, REMOVE, LOAD, LOAD_ERROR, REFRESH, SWEEP, KINDS_COUNT
+
+cdef struct Space:
+    Member member                 # comes first: heaps know it by that
+    # What a hit touches shares a cache line.
+    Order order                   # its entries, oldest to newest
+    uint64_t salt                 # mixed into each key's hash
+    uint32_t id                   # Entry.space; index into Core.spaces
+    uint32_t own                  # entries, stale ones included
+    uint32_t own_stale            # those of them past their deadline
+    uint32_t views                # live Namespace objects, and listeners
+    bint expires                  # an entry with an end to its TTL has been here
+    bint is_idle                  # here, for whoever makes or drops a view asks
+    Counters counters             # its own
+    Counters forgotten            # of namespaces below that are no more
+
+    Space* parent                 # NULL: the root, or a namespace that is no more
+    Space* child                  # first child
+    Space* next                   # siblings
+    Space* previous
+    uint32_t children_count
+    uint32_t depth                # 0: the root
+    PyObject* name                # owned; an exact str, the root: None
+    PyObject* children            # owned dict: name -> id
+    PyObject* tags                # owned dict: tag -> record; NULL until the first
+    PyObject* running             # first of the running Loads; the list owns those in it
+    PyObject* listeners           # owned list of (mask, listener); NULL until the first
+    PyObject* child_limits        # owned dict of settings that children start with; NULL: none
+
+    int64_t entries               # here and below
+    int64_t weight                # here and below
+    int64_t own_weight
+    int64_t pending               # running loads, here and below
+    int64_t own_pending
+
+    double default_ttl            # in force here, inherited or set
+    bint own_ttl                  # it was set here
+    bint configured               # something was set here by name, so that it is never idle
+    int64_t max_entries           # -1: no limit
+    int64_t max_weight            # -1: no limit
+    int64_t max_pending           # -1: no limit
+    int64_t reserved              # entries
+    int64_t reserved_below        # the sum of what the children demand
+    double share
+
+    Heap deadlines                # its own entries
+    uint32_t sieving              # entries when heap_sieve became due (see reclaim); 0: it is not
+    Heap due                      # children by the earliest deadline in them
+    Heap by_entries               # children by -entries / share
+    Heap by_weight                # children by -weight / share; only with a weigher
+
+    Space* idle_newer
+    Space* idle_older
+
+cdef struct Core:
+    Slab slab
+    Table table
+    Tags tags
+    Space* root
+    Space** spaces                # by id; NULL: free
+    uint32_t spaces_used
+    uint32_t spaces_capacity
+    uint32_t* free_ids
+    uint32_t free_count
+    uint32_t next_rank
+    uint64_t secret               # makes this cache's salts its own
+    uint64_t salts                # salts handed out
+    Space* idle_newest
+    Space* idle_oldest
+    uint32_t idle_count
+    uint32_t max_idle
+    uint32_t limbo_first          # entries that are out of every structure and wait to be dropped
+    uint32_t limbo_last
+    uint32_t limbo_count
+    uint32_t at_once              # entries that one call may put in limbo: what is more is debris
+    uint32_t debris_first         # entries that nobody can reach and whose memory goes later
+    uint32_t debris_last
+    uint32_t debris_count
+    Space* debris                 # the same, cut off from a namespace all together: see removing
+    uint32_t mask                 # kinds of events that somebody listens to
+    uint32_t listening[KINDS_COUNT]   # how many listeners, by kind
+    bint opened                   # false: closed, and nobody's yet
+    bint closed
+    bint require_namespace
+    double max_pending_age
+    PyObject** loads              # buckets of running loads by hash, borrowed: see loads
+    uint32_t loads_size           # buckets; a power of two, or 0
+    uint32_t loads_count
+    uint64_t loads_begun          # loads registered so far
+    uint64_t loads_changes        # goes up with each that begins or ends
+    Lock lock
+
+
+cdef inline bint core_hears(Core* core, int kind) noexcept nogil:
+    """Whether somebody listens to the kind of event."""
+    return peek_u32(&core.mask) & (<uint32_t>1 << kind) != 0
+
+
+cdef inline bint core_is_closed(Core* core) noexcept nogil:
+    return peek_flag(&core.closed)
+
+
+cdef inline bint core_has_limbo(Core* core) noexcept nogil:
+    """Whether something waits to be dropped: true for whoever has just put it there."""
+    return peek_u32(&core.limbo_first) != NONE
+
+
+cdef inline bint space_has_loads(Space* space) noexcept nogil:
+    return peek_i64(&space.own_pending) != 0
+
 
 cdef extern from *:
     """
@@ -36,10 +164,10 @@ cdef inline void space_due_by(Core* core, Space* space, double key) noexcept nog
     """Let the namespaces above know of something due at `key`."""
     cdef Space* parent = space.parent
     while parent != NULL:
-        if space.seat[<int>BY_DUE] == NONE:
-            heap_push(core, BY_DUE, &parent.due, key, space.id)
-        elif key < parent.due.keys[space.seat[<int>BY_DUE]]:
-            heap_rekey(core, BY_DUE, &parent.due, space.seat[<int>BY_DUE], key)
+        if space.member.seat[<int>BY_DUE] == NONE:
+            heap_push(core.spaces, BY_DUE, &parent.due, key, space.id)
+        elif key < parent.due.keys[space.member.seat[<int>BY_DUE]]:
+            heap_rekey(core.spaces, BY_DUE, &parent.due, space.member.seat[<int>BY_DUE], key)
         else:
             return
         space = parent
@@ -55,12 +183,12 @@ cdef inline void space_raise_by(Core* core, Space* space, Seating by) noexcept n
     cdef Space* parent = space.parent
     cdef Heap* heap = &parent.by_entries if by == BY_ENTRIES else &parent.by_weight
     cdef double key = -space_ratio(space, by, 0)
-    cdef uint32_t seat = space.seat[<int>by]
+    cdef uint32_t seat = space.member.seat[<int>by]
     if seat == NONE:
         if space.entries > space.reserved:
-            heap_push(core, by, heap, key, space.id)
+            heap_push(core.spaces, by, heap, key, space.id)
     elif key < heap.keys[seat]:
-        heap_rekey(core, by, heap, seat, key)
+        heap_rekey(core.spaces, by, heap, seat, key)
 
 
 cdef inline void space_add(Core* core, Space* space, int64_t entries,
@@ -86,114 +214,25 @@ cdef inline bint space_is_within(Space* space, Space* top) noexcept nogil:
     return space == top
 
 
-cdef inline Space* space_towards(Space* space, Space* top) noexcept nogil:
-    """The child of `top` on the way down to `space`, which lies below it."""
-    while space.parent != top:
+cdef inline object closed_error():
+    return CacheClosedError("the cache is closed")
+
+
+cdef object space_path(Space* space):
+    """The names from the root down, as a tuple."""
+    names = []
+    while space.parent != NULL:
+        names.append(<object>space.name)
         space = space.parent
-    return space
+    names.reverse()
+    return tuple(names)
 
 
-# ------------------------------------------------------------------------------- who gives way
-
-cdef uint32_t space_fullest(Core* core, Space* node, Seating by) noexcept nogil:
-    """The id of the fullest child that pressure from outside may take from; NONE if none."""
-    cdef Heap* heap = &node.by_entries if by == BY_ENTRIES else &node.by_weight
-    cdef Space* child
-    cdef double key
-    while heap.n:
-        child = core.spaces[heap.ids[0]]
-        key = -space_ratio(child, by, 0)
-        if child.entries <= child.reserved or key == 0:
-            heap_remove(core, by, heap, 0)
-        elif key > heap.keys[0]:
-            heap_rekey(core, by, heap, 0, key)
-        else:
-            return child.id
-    return NONE
+cdef object space_label(Space* space):
+    return "/".join(map(repr, space_path(space))) if space.parent != NULL else "(the root)"
 
 
-cdef Space* space_victim(Core* core, Space* node, Space* storing, Seating by, int64_t extra,
-                         uint32_t spared) noexcept nogil:
-    """The namespace, `node` or below it, whose least recent entry gives way; NULL if none may.
-
-    Max-min fairness by share, level by level. `storing` lies at or below `node` (or is NULL): it
-    and those above it count `extra` more than they hold, may be taken from whatever is reserved,
-    and go first on a tie. `spared` entries of `storing`, its newest, are no victims.
-    """
-    cdef Space* path = NULL
-    cdef Space* best
-    cdef Space* found
-    cdef Space* full
-    cdef double ratio, other
-    cdef uint32_t top
-    cdef bint here = node == storing
-    cdef bint own = node.own > (spared if here else 0)
-    if by == BY_WEIGHT and node.own_weight + (extra if here else 0) == 0:
-        own = False                               # what weighs nothing makes no room
-    if storing != NULL and not here:
-        path = space_towards(storing, node)
-        if path.entries == 0:
-            path = NULL
-    while True:
-        best = NULL
-        ratio = -1
-        if path != NULL:
-            best = path
-            ratio = space_ratio(path, by, extra)
-        if own:
-            other = <double>((node.own if by == BY_ENTRIES else node.own_weight)
-                             + (extra if here else 0))
-            if other > ratio:
-                best = node
-                ratio = other
-        full = NULL
-        top = space_fullest(core, node, by)
-        if top != NONE:
-            full = core.spaces[top]
-            if full != path:
-                other = space_ratio(full, by, 0)
-                if other > ratio:
-                    best = full
-        if best == NULL or best == node:
-            return best
-        if best == path:
-            found = space_victim(core, best, storing, by, extra, spared)
-        else:
-            found = space_victim(core, best, NULL, by, 0, 0)
-        if found != NULL:
-            return found
-        # Everything below it is reserved. It comes back to the heap when it holds more.
-        if best.seat[<int>by] != NONE:
-            heap_remove(core, by, &node.by_entries if by == BY_ENTRIES else &node.by_weight,
-                        best.seat[<int>by])
-        if best == path:
-            path = NULL
-
-
-cdef Space* space_heaviest(Space* node) noexcept nogil:
-    """The same by weight, whatever is reserved. Looks at each child: for a limit that shrinks.
-
-    Something here or below weighs more than nothing.
-    """
-    cdef Space* best
-    cdef Space* child
-    cdef double ratio, other
-    while True:
-        best = node
-        ratio = <double>node.own_weight
-        child = node.child
-        while child != NULL:
-            other = space_ratio(child, BY_WEIGHT, 0)
-            if other > ratio or (other == ratio and best != node and child.rank < best.rank):
-                best = child
-                ratio = other
-            child = child.next
-        if best == node:
-            return node
-        node = best
-
-
-# ------------------------------------------------------------------------------- the idle
+# ---------------------------------------------------------------------------------------- the idle
 
 cdef inline void idle_unlink(Core* core, Space* space) noexcept nogil:
     if space.idle_newer != NULL:
@@ -236,6 +275,8 @@ cdef inline void space_let_go(Core* core, Space* space) noexcept:
         idle_consider(core, space)
 
 
+# ------------------------------------------------------------------------------------------ counts
+
 cdef inline void counters_add(Counters* into, Counters* what) noexcept nogil:
     into.hits += what.hits
     into.misses += what.misses
@@ -270,11 +311,24 @@ cdef void space_reset(Space* space) noexcept nogil:
         child = child.next
 
 
+# --------------------------------------------------------------------------------- birth and death
+
 cdef inline int64_t space_demand(Space* space) noexcept nogil:
     return space.reserved if space.reserved > space.reserved_below else space.reserved_below
 
 
-# ------------------------------------------------------------------------------- birth and death
+cdef void space_demand_changed(Space* space, int64_t before) noexcept nogil:
+    """Pass a change of what a namespace demands (`before`: until now) on to those above it."""
+    cdef int64_t after, above
+    while space.parent != NULL:
+        after = space_demand(space)
+        if after == before:
+            return
+        above = space_demand(space.parent)
+        space.parent.reserved_below += after - before
+        before = above
+        space = space.parent
+
 
 cdef int space_id_reserve(Core* core) noexcept nogil:
     """Make sure that one more id can be taken; -1 when memory is out."""
@@ -339,7 +393,7 @@ cdef Space* space_new(Core* core, Space* parent, object name, dict children) exc
     space.order.newest = NONE
     space.order.oldest = NONE
     space.parent = parent
-    space.rank = core.next_rank
+    space.member.rank = core.next_rank
     core.next_rank += 1
     core.salts += 1
     space.salt = (core.secret ^ core.salts) * <uint64_t>0x9E3779B97F4A7C15
@@ -352,9 +406,9 @@ cdef Space* space_new(Core* core, Space* parent, object name, dict children) exc
     space.max_weight = -1
     space.max_pending = -1
     space.share = 1.0
-    space.seat[0] = NONE
-    space.seat[1] = NONE
-    space.seat[2] = NONE
+    space.member.seat[0] = NONE
+    space.member.seat[1] = NONE
+    space.member.seat[2] = NONE
     if parent != NULL:
         space.depth = parent.depth + 1
         poke_double(&space.default_ttl, parent.default_ttl)
@@ -386,12 +440,12 @@ cdef void space_forget(Core* core, Space* space) noexcept:
     space_total(space, &parent.forgotten)
     parent.reserved_below -= space_demand(space)
     space_demand_changed(parent, before)
-    if space.seat[<int>BY_DUE] != NONE:
-        heap_remove(core, BY_DUE, &parent.due, space.seat[<int>BY_DUE])
-    if space.seat[<int>BY_ENTRIES] != NONE:
-        heap_remove(core, BY_ENTRIES, &parent.by_entries, space.seat[<int>BY_ENTRIES])
-    if space.seat[<int>BY_WEIGHT] != NONE:
-        heap_remove(core, BY_WEIGHT, &parent.by_weight, space.seat[<int>BY_WEIGHT])
+    if space.member.seat[<int>BY_DUE] != NONE:
+        heap_remove(core.spaces, BY_DUE, &parent.due, space.member.seat[<int>BY_DUE])
+    if space.member.seat[<int>BY_ENTRIES] != NONE:
+        heap_remove(core.spaces, BY_ENTRIES, &parent.by_entries, space.member.seat[<int>BY_ENTRIES])
+    if space.member.seat[<int>BY_WEIGHT] != NONE:
+        heap_remove(core.spaces, BY_WEIGHT, &parent.by_weight, space.member.seat[<int>BY_WEIGHT])
     if space.previous != NULL:
         space.previous.next = space.next
     else:
@@ -402,19 +456,6 @@ cdef void space_forget(Core* core, Space* space) noexcept:
     del (<object>parent.children)[<object>space.name]
     space_give_id(core, space.id)
     idle_consider(core, parent)
-
-
-cdef void space_demand_changed(Space* space, int64_t before) noexcept nogil:
-    """Pass a change of what a namespace demands (`before`: until now) on to those above it."""
-    cdef int64_t after, above
-    while space.parent != NULL:
-        after = space_demand(space)
-        if after == before:
-            return
-        above = space_demand(space.parent)
-        space.parent.reserved_below += after - before
-        before = above
-        space = space.parent
 
 
 cdef void space_free(Space* space) noexcept:
@@ -429,3 +470,12 @@ cdef void space_free(Space* space) noexcept:
     Py_XDECREF(space.listeners)
     Py_XDECREF(space.child_limits)
     free(space)
+
+
+cdef void spaces_free(Space* gone) noexcept:
+    """Free namespaces that were forgotten, a list of them by `next`."""
+    cdef Space* space
+    while gone != NULL:
+        space = gone
+        gone = space.next
+        space_free(space)

@@ -108,7 +108,7 @@ cdef class Called:
     def _answer(self, Namespace place not None, key, args, kwargs):
         """Return the fresh value of ``key`` in ``place``, or what ``_load`` makes of the call."""
         if self.hits_answer:
-            value = fresh_hit(<PyObject*>place, <PyObject*>key)
+            value = fresh_hit(place.store, place.space, key)
             if value is not MISSING:
                 count_up(&self._calls)
                 return ready_of(value) if self.is_async else value

@@ -8,8 +8,6 @@
 # is due in them, by entries for their share, by weight for their share). Between children of one
 # key, the one created first comes first.
 
-cdef struct Core
-
 cdef struct Heap:
     double* keys
     uint32_t* ids
@@ -18,7 +16,11 @@ cdef struct Heap:
     uint32_t keys_capacity
 
 cdef enum Seating:
-    BY_DUE, BY_ENTRIES, BY_WEIGHT, ENTRIES       # the first three index Space.seat
+    BY_DUE, BY_ENTRIES, BY_WEIGHT, ENTRIES       # the first three index Member.seat
+
+cdef struct Member:               # a child, as heaps know it; a Space begins with one
+    uint32_t seat[3]              # in its parent's heaps, by Seating
+    uint32_t rank                 # order of creation
 
 cdef enum:
     ARITY = 4
@@ -55,38 +57,38 @@ cdef inline void heap_free(Heap* heap) noexcept nogil:
     memset(heap, 0, sizeof(Heap))
 
 
-cdef inline void heap_seat(Core* core, Seating kind, uint32_t id, uint32_t seat) noexcept nogil:
+cdef inline void heap_seat(void* of, Seating kind, uint32_t id, uint32_t seat) noexcept nogil:
     if kind == ENTRIES:
-        entry_at(&core.slab, id).seat = seat
+        entry_at(<Slab*>of, id).seat = seat
     else:
-        core.spaces[id].seat[<int>kind] = seat
+        (<Member**>of)[id].seat[<int>kind] = seat
 
 
-cdef inline bint heap_before(Core* core, Seating kind, double key, uint32_t id,
+cdef inline bint heap_before(void* of, Seating kind, double key, uint32_t id,
                              double other_key, uint32_t other) noexcept nogil:
     if key != other_key or kind == ENTRIES:
         return key < other_key
-    return core.spaces[id].rank < core.spaces[other].rank
+    return (<Member**>of)[id].rank < (<Member**>of)[other].rank
 
 
-cdef inline void heap_up(Core* core, Seating kind, Heap* heap, uint32_t seat,
+cdef inline void heap_up(void* of, Seating kind, Heap* heap, uint32_t seat,
                          double key, uint32_t id) noexcept nogil:
     """Seat (key, id) at the hole `seat` or above it."""
     cdef uint32_t parent
     while seat > 0:
         parent = (seat - 1) // ARITY
-        if not heap_before(core, kind, key, id, heap.keys[parent], heap.ids[parent]):
+        if not heap_before(of, kind, key, id, heap.keys[parent], heap.ids[parent]):
             break
         heap.keys[seat] = heap.keys[parent]
         heap.ids[seat] = heap.ids[parent]
-        heap_seat(core, kind, heap.ids[seat], seat)
+        heap_seat(of, kind, heap.ids[seat], seat)
         seat = parent
     heap.keys[seat] = key
     heap.ids[seat] = id
-    heap_seat(core, kind, id, seat)
+    heap_seat(of, kind, id, seat)
 
 
-cdef inline void heap_down(Core* core, Seating kind, Heap* heap, uint32_t seat,
+cdef inline void heap_down(void* of, Seating kind, Heap* heap, uint32_t seat,
                            double key, uint32_t id) noexcept nogil:
     """Seat (key, id) at the hole `seat` or below it."""
     cdef uint32_t child, best, last
@@ -98,36 +100,36 @@ cdef inline void heap_down(Core* core, Seating kind, Heap* heap, uint32_t seat,
         best = child
         child += 1
         while child < last:
-            if heap_before(core, kind, heap.keys[child], heap.ids[child],
+            if heap_before(of, kind, heap.keys[child], heap.ids[child],
                            heap.keys[best], heap.ids[best]):
                 best = child
             child += 1
-        if not heap_before(core, kind, heap.keys[best], heap.ids[best], key, id):
+        if not heap_before(of, kind, heap.keys[best], heap.ids[best], key, id):
             break
         heap.keys[seat] = heap.keys[best]
         heap.ids[seat] = heap.ids[best]
-        heap_seat(core, kind, heap.ids[seat], seat)
+        heap_seat(of, kind, heap.ids[seat], seat)
         seat = best
     heap.keys[seat] = key
     heap.ids[seat] = id
-    heap_seat(core, kind, id, seat)
+    heap_seat(of, kind, id, seat)
 
 
-cdef inline void heap_push(Core* core, Seating kind, Heap* heap, double key,
+cdef inline void heap_push(void* of, Seating kind, Heap* heap, double key,
                            uint32_t id) noexcept nogil:
     """Seat a newcomer. There is room: heap_reserve came before."""
     heap.n += 1
-    heap_up(core, kind, heap, heap.n - 1, key, id)
+    heap_up(of, kind, heap, heap.n - 1, key, id)
 
 
-cdef void heap_sieve(Core* core, Heap* heap) noexcept nogil:
+cdef void heap_sieve(Slab* slab, Heap* heap) noexcept nogil:
     """Take from a heap of entries all that have given up their seats, in one pass. O(heap)."""
     cdef uint32_t seat, child, last, kept = 0
     cdef Entry* e
     for seat in range(heap.n):
         if seat + AHEAD < heap.n:
-            prefetch(&entry_at(&core.slab, heap.ids[seat + AHEAD]).seat)
-        e = entry_at(&core.slab, heap.ids[seat])
+            prefetch(&entry_at(slab, heap.ids[seat + AHEAD]).seat)
+        e = entry_at(slab, heap.ids[seat])
         if e.seat == seat:
             heap.keys[kept] = heap.keys[seat]
             heap.ids[kept] = heap.ids[seat]
@@ -142,37 +144,37 @@ cdef void heap_sieve(Core* core, Heap* heap) noexcept nogil:
         last = child + ARITY if child + ARITY < kept else kept
         while child < last:
             if heap.keys[child] < heap.keys[seat]:
-                heap_down(core, ENTRIES, heap, seat, heap.keys[seat], heap.ids[seat])
+                heap_down(slab, ENTRIES, heap, seat, heap.keys[seat], heap.ids[seat])
                 break
             child += 1
 
 
-cdef inline void heap_rekey(Core* core, Seating kind, Heap* heap, uint32_t seat,
+cdef inline void heap_rekey(void* of, Seating kind, Heap* heap, uint32_t seat,
                             double key) noexcept nogil:
     cdef uint32_t id = heap.ids[seat]
     if key < heap.keys[seat]:
-        heap_up(core, kind, heap, seat, key, id)
+        heap_up(of, kind, heap, seat, key, id)
     else:
-        heap_down(core, kind, heap, seat, key, id)
+        heap_down(of, kind, heap, seat, key, id)
 
 
-cdef inline void heap_remove(Core* core, Seating kind, Heap* heap, uint32_t seat) noexcept nogil:
+cdef inline void heap_remove(void* of, Seating kind, Heap* heap, uint32_t seat) noexcept nogil:
     cdef double removed = heap.keys[seat], key
     cdef uint32_t id
-    heap_seat(core, kind, heap.ids[seat], NONE)
+    heap_seat(of, kind, heap.ids[seat], NONE)
     heap.n -= 1
     if seat == heap.n:
         return
     key = heap.keys[heap.n]
     id = heap.ids[heap.n]
     if key < removed:
-        heap_up(core, kind, heap, seat, key, id)
+        heap_up(of, kind, heap, seat, key, id)
     elif key > removed or kind == ENTRIES:
-        heap_down(core, kind, heap, seat, key, id)
+        heap_down(of, kind, heap, seat, key, id)
     else:
         # Equal keys may differ in rank either way; only one of the two moves it.
         heap.keys[seat] = key
         heap.ids[seat] = id
-        heap_up(core, kind, heap, seat, key, id)
-        if core.spaces[id].seat[<int>kind] == seat:
-            heap_down(core, kind, heap, seat, key, id)
+        heap_up(of, kind, heap, seat, key, id)
+        if (<Member**>of)[id].seat[<int>kind] == seat:
+            heap_down(of, kind, heap, seat, key, id)

@@ -1,0 +1,109 @@
+# What is due: by deadline, a few a call.
+
+cdef enum:
+    SETTLE = 1024                 # looks at a heap that one call takes to find what is due
+    SETTLE_A_FEW = 8              # the same for a store that has room
+
+
+cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint below,
+                                  uint32_t* steps) noexcept:
+    """Expire one due entry of the namespace, or (`below`) under it; False if none is due.
+
+    An entry comes up at its deadline. One that is kept longer is counted as stale from then on and
+    comes up once more when that time is over. Each look takes one of the `steps`, so that a
+    million of them that came due at once hold nobody up: without steps the answer is False.
+    """
+    cdef Heap* heap = &space.deadlines
+    cdef Entry* e
+    cdef uint32_t i
+    cdef double key
+    while heap.n and heap.keys[0] <= now and steps[0]:
+        steps[0] -= 1
+        i = heap.ids[0]
+        e = entry_at(&core.slab, i)
+        if e.deadline > now:
+            key = e.deadline
+        elif entry_last(e) <= now:
+            entry_unlink_locked(core, i, EXPIRED)
+            return True
+        else:
+            if not entry_counts_as_stale(e):
+                e.keep = -e.keep
+                space.own_stale += 1
+            key = entry_last(e)
+        if isinf(key):
+            heap_remove(&core.slab, ENTRIES, heap, 0)
+        else:
+            heap_rekey(&core.slab, ENTRIES, heap, 0, key)
+    if not below:
+        return False
+    heap = &space.due
+    while heap.n and heap.keys[0] <= now and steps[0]:
+        steps[0] -= 1
+        i = heap.ids[0]
+        if space_settle_one_locked(core, core.spaces[i], now, True, steps):
+            return True
+        key = space_bound(core.spaces[i])
+        if isinf(key):
+            heap_remove(core.spaces, BY_DUE, heap, 0)
+        else:
+            heap_rekey(core.spaces, BY_DUE, heap, 0, key)
+    return False
+
+
+cdef int64_t heap_due(Core* core, Heap* heap, uint32_t seat, double now, bint gone) noexcept nogil:
+    """Count who at the seat, or below it, is past its TTL and not counted as stale, or (`gone`)
+    past all use. Changes nothing; costs O(what is due), by the law of the heaps."""
+    cdef Entry* e
+    cdef uint32_t child, last
+    cdef int64_t due
+    if seat >= heap.n or heap.keys[seat] > now:
+        return 0
+    e = entry_at(&core.slab, heap.ids[seat])
+    if gone:
+        due = entry_last(e) <= now
+    else:
+        due = e.deadline <= now and not entry_counts_as_stale(e)
+    child = seat * ARITY + 1
+    last = child + ARITY if child + ARITY < heap.n else heap.n
+    while child < last:
+        if heap.keys[child] <= now:
+            due += heap_due(core, heap, child, now, gone)
+        child += 1
+    return due
+
+
+cdef inline void entry_schedule_locked(Core* core, Space* space, uint32_t i) noexcept:
+    """Seat entry i by its deadline. There is room. A later deadline than its seat's can wait."""
+    cdef Entry* e = entry_at(&core.slab, i)
+    if e.seat != NONE:
+        if e.deadline < space.deadlines.keys[e.seat]:
+            heap_rekey(&core.slab, ENTRIES, &space.deadlines, e.seat, e.deadline)
+    elif not isinf(e.deadline):
+        space.expires = True
+        heap_push(&core.slab, ENTRIES, &space.deadlines, e.deadline, i)
+    else:
+        return
+    if e.seat == 0:
+        space_due_by(core, space, space.deadlines.keys[0])
+
+
+cdef tuple sweep_some(Store store, Space* space):
+    """Expire some of what is due, here and below, and reclaim some debris.
+
+    Returns how many expired, and whether there may be more to do.
+    """
+    cdef Core* core = &store.core
+    cdef double now = store_now(store)
+    cdef Py_ssize_t swept = 0
+    cdef uint32_t steps = SETTLE
+    space_guard_closed(store)
+    lock_acquire(&core.lock)
+    while space_settle_one_locked(core, space, now, True, &steps):
+        swept += 1
+    if core.limbo_count < core.at_once:
+        debris_reclaim_locked(core, core.at_once - core.limbo_count)
+    more = steps == 0 or debris_is_left(core)
+    lock_release(&core.lock)
+    store_drain(store)
+    return swept, more

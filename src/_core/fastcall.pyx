@@ -1,0 +1,217 @@
+# The calls that nearly every program makes most, with their arguments taken apart by hand: Cython's
+# way costs as much as the look-up. What is out of the ordinary goes to the methods of the class,
+# whose places these take: see fastcall_install.
+
+cdef extern from *:
+    bint PyTuple_CheckExact(PyObject* o)
+    PyObject* PyTuple_GET_ITEM(PyObject* names, Py_ssize_t n)
+    PyObject** tuple_items "&PyTuple_GET_ITEM"(PyObject* tuple, int first)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject* names)
+
+cdef extern from *:
+    """
+    /* Vectorcall by hand, so that a hit looks at no option: the names are compared by pointer for
+       the one that concerns hits, and everything else waits for the miss. */
+    typedef PyObject *(*flowcache_fast)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+    static int flowcache_has_name(PyObject *names, PyObject *wanted) {
+        Py_ssize_t n, i;
+        if (names == NULL)
+            return 0;
+        n = PyTuple_GET_SIZE(names);
+        for (i = 0; i < n; i++) {
+            PyObject *name = PyTuple_GET_ITEM(names, i);
+            if (name == wanted || flowcache_str_equal(name, wanted))
+                return 1;
+        }
+        return 0;
+    }
+    static PyObject *flowcache_pass_on(PyObject *function, PyObject *self, PyObject *const *args,
+                                       Py_ssize_t nargs, PyObject *names) {
+        PyObject *few[12], **all = few, *result;
+        Py_ssize_t n = nargs + (names == NULL ? 0 : PyTuple_GET_SIZE(names)), i;
+        if (n + 1 > 12) {
+            all = PyMem_Malloc((n + 1) * sizeof(PyObject *));
+            if (all == NULL)
+                return PyErr_NoMemory();
+        }
+        all[0] = self;
+        for (i = 0; i < n; i++)
+            all[i + 1] = args[i];
+        result = PyObject_Vectorcall(function, all, nargs + 1, names);
+        if (all != few)
+            PyMem_Free(all);
+        return result;
+    }
+    static int flowcache_loader_is_async(PyObject *loader) {
+        if (PyMethod_Check(loader))
+            loader = PyMethod_GET_FUNCTION(loader);
+        if (PyFunction_Check(loader))
+            return (((PyCodeObject *)PyFunction_GET_CODE(loader))->co_flags
+                    & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
+        if (PyCFunction_Check(loader) || PyType_Check(loader))
+            return 0;
+        return -1;                                /* a callable object: ask Python */
+    }
+    /* Put a function in the place of a method of the class, whose documentation it takes over. */
+    static int flowcache_replace(PyTypeObject *type, PyMethodDef *def, PyObject *method,
+                                 void *function) {
+        PyMethodDef *old = ((PyMethodDescrObject *)method)->d_method;
+        PyObject *descriptor;
+        int failed;
+        def->ml_name = old->ml_name;
+        def->ml_meth = (PyCFunction)function;
+        def->ml_flags = METH_FASTCALL | METH_KEYWORDS;
+        def->ml_doc = old->ml_doc;
+        descriptor = PyDescr_NewMethod(type, def);
+        if (descriptor == NULL)
+            return -1;
+        failed = PyDict_SetItemString(type->tp_dict, def->ml_name, descriptor);
+        Py_DECREF(descriptor);
+        PyType_Modified(type);
+        return failed;
+    }
+    static PyMethodDef flowcache_fast_get, flowcache_fast_set, flowcache_fast_fetch;
+    static PyMethodDef flowcache_fast_afetch, flowcache_fast_namespace;
+    """
+    bint has_name "flowcache_has_name"(PyObject* names, PyObject* wanted)
+    object pass_on "flowcache_pass_on"(PyObject* function, PyObject* me, PyObject** args,
+                                       Py_ssize_t nargs, PyObject* names)
+    int loader_flag "flowcache_loader_is_async"(PyObject* loader)
+    int method_replace "flowcache_replace"(PyTypeObject* type, void* definition, object method,
+                                           void* function) except -1
+    void* fast_get "&flowcache_fast_get"
+    void* fast_set "&flowcache_fast_set"
+    void* fast_fetch "&flowcache_fast_fetch"
+    void* fast_afetch "&flowcache_fast_afetch"
+    void* fast_namespace "&flowcache_fast_namespace"
+
+
+cdef object slow_get = Namespace.get
+cdef object slow_set = Namespace.set
+cdef object slow_fetch = Namespace.fetch
+cdef object slow_afetch = Namespace.afetch
+cdef object slow_namespace = Namespace.namespace
+cdef str TTL_NAME = "ttl"
+cdef str TAGS_NAME = "tags"
+cdef str STALE_NAME = "stale"
+cdef str REFRESH_AHEAD = "refresh_ahead"
+
+
+cdef object namespace_get(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    if names != NULL or nargs < 1 or nargs > 2:
+        return pass_on(<PyObject*>slow_get, me, args, nargs, names)
+    value = look((<Namespace>me).store, (<Namespace>me).space, <object>args[0], True)
+    if value is MISSING:
+        return <object>args[1] if nargs == 2 else None
+    return value
+
+
+cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    cdef PyObject* ttl = <PyObject*>UNSET
+    cdef PyObject* tags = NULL
+    cdef PyObject* stale = NULL
+    cdef PyObject* name
+    cdef PyObject* dropped[2]
+    cdef PyObject** names_of_tags = NULL
+    cdef Py_ssize_t n, n_tags = 0
+    cdef double seconds = (<Namespace>me).space.default_ttl
+    cdef bint known = nargs == 2, plain = True
+    if names != NULL and known:
+        for n in range(PyTuple_GET_SIZE(names)):
+            # Interned, as the names in code are; another str of the same text takes the long way.
+            name = PyTuple_GET_ITEM(names, n)
+            if name == <PyObject*>TTL_NAME:
+                ttl = args[2 + n]
+            elif name == <PyObject*>TAGS_NAME:
+                tags = args[2 + n]
+            elif name == <PyObject*>STALE_NAME:
+                stale = args[2 + n]
+            else:
+                known = False
+    if not known:
+        return pass_on(<PyObject*>slow_set, me, args, nargs, names)
+    if tags != NULL:
+        if PyTuple_CheckExact(tags):
+            names_of_tags, n_tags = tuple_items(tags, 0), PyTuple_GET_SIZE(tags)
+        elif is_str(tags):
+            names_of_tags, n_tags = &tags, 1
+        else:
+            plain = False
+    if plain and stale == NULL:
+        if ttl != <PyObject*>UNSET:
+            seconds = seconds_of(<object>ttl, "ttl", True)
+        dropped[0] = NULL
+        dropped[1] = NULL
+        if store_put_plain((<Namespace>me).store, (<Namespace>me).space, args[0], args[1], seconds,
+                           names_of_tags, n_tags, dropped):
+            Py_XDECREF(dropped[0])                # what Entry.value owned
+            Py_XDECREF(dropped[1])                # what Entry.key owned
+            return None
+    set_one((<Namespace>me).store, (<Namespace>me).space, <object>args[0], <object>args[1],
+            <object>ttl, <object>tags if tags != NULL else (),
+            <object>stale if stale != NULL else None)
+    return None
+
+
+cdef inline bint loader_is_async(PyObject* loader) except -1:
+    cdef int flag = loader_flag(loader)
+    return flag if flag >= 0 else object_is_async(<object>loader)
+
+
+cdef bint object_is_async(object loader) except -1:
+    while type(loader) is partial:
+        loader = loader.func
+        flag = loader_flag(<PyObject*>loader)
+        if flag >= 0:
+            return flag
+    return face_is_async(loader)
+
+
+cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    if nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD):
+        is_async = loader_is_async(args[1])
+        if is_async or PyCallable_Check(<object>args[1]):
+            value = fresh_hit((<Namespace>me).store, (<Namespace>me).space, <object>args[0])
+            if value is not MISSING:
+                return ready_of(value) if is_async else value
+            return pass_on(<PyObject*>(face_afetch if is_async else face_fetch), me, args, nargs,
+                           names)
+    return pass_on(<PyObject*>slow_fetch, me, args, nargs, names)
+
+
+cdef object namespace_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    if (nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD)
+            and PyCallable_Check(<object>args[1])):
+        value = fresh_hit((<Namespace>me).store, (<Namespace>me).space, <object>args[0])
+        if value is not MISSING:
+            return ready_of(value)
+        return pass_on(<PyObject*>face_afetch, me, args, nargs, names)
+    return pass_on(<PyObject*>slow_afetch, me, args, nargs, names)
+
+
+cdef object namespace_namespace(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    cdef Namespace above = <Namespace>me
+    cdef Core* core = &above.store.core
+    cdef Space* found
+    cdef Namespace view
+    if nargs == 1 and names == NULL and is_str(args[0]) and not core_is_closed(core):
+        view = view_new(above.store)
+        lock_acquire(&core.lock)
+        found = space_child(above.space, args[0])
+        if found != NULL:
+            view_attach(view, found)
+        lock_release(&core.lock)
+        if found != NULL:
+            return view
+    return pass_on(<PyObject*>slow_namespace, me, args, nargs, names)
+
+
+cdef int fastcall_install() except -1:
+    """Put the functions of this room in the places of the methods that they speed up."""
+    cdef PyTypeObject* view = type_of(Namespace)
+    method_replace(view, fast_get, slow_get, <void*>namespace_get)
+    method_replace(view, fast_set, slow_set, <void*>namespace_set)
+    method_replace(view, fast_fetch, slow_fetch, <void*>namespace_fetch)
+    method_replace(view, fast_afetch, slow_afetch, <void*>namespace_afetch)
+    method_replace(view, fast_namespace, slow_namespace, <void*>namespace_namespace)
+    return 0

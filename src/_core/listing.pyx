@@ -1,0 +1,175 @@
+# Listing: what a namespace holds and how it fares.
+
+
+cdef extern from "Python.h":
+    void PyObject_GC_Track(PyObject* made)
+    void PyObject_GC_UnTrack(PyObject* made)
+
+
+cdef list list_blank(Py_ssize_t n):
+    """A list of n empty places, which nobody finds through the collector until it is finished."""
+    cdef list made = PyList_New(n)
+    PyObject_GC_UnTrack(<PyObject*>made)
+    return made
+
+
+cdef int list_finish(list made, Py_ssize_t n) except -1:
+    """Cut off the places from n on; those before are filled."""
+    PyObject_GC_Track(<PyObject*>made)
+    return PyList_SetSlice(made, n, PyList_GET_SIZE(made), NULL)
+
+
+cdef list fresh_keys(Store store, Space* space, Py_ssize_t most):
+    """The fresh keys, least recent first; at most `most` of them (-1: all)."""
+    cdef Core* core = &store.core
+    cdef double now = store_now(store)
+    cdef uint32_t i
+    cdef Py_ssize_t n
+    cdef list keys
+    space_guard_closed(store)
+    while True:
+        n = peek_u32(&space.own)
+        if 0 <= most < n:
+            n = most
+        keys = list_blank(n)          # may run the collector, so the count may not stand
+        lock_acquire(&core.lock)
+        if n < (space.own if most < 0 or most > space.own else most):
+            lock_release(&core.lock)
+            continue
+        n = 0
+        i = space.order.oldest
+        while i != NONE and (most < 0 or n < most):
+            if entry_at(&core.slab, i).deadline > now:
+                key = <object>entry_at(&core.slab, i).key
+                Py_INCREF(key)                    # PyList_SET_ITEM steals it
+                PyList_SET_ITEM(keys, n, key)
+                n += 1
+            i = entry_at(&core.slab, i).newer
+        lock_release(&core.lock)
+        list_finish(keys, n)
+        return keys
+
+
+cdef tuple fresh_items(Store store, Space* space):
+    """(keys, values) of the fresh entries, least recent first."""
+    cdef Core* core = &store.core
+    cdef double now = store_now(store)
+    cdef uint32_t i
+    cdef Py_ssize_t n
+    cdef list keys, values
+    space_guard_closed(store)
+    while True:
+        n = peek_u32(&space.own)
+        keys = list_blank(n)
+        values = list_blank(n)
+        lock_acquire(&core.lock)
+        if n < space.own:
+            lock_release(&core.lock)
+            continue
+        n = 0
+        i = space.order.oldest
+        while i != NONE:
+            if entry_at(&core.slab, i).deadline > now:
+                key = <object>entry_at(&core.slab, i).key
+                value = <object>entry_at(&core.slab, i).value
+                Py_INCREF(key)                    # PyList_SET_ITEM steals both
+                Py_INCREF(value)
+                PyList_SET_ITEM(keys, n, key)
+                PyList_SET_ITEM(values, n, value)
+                n += 1
+            i = entry_at(&core.slab, i).newer
+        lock_release(&core.lock)
+        list_finish(keys, n)
+        list_finish(values, n)
+        return keys, values
+
+
+cdef Py_ssize_t fresh_count(Store store, Space* space) except -1:
+    cdef Core* core = &store.core
+    cdef double now = store_now(store)
+    cdef Py_ssize_t n
+    cdef uint32_t steps = SETTLE
+    space_guard_closed(store)
+    lock_acquire(&core.lock)
+    while space_settle_one_locked(core, space, now, False, &steps):
+        pass
+    n = space.own - space.own_stale
+    if steps == 0:
+        # So many are due that they are only counted; they go a few a call.
+        n -= heap_due(core, &space.deadlines, 0, now, False)
+    lock_release(&core.lock)
+    if core_has_limbo(core):
+        store_drain(store)
+    return n
+
+
+cdef object names_below(Store store, Space* space):
+    if core_is_closed(&store.core):
+        raise closed_error()
+    return iter(list((<dict>space.children)))
+
+
+cdef object limits_of(Store store, Space* space):
+    """The settings in force, all of them as one configure() left them."""
+    cdef Core* core = &store.core
+    cdef Settings now
+    cdef double ttl
+    unchanged = {}
+    space_guard_closed(store)
+    lock_acquire(&core.lock)
+    settings_read(&now, space, unchanged)
+    ttl = space.default_ttl
+    lock_release(&core.lock)
+    given = {
+        "default_ttl": None if isinf(ttl) else ttl,
+        "max_entries": None if now.max_entries < 0 else now.max_entries,
+        "max_weight": None if now.max_weight < 0 else now.max_weight,
+        "max_pending": None if now.max_pending < 0 else now.max_pending,
+        "reserved": now.reserved,
+        "share": now.share,
+    }
+    return face_limits_type(**given)
+
+
+cdef object stats_of(Store store, Space* space):
+    cdef Counters total
+    cdef Core* core = &store.core
+    cdef int64_t entries, weight, pending
+    space_guard_closed(store)
+    memset(&total, 0, sizeof(Counters))
+    lock_acquire(&core.lock)
+    space_total(space, &total)
+    entries = space.entries
+    weight = space.weight
+    pending = space.pending
+    lock_release(&core.lock)
+    return face_stats(
+        total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
+        total.load_failures, total.load_seconds, total.sets, total.evictions,
+        total.evictions_caused, total.expirations, total.invalidations, entries, weight,
+        pending)
+
+
+cdef object reset_counts(Store store, Space* space):
+    cdef Counters total
+    cdef Core* core = &store.core
+    space_guard_closed(store)
+    memset(&total, 0, sizeof(Counters))
+    lock_acquire(&core.lock)
+    space_total(space, &total)
+    space_reset(space)
+    if space.parent != NULL:
+        counters_add(&space.parent.forgotten, &total)
+    lock_release(&core.lock)
+
+
+cdef object bearers_of(Store store, Space* space, str tag):
+    """How many entries bear the tag, here and below."""
+    cdef uint32_t t
+    cdef Core* core = &store.core
+    lock_acquire(&core.lock)
+    try:
+        t = tag_find(space, tag)
+        return 0 if t == NONE else core.tags.records[t].total
+    finally:
+        lock_release(&core.lock)

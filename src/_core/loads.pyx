@@ -1,0 +1,302 @@
+# The running loads of a cache, and what fences them.
+
+
+@cython.no_gc_clear                  # its end needs its namespace; Store breaks the cycles
+cdef class Load:
+    """One running load: what it is for, and whether its result may still be stored.
+
+    ``_begin`` of a namespace registers it there, until ``_finish`` or ``_abandon``. Whatever
+    invalidates its key meanwhile fences it; a fence is never taken down.
+    """
+
+    cdef readonly object namespace    # the view that began it, which holds both below; or None
+    cdef Core* core
+    cdef Space* space                 # NULL: it was not begun
+    cdef readonly object key
+    cdef readonly tuple tags
+    cdef readonly bint fenced
+    cdef readonly double started      # cache clock
+    cdef readonly bint background
+    cdef int64_t n_losses             # invalidations of tags that it did not bear when they came
+    cdef dict lost                    # those tags, each with the number of its first
+    cdef bint registered              # in the table, in Space.running and in the counts
+    cdef uint32_t hash                # of the key, mixed
+    cdef uint64_t number              # Core.loads_begun when it was registered
+    cdef PyObject* next_in_bucket     # borrowed; Space.running owns whom the table holds
+    cdef PyObject* newer              # neighbours in Space.running
+    cdef PyObject* older
+    cdef object __weakref__
+
+    def __init__(self, key, tags=()):
+        checked = (() if tags is () else tags_checked(tags)) or ()
+        lost = {}
+        if self.lost is not None:
+            raise RuntimeError("a Load is initialised once")
+        self.key = key
+        self.tags = checked
+        self.lost = lost                          # made here: a fence must not need memory
+
+    @property
+    def losses(self):
+        return peek_i64(&self.n_losses)
+
+    def first_loss(self, tags):
+        """The number of the first invalidation that covered one of the tags; 0 if none did."""
+        first = 0
+        for tag in tags:
+            number = self.lost.get(tag, 0)
+            if number and (first == 0 or number < first):
+                first = number
+        return first
+
+
+cdef bint load_stands(Load load, tuple tags, double now):
+    """Whether the load's result may be stored under these tags. Runs no user code."""
+    if load.fenced or now - load.started > load.core.max_pending_age:
+        return False
+    if tags is not None:
+        for tag in tags:
+            if tag in load.lost:
+                return False
+    return True
+
+
+cdef bint load_may_be_joined(Load load, double now):
+    return (not peek_flag(&load.fenced)
+            and now - load.started <= load.core.max_pending_age)
+
+
+# The table of running loads: chained buckets by hash, newest first. A load is taken out by what it
+# is, and only a search compares keys, so that no key can keep a load there. Nothing but its growth,
+# which a registration begins with, needs memory: an end or a fence cannot fail.
+
+
+cdef inline PyObject** loads_bucket(Core* core, uint32_t hash) noexcept nogil:
+    return &core.loads[hash & (core.loads_size - 1)]
+
+
+cdef int loads_reserve_locked(Core* core) noexcept:
+    """Make sure that one more load fits; -1, and nothing changed, when memory is out."""
+    cdef uint32_t size = core.loads_size * 2 if core.loads_size else 8, n
+    cdef PyObject** old = core.loads
+    cdef PyObject** grown
+    cdef PyObject** place
+    cdef PyObject* at
+    cdef PyObject* next
+    if core.loads_count < core.loads_size:
+        return 0
+    grown = <PyObject**>calloc(size, sizeof(PyObject*))
+    if grown == NULL:
+        return -1
+    for n in range(core.loads_size):
+        at = old[n]
+        while at != NULL:                         # oldest of the bucket last, as they were
+            next = (<Load>at).next_in_bucket
+            place = &grown[(<Load>at).hash & (size - 1)]
+            while place[0] != NULL:
+                place = &(<Load>place[0]).next_in_bucket
+            (<Load>at).next_in_bucket = NULL
+            place[0] = at
+            at = next
+    free(old)
+    core.loads = grown
+    core.loads_size = size
+    return 0
+
+
+cdef Load load_find(Core* core, Space* space, object key, uint32_t hash, uint64_t* state):
+    """The newest load of the key that runs in the namespace, or None. Lock not held.
+
+    May run the key's __eq__. `state`, if given, receives Core.loads_changes as it was at the end.
+    """
+    cdef PyObject* at
+    cdef Load load
+    cdef uint64_t changes
+    cdef bint same
+    for _ in range(1000):
+        lock_acquire(&core.lock)
+        changes = core.loads_changes
+        if state != NULL:
+            state[0] = changes
+        at = loads_bucket(core, hash)[0] if core.loads_count else NULL
+        while at != NULL:
+            load = <Load>at
+            if load.hash == hash and load.space == space:
+                if load.key is key:
+                    break
+                lock_release(&core.lock)
+                same = compare_or_raise(<PyObject*>load.key, <PyObject*>key, Py_EQ)
+                lock_acquire(&core.lock)
+                if changes != core.loads_changes or same:
+                    break
+            at = load.next_in_bucket
+        if changes == core.loads_changes:
+            lock_release(&core.lock)
+            return None if at == NULL else load
+        lock_release(&core.lock)
+        load = None                               # perhaps the last reference: not under the lock
+    raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
+
+
+cdef Load load_register(Core* core, Space* space, object view, Load load, double now):
+    """Put the load into the table, or return the one that is to be joined. May run __eq__.
+
+    `view` is of this namespace, and holds it until the load is no more.
+    """
+    cdef Load running
+    cdef uint64_t changes
+    cdef PyObject** bucket
+    for _ in range(1000):
+        running = load_find(core, space, load.key, load.hash, &changes)
+        if running is not None and load_may_be_joined(running, now):
+            return running
+        lock_acquire(&core.lock)
+        try:
+            if core_is_closed(core):
+                raise closed_error()
+            if changes != core.loads_changes:
+                continue
+            if space.max_pending >= 0 and space.own_pending >= space.max_pending:
+                raise TooManyLoadsError(
+                    f"namespace {space_label(space)} already has max_pending={space.max_pending} "
+                    "loads running")
+            if loads_reserve_locked(core) < 0:
+                raise MemoryError()
+            if running is not None:
+                poke_flag(&running.fenced, True)   # too old, if it was not fenced before
+            poke_u64(&core.loads_begun, core.loads_begun + 1)
+            core.loads_changes += 1
+            core.loads_count += 1
+            load.number = core.loads_begun
+            load.namespace = view
+            load.core = core
+            load.space = space
+            poke_flag(&load.registered, True)
+            bucket = loads_bucket(core, load.hash)
+            load.next_in_bucket = bucket[0]
+            bucket[0] = <PyObject*>load
+            Py_INCREF(load)                       # Space.running owns it
+            load.newer = NULL
+            load.older = space.running
+            if space.running != NULL:
+                (<Load>space.running).newer = <PyObject*>load
+            space.running = <PyObject*>load
+            poke_i64(&space.own_pending, space.own_pending + 1)
+            while space != NULL:
+                space.pending += 1
+                space = space.parent
+        finally:
+            lock_release(&core.lock)
+        return load
+    raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
+
+
+cdef void load_unregister(Load load) noexcept:
+    """Take the load out of the table, if it is there. Runs no user code, and cannot fail."""
+    cdef Core* core
+    cdef Space* space
+    cdef PyObject** place
+    if load.space == NULL:
+        return
+    core = load.core
+    space = load.space
+    lock_acquire(&core.lock)
+    if not load.registered:
+        lock_release(&core.lock)
+        return
+    poke_flag(&load.registered, False)
+    place = loads_bucket(core, load.hash)
+    while place[0] != <PyObject*>load:
+        place = &(<Load>place[0]).next_in_bucket
+    place[0] = load.next_in_bucket
+    if load.newer != NULL:
+        (<Load>load.newer).older = load.older
+    else:
+        space.running = load.older
+    if load.older != NULL:
+        (<Load>load.older).newer = load.newer
+    core.loads_changes += 1
+    core.loads_count -= 1
+    poke_i64(&space.own_pending, space.own_pending - 1)
+    while space != NULL:
+        space.pending -= 1
+        space = space.parent
+    lock_release(&core.lock)
+    Py_DECREF(load)                               # what Space.running owned; the caller has another
+
+
+cdef void fence_key_locked(Core* core, Space* space, Load found, uint32_t hash,
+                           uint64_t since) noexcept:
+    """Let the load of a key end in vain. Runs no user code.
+
+    ``found`` is what :c:func:`load_find` found before the change; whatever has the key's hash and
+    began since then (``since``: Core.loads_begun at that time) may be the key's too.
+    """
+    cdef PyObject* at
+    if found is not None:
+        poke_flag(&found.fenced, True)
+    if core.loads_begun != since and core.loads_count:
+        at = loads_bucket(core, hash)[0]
+        while at != NULL:
+            if ((<Load>at).number > since and (<Load>at).hash == hash
+                    and (<Load>at).space == space):
+                poke_flag(&(<Load>at).fenced, True)
+            at = (<Load>at).next_in_bucket
+
+
+cdef void fence_all_locked(Space* space) noexcept:
+    cdef PyObject* at = space.running
+    while at != NULL:
+        poke_flag(&(<Load>at).fenced, True)
+        at = (<Load>at).older
+
+
+cdef void fence_below_locked(Space* space) noexcept:
+    cdef Space* child = space.child
+    fence_all_locked(space)
+    while child != NULL:
+        if child.pending:
+            fence_below_locked(child)
+        child = child.next
+
+
+cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
+    """Fence the loads, here and below, that bear the tags; the others remember that they are lost.
+
+    A load may learn its tags only at its end, so that with `every` each of the tags counts as lost:
+    a result that might have been covered is not stored.
+    """
+    cdef Space* child = space.child
+    cdef PyObject* at = space.running
+    cdef Py_ssize_t borne
+    cdef Load load
+    while at != NULL:
+        load = <Load>at
+        at = load.older
+        if load.fenced:
+            continue
+        borne = 0
+        for tag in tags:
+            borne += tag in load.tags
+        if borne == len(tags) if every else borne > 0:
+            poke_flag(&load.fenced, True)
+            continue
+        poke_i64(&load.n_losses, load.n_losses + 1)
+        for tag in tags:
+            if (tag not in load.tags and tag not in load.lost
+                    and dict_put_number(<PyObject*>load.lost, tag, load.n_losses) < 0):
+                PyErr_Clear()                     # no memory to remember it by
+                poke_flag(&load.fenced, True)
+    while child != NULL:
+        if child.pending:
+            fence_tags_locked(child, tags, every)
+        child = child.next
+
+
+cdef void fence_prefix_locked(Space* space, str prefix) noexcept:
+    cdef PyObject* at = space.running
+    while at != NULL:
+        if (PyUnicode_Check((<Load>at).key)
+                and PyUnicode_Tailmatch((<Load>at).key, prefix, 0, PY_SSIZE_T_MAX, -1) == 1):
+            poke_flag(&(<Load>at).fenced, True)
+        at = (<Load>at).older

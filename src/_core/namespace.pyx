@@ -1,0 +1,637 @@
+# Namespace: what users hold. A view is two pointers; it keeps its cache alive and its namespace
+# from being forgotten, and leads nowhere but down.
+#
+# The class is a table of contents: each call stands in the room of its verb.
+
+@cython.no_gc_clear                  # a finalizer may still use the view; Store breaks the cycles
+cdef class Namespace:
+    """One namespace of a cache: a view that reaches its own entries and those below it.
+
+    Made by :meth:`namespace` (or as the root, by ``create_cache``). Two views of one path are
+    equal and have one hash. Views are cheap: make one a request, or keep one, as you like.
+    """
+
+    cdef Store store
+    cdef Space* space
+
+    def __cinit__(self):
+        if type(self) is not Namespace:
+            # The root: usable memory from the first moment, closed until it is opened.
+            self.store = Store.__new__(Store)
+            self.store.name = "flowcache"
+            store_open(self.store, False)
+            poke_flag(&self.store.core.closed, True)
+            self.space = self.store.core.root
+            self.space.views += 1
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a Namespace is made by namespace() of a cache")
+
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
+
+    # ------------------------------------------------------------------ who and where
+
+    @property
+    def path(self):
+        """The names from the root down to this namespace; ``()`` for the root."""
+        return space_path(self.space)
+
+    @property
+    def name(self):
+        """The last name of the path; for the root, the cache's ``name``."""
+        return self.store.name if self.space.parent == NULL else <object>self.space.name
+
+    def __repr__(self):
+        if self.space.parent == NULL:
+            return f"<flowcache.Cache {self.store.name!r}>"
+        return f"<flowcache.Namespace {self.store.name!r} {'/'.join(map(repr, self.path))}>"
+
+    def __eq__(self, other):
+        if not isinstance(other, Namespace):
+            return NotImplemented
+        return self.space == (<Namespace>other).space
+
+    def __hash__(self):
+        return <Py_hash_t>(<size_t>self.space >> 4)
+
+    def __sizeof__(self):
+        """The bytes of this object; for the root, with the memory that all entries take."""
+        cdef Py_ssize_t size = object.__sizeof__(self)
+        return size + store_size(self.store) if self.space.parent == NULL else size
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        raise TypeError("a cache cannot be copied: a view is a handle to shared entries")
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("a cache cannot be pickled: it lives in its process")
+
+    def namespace(self, /, *names, **settings):
+        """\
+namespace($self, /, *names, **settings)
+--
+
+Return the namespace at the path of ``names`` below this one, made if need be.
+
+Each name is a non-empty ``str`` of at most 256 characters that neither begins nor ends with white
+space (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are
+those of :meth:`configure`, for the last name. Costs one dictionary look-up a name where the
+namespaces exist.
+        """
+        return view_make(self, names, settings)
+
+    def namespaces(self):
+        """Return an iterator over the names of the namespaces right below, oldest first."""
+        return names_below(self.store, self.space)
+
+    def configure(self, **settings):
+        """Change settings of this namespace; what is not named stays as it is.
+
+        ``default_ttl`` (seconds, ``None``: never), ``max_entries``, ``max_weight``,
+        ``max_pending`` (``None``: no limit), ``reserved`` (entries that pressure from outside
+        never takes), ``share`` (weight against its siblings, 1.0), ``child_limits``
+        (:class:`Limits` for namespaces made right below from now on). A lower limit evicts at
+        once. Raises ``TypeError``, ``ValueError`` or ``ConfigurationError``, and changes nothing.
+        """
+        configure(self.store, self.space, settings)
+
+    @property
+    def limits(self):
+        """The settings in force here, as :class:`Limits`, but for ``child_limits``."""
+        return limits_of(self.store, self.space)
+
+    def stats(self):
+        """Return the :class:`Stats` of this namespace and those below it: O(namespaces below)."""
+        return stats_of(self.store, self.space)
+
+    def reset_stats(self):
+        """Set the counts of this namespace and those below to zero; totals above do not change."""
+        reset_counts(self.store, self.space)
+
+    def subscribe(self, listener, /, kinds=None):
+        """Call ``listener(event)`` for events here and below; return a function that ends it.
+
+        ``kinds``: one kind or several of hit, miss, stale_hit, set, remove, load, load_error,
+        refresh, sweep; all by default. Listeners run after the change is complete; one that raises
+        is logged.
+        """
+        return face_subscribe(self, listener, kinds)
+
+    def for_current_tenant(self, path=None, /):
+        """Return a namespace that looks up ``tenancy.current_tenant`` at every call.
+
+        ``path(tenant)`` gives the name or names below this one, by default ``f"tenant:{tenant}"``.
+        With no tenant set a call raises ``TenantNotSetError``.
+        """
+        return face_for_current_tenant(self, path)
+
+    # ------------------------------------------------------------------ one key
+
+    def get(self, key, /, default=None):
+        """Return the fresh value of ``key``, else ``default``. Counts a hit or a miss. O(1)."""
+        return look_or(self.store, self.space, key, default, True)
+
+    def peek(self, key, /, default=None):
+        """Return the fresh value of ``key``, else ``default``; neither order nor counts change."""
+        return look_or(self.store, self.space, key, default, False)
+
+    def set(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
+        """Store ``value``, replacing value, TTL and tags of ``key``. O(1) but for evictions.
+
+        ``ttl``: seconds, a ``timedelta``, or ``None`` for never; by default the namespace's
+        ``default_ttl``; 0 stores nothing, and takes away what was there. ``tags``: non-empty
+        ``str`` of at most 256 characters, one or several. ``stale``: seconds past the TTL
+        (``True``: no end) in which ``fetch`` may serve the value while it loads a new one. Raises
+        ``TypeError`` or ``ValueError`` for bad arguments, ``EntryTooHeavyError``, ``WeigherError``.
+        """
+        set_one(self.store, self.space, key, value, ttl, tags, stale)
+
+    def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
+        """Store ``value`` only if ``key`` has no fresh entry; say whether it was stored."""
+        return add_or_not(self.store, self.space, key, value, ttl, tags, stale)
+
+    def delete(self, key, /):
+        """Remove ``key``; say whether it had a fresh entry. A running load of it is not stored."""
+        return delete_one(self.store, self.space, key)
+
+    def pop(self, key, /, default=UNSET):
+        """Remove ``key`` and return its fresh value, else ``default``, else raise ``KeyError``."""
+        return pop_one(self.store, self.space, key, default)
+
+    def popitem(self):
+        """Remove the least recent fresh entry and return ``(key, value)``; ``KeyError`` if none."""
+        return pop_oldest(self.store, self.space)
+
+    def touch(self, key, /, ttl=UNSET):
+        """Give the fresh entry of ``key`` a new TTL from now; say whether there was one.
+
+        Neither order nor counts change. ``ttl=0`` expires it.
+        """
+        return retime(self.store, self.space, key, ttl)
+
+    def ttl(self, key, /):
+        """Return the seconds that ``key`` stays fresh, or ``None``: for ever; else ``KeyError``."""
+        return seconds_left(self.store, self.space, key)
+
+    def incr(self, key, /, delta=1, *, default=0, ttl=UNSET):
+        """Add ``delta`` to the counter at ``key``, atomically, and return the sum.
+
+        An absent counter starts at ``default``, with ``ttl``; one that is there keeps its TTL, tags
+        and weight. Raises ``TypeError`` where the value, ``delta`` or ``default`` is no ``int``.
+        """
+        return add_to_counter(self.store, self.space, key, delta, default, ttl)
+
+    # ------------------------------------------------------------------ as a mutable mapping
+
+    def __getitem__(self, key):
+        return look_or_raise(self.store, self.space, key)
+
+    def __setitem__(self, key, value):
+        set_one(self.store, self.space, key, value, UNSET, (), None)
+
+    def __delitem__(self, key):
+        delete_or_raise(self.store, self.space, key)
+
+    def __contains__(self, key):
+        return look(self.store, self.space, key, False) is not MISSING
+
+    def __len__(self):
+        """The number of this namespace's own fresh entries. O(1), and O(what is due here)."""
+        return fresh_count(self.store, self.space)
+
+    def __iter__(self):
+        return iter(fresh_keys(self.store, self.space, -1))
+
+    def keys(self):
+        """Return a ``KeysView`` of the fresh keys, least recent first.
+
+        Each iteration is over the keys as they are when it begins; O(n).
+        """
+        return face_keys(self)
+
+    def values(self):
+        """Return a ``ValuesView`` of the fresh values, in the order of :meth:`keys`."""
+        return face_values(self)
+
+    def items(self):
+        """Return an ``ItemsView`` of the fresh keys and values, in the order of :meth:`keys`."""
+        return face_items(self)
+
+    def setdefault(self, key, /, default=None):
+        """Return the fresh value of ``key``; if there is none, store ``default`` and return it.
+
+        Counts a hit or a miss.
+        """
+        return set_default(self.store, self.space, key, default)
+
+    def update(self, other=(), /, **more):
+        """Store each pair of a mapping or an iterable of pairs, then each keyword."""
+        set_many(self.store, self.space, pairs_of(other, more), UNSET, (), None)
+
+    # ------------------------------------------------------------------ many keys
+
+    def get_many(self, keys, /):
+        """Return a ``dict`` of the keys that have a fresh entry. Each look-up is counted."""
+        return look_many(self.store, self.space, keys)
+
+    def set_many(self, mapping, /, *, ttl=UNSET, tags=(), stale=None):
+        """Store each item of a mapping with one TTL and tags; all are checked before any is."""
+        set_many(self.store, self.space, pairs_of(mapping), ttl, tags, stale)
+
+    def delete_many(self, keys, /):
+        """Remove the keys; return how many of them had a fresh entry."""
+        return delete_many(self.store, self.space, keys)
+
+    def clear(self):
+        """Remove every entry of this namespace and of those below it, and of no other.
+
+        Returns how many. Loads that run there are not stored. Costs O(namespaces below), and
+        O(what is removed) up to some thousand entries; the memory of more comes back a little at
+        a time, with later writes or ``sweep()``.
+        """
+        return clear_all(self.store, self.space)
+
+    def invalidate_tag(self, tag, /):
+        """Remove the entries, here and below, that bear the tag; return how many.
+
+        Loads that run with the tag are not stored. Costs O(what is removed).
+        """
+        return invalidate_tag(self.store, self.space, tag)
+
+    def invalidate_tags(self, tags, /, *, match="any"):
+        """Remove the entries, here and below, that bear one of the tags, or (``match="all"``) each.
+
+        Returns how many. Costs O(entries that bear the tags), with ``"all"`` the rarest of them.
+        """
+        return invalidate_tags(self.store, self.space, tags, match)
+
+    def invalidate_prefix(self, prefix, /):
+        """Remove this namespace's own entries whose ``str`` keys start so; return how many.
+
+        Loads of such keys are not stored. Costs O(this namespace's own entries).
+        """
+        return invalidate_prefix(self.store, self.space, prefix)
+
+    # ------------------------------------------------------------------ loading
+
+    def fetch(self, key, loader, /, **options):
+        """\
+fetch($self, key, loader, /, *, ttl=..., tags=(), stale=None, stale_if_error=None, \
+refresh_ahead=None, store_if=None, timeout=None)
+--
+
+Return the fresh value of ``key``; load it if there is none.
+
+``loader`` takes nothing and returns the value, or ``Loaded(value, ...)``. Whoever asks for the key
+while it loads, from threads, tasks or other event loops, waits for that one load and gets its value
+or its exception. An exception is not stored. A loader made with ``async def`` makes this
+:meth:`afetch`: await what it returns.
+
+``ttl``, ``tags``, ``stale`` as for :meth:`set`. ``stale_if_error``: seconds past the TTL in which
+the old value stands in for a load that raises. ``refresh_ahead``: the part of the TTL, between 0
+and 1, after which a hit starts a background load. ``store_if(value)``: whether to keep it.
+``timeout``: seconds to wait; then the stale value, else ``LoadTimeoutError``; the load goes on.
+
+Raises what the loader raises, ``RecursiveLoadError``, ``LoadTimeoutError``, ``TooManyLoadsError``,
+``TypeError`` and ``ValueError`` for bad arguments. On the thread of an event loop one of whose
+tasks is loading the key it cannot wait for that task: it calls ``loader`` itself, at once.
+A hit costs one look-up, and looks at no option but ``refresh_ahead``.
+        """
+        return face_fetch_any(self, key, loader, **options)
+
+    def afetch(self, key, loader, /, **options):
+        """\
+afetch($self, key, loader, /, *, ttl=..., tags=(), stale=None, stale_if_error=None, \
+refresh_ahead=None, store_if=None, timeout=None)
+--
+
+Await the fresh value of ``key``; load it if there is none.
+
+``loader`` is a coroutine function, any callable that returns an awaitable, or a plain callable. The
+load runs in a task of its own: cancelling one caller hurts no other, and the task is cancelled when
+nobody waits for it any more. All else as for :meth:`fetch`. A hit makes no coroutine and does not
+suspend; what it returns can be awaited once, gathered, made a task, or dropped.
+        """
+        return face_afetch(self, key, loader, **options)
+
+    def refresh(self, key, loader, /, **options):
+        """Load ``key`` even if it is fresh, and return the value. Options as for :meth:`fetch`."""
+        return face_refresh(self, key, loader, **options)
+
+    def arefresh(self, key, loader, /, **options):
+        """Load ``key`` even if it is fresh; await the value. Options as for :meth:`fetch`."""
+        return face_arefresh(self, key, loader, **options)
+
+    def fetch_many(self, keys, loader, /, **options):
+        """Return a ``dict`` of ``keys``; ``loader(missing)`` is called once for those not held.
+
+        It returns a mapping; keys that it leaves out are left out of the result. Options: ``ttl``,
+        ``tags``, ``stale``, ``store_if``.
+        """
+        return face_fetch_many(self, keys, loader, **options)
+
+    def afetch_many(self, keys, loader, /, **options):
+        """Await a ``dict`` of ``keys``; ``loader(missing)`` is awaited once for those not held."""
+        return face_afetch_many(self, keys, loader, **options)
+
+    def wrap(self, function, /, **options):
+        """Return ``function`` cached here, sync or async by what it is. Options: see ``cached``."""
+        return face_wrap(self, function, **options)
+
+    def cached(self, **options):
+        """Decorate a function so that its results are cached here.
+
+        ``key`` and ``tags`` may be callables of the arguments; without ``key`` it is the function's
+        qualified name and its arguments, as a tuple (``typed=True`` tells ``1`` from ``1.0`` and
+        ``True``). ``ttl``, ``stale``, ``stale_if_error``, ``refresh_ahead``, ``store_if``,
+        ``timeout`` as for :meth:`fetch`.
+        """
+        return face_cached(self, **options)
+
+    # ------------------------------------------------------------------ for the Python face
+
+    def _open(self, max_entries, max_weight, weigher, default_ttl, child_limits, max_pending_age,
+              bint require_namespace, int64_t max_idle, clock, str name):
+        """Begin the life of a root. The arguments were checked."""
+        settings = {"default_ttl": default_ttl, "max_entries": max_entries,
+                    "max_weight": max_weight, "child_limits": child_limits}
+        cdef Store store = store_made(name, clock, weigher, max_pending_age, require_namespace,
+                                      max_idle, settings_checked(settings))
+        if self.store.core.opened:
+            # Calls under way, and views, would be left with the other entries.
+            raise RuntimeError("a Cache is initialised once")
+        store.core.root.views += 1
+        self.space.views -= 1
+        self.space = store.core.root
+        self.store = store
+
+    def _close(self):
+        """Refuse all further use, let running loads end in vain, and drop every entry."""
+        store_close(self.store)
+
+    def _is_closed(self):
+        return bool(core_is_closed(&self.store.core))
+
+    def _now(self):
+        return store_now(self.store)
+
+    def _store(self):
+        """The store itself: what a background thread may hold weakly. See _root_of."""
+        return self.store
+
+    def _sweep(self):
+        """Expire and reclaim some of what is due; return how many expired, and if there is more."""
+        return sweep_some(self.store, self.space)
+
+    def _listed(self):
+        """The fresh keys and their values, as two lists; order and counts do not change."""
+        return fresh_items(self.store, self.space)
+
+    def _tagged(self, str tag not None):
+        """How many entries bear the tag, here and below."""
+        return bearers_of(self.store, self.space, tag)
+
+    def _begin(self, Load load not None, bint background=False):
+        """Register a load; return it, or the one already running that is to be joined."""
+        return load_begin(self.store, self.space, self, load, background)
+
+    def _finish(self, Load load not None, value, ttl=UNSET, tags=(), stale=None, keep=None):
+        """End a load: store its value if nothing has invalidated it; say whether it was stored."""
+        return load_finish(self.store, self.space, load, value, ttl, tags, stale, keep)
+
+    def _abandon(self, Load load not None):
+        """End a load without a value."""
+        load_unregister(load)
+
+    def _held(self, key, /):
+        """None, or (value, seconds left, ttl, seconds kept past it, kept for stale=)."""
+        return held_for(self.store, self.space, key)
+
+    def _touch_hit(self, key, /):
+        """Make what is held for the key the most recent."""
+        touch_held(self.store, self.space, key)
+
+    def _count(self, str name not None, amount=1):
+        """Add to one of this namespace's own counters."""
+        count_named(self.store, self.space, name, amount)
+
+    def _emit(self, str kind not None, key, cause=None, value=None, error=None, double seconds=0.0):
+        """Tell listeners what the face has seen."""
+        emit_named(self.store, self.space, kind, key, cause, value, error, seconds)
+
+    def _listen(self, listener, int mask):
+        """Let `listener` hear the kinds of `mask`; return what _unlisten takes."""
+        return listen(self.store, self.space, listener, mask)
+
+    def _unlisten(self, token):
+        """End what _listen began. Twice is once."""
+        unlisten(self.store, self.space, token)
+
+    def _check(self):
+        """Recompute every count and link of the whole cache; AssertionError if any is wrong."""
+        check_store(self.store)
+
+
+cdef dict pairs_of(object other, dict more=None):
+    """A dict of what a mapping, an iterable of pairs or another namespace holds now, and `more`."""
+    if isinstance(other, Namespace):
+        # By dict() each key would be looked up, and may be gone by then.
+        pairs = dict(zip(*fresh_items((<Namespace>other).store, (<Namespace>other).space)))
+    else:
+        pairs = dict(other)
+    if more is not None:
+        pairs.update(more)
+    return pairs
+
+
+# ------------------------------------------------------------------------------------------- views
+
+# A request makes a view and drops it again, so both are done by hand, with a few spare objects
+# where the GIL guards them: by Cython's own deallocator and free list, namespace(...).get takes 6 %
+# more instructions.
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define FLOWCACHE_SPARE 0
+    #else
+    #define FLOWCACHE_SPARE 64
+    #endif
+    static PyObject *flowcache_spare[FLOWCACHE_SPARE + 1];
+    static int flowcache_spares = 0;
+    static inline PyObject *flowcache_spare_take(PyTypeObject *type) {
+        return flowcache_spares ? PyObject_Init(flowcache_spare[--flowcache_spares], type) : NULL;
+    }
+    static inline void flowcache_spare_give(PyObject *object, PyTypeObject *type) {
+        if (Py_TYPE(object) == type && flowcache_spares < FLOWCACHE_SPARE)
+            flowcache_spare[flowcache_spares++] = object;
+        else
+            Py_TYPE(object)->tp_free(object);
+    }
+    static newfunc flowcache_own_new;
+    static PyTypeObject *flowcache_view_type;
+    /* A view made by hand would be of nothing. A subclass, which is a root, is another matter. */
+    static PyObject *flowcache_view_refuse(PyTypeObject *type, PyObject *args, PyObject *names) {
+        if (type != flowcache_view_type)
+            return flowcache_own_new(type, args, names);
+        PyErr_SetString(PyExc_TypeError, "a Namespace is made by namespace() of a cache");
+        return NULL;
+    }
+    static void flowcache_patch_view(PyTypeObject *type, destructor dealloc) {
+        type->tp_dealloc = dealloc;
+        flowcache_view_type = type;
+        flowcache_own_new = type->tp_new;
+        type->tp_new = flowcache_view_refuse;
+    }
+    """
+    PyObject* spare_take "flowcache_spare_take"(PyTypeObject* type)
+    void spare_give "flowcache_spare_give"(PyObject* view, PyTypeObject* type)
+    void patch_view "flowcache_patch_view"(PyTypeObject* type, void* dealloc)
+
+
+cdef Namespace view_new(Store store):
+    """A view of nothing yet. Made before the look-up: an allocation may run the collector."""
+    cdef PyObject* spare = spare_take(type_of(Namespace))
+    cdef Namespace view
+    if spare == NULL:
+        view = Namespace.__new__(Namespace)
+        view.store = store
+    else:
+        # A spare holds None for its store, and its one reference passes to `view`.
+        (<Namespace>spare).store = store
+        PyObject_GC_Track(spare)
+        view = <Namespace>spare
+        Py_DECREF(view)
+    return view
+
+
+cdef inline void view_attach(Namespace view, Space* space) noexcept:
+    """Let a new view be of this namespace, and hold it. Lock held."""
+    view.space = space
+    space_hold(&view.store.core, space)
+
+
+cdef void view_dealloc(PyObject* me) noexcept:
+    """Replaces tp_dealloc of Namespace. Takes no reference to what is dying."""
+    cdef Space* space = (<Namespace>me).space
+    cdef Core* core
+    PyObject_GC_UnTrack(me)
+    if space != NULL:
+        core = &(<Namespace>me).store.core
+        lock_acquire(&core.lock)
+        space_let_go(core, space)
+        lock_release(&core.lock)
+        if peek_u32(&core.idle_count) > core.max_idle:
+            store_trim_idle((<Namespace>me).store, 4)
+        (<Namespace>me).space = NULL
+    (<Namespace>me).store = None
+    spare_give(me, type_of(Namespace))
+
+
+cdef void views_unmake(Store store, list made) noexcept:
+    """Forget the namespaces that a refused call made, deepest first, but those in use by now."""
+    cdef Core* core = &store.core
+    cdef Space* space
+    cdef Space* gone = NULL
+    cdef Py_ssize_t n = PyList_GET_SIZE(made)
+    lock_acquire(&core.lock)
+    while n > 0:
+        n -= 1
+        space = (<Namespace>made[n]).space
+        if space == NULL:                         # the one that could not be made
+            continue
+        if (space.views > 1 or space.entries or space.pending or space.child != NULL
+                or space.configured or core.limbo_count):
+            break
+        (<Namespace>made[n]).space = NULL         # the view, which is dropped next, is of nothing
+        space_forget(core, space)
+        space.next = gone
+        gone = space
+    lock_release(&core.lock)
+    spaces_free(gone)
+
+
+cdef Namespace view_make(Namespace self, tuple names, dict settings):
+    cdef Store store = self.store
+    cdef Core* core = &store.core
+    cdef Space* space = self.space
+    cdef Namespace view
+    if core_is_closed(core):
+        raise closed_error()
+    if not names:
+        raise TypeError("namespace() takes at least one name")
+    view = view_new(store)
+    lock_acquire(&core.lock)
+    try:
+        for name in names:
+            space = space_child(space, <PyObject*>name) if is_str(<PyObject*>name) else NULL
+            if space == NULL:
+                break
+        else:
+            view_attach(view, space)
+            names = None
+    finally:
+        lock_release(&core.lock)
+    if names is not None:
+        return view_make_missing(self, names, settings)
+    if settings:
+        view.configure(**settings)
+    return view
+
+
+cdef Namespace view_make_missing(Namespace self, object names, dict settings):
+    """The rarer half of namespace(): check all names and settings, make what is missing."""
+    cdef Store store = self.store
+    cdef Core* core = &store.core
+    cdef Space* space = self.space
+    cdef Space* child
+    cdef Space* found
+    cdef Namespace view
+    cdef Namespace above = self
+    checked = []
+    for name in names:
+        checked.append(name_checked(name))
+    names = checked
+    if settings:
+        settings_checked(settings)
+    if space.depth + len(names) > DEEPEST:
+        raise InvalidNamespaceError(f"name: a path has at most {DEEPEST} names")
+    made = []
+    try:
+        for name in names:
+            children = {}
+            view = view_new(store)
+            made.append(view)                 # once the namespace is made, nothing may fail
+            lock_acquire(&core.lock)
+            try:
+                if core_is_closed(core):
+                    raise closed_error()
+                child = found = space_child(above.space, <PyObject*>name)
+                if child == NULL:
+                    child = space_make(store, above.space, name, children)
+                view_attach(view, child)      # holds it while those below are made
+            finally:
+                lock_release(&core.lock)
+            if found != NULL:
+                made.pop()
+            above = view
+        if settings:
+            above.configure(**settings)
+    except BaseException:
+        views_unmake(store, made)
+        raise
+    if peek_u32(&core.idle_count) > core.max_idle:
+        store_trim_idle(store, 4)
+    return above
+
+
+def _root_of(Store store not None):
+    """A view of a store's root, for a background thread."""
+    cdef Namespace view = view_new(store)
+    lock_acquire(&store.core.lock)
+    view_attach(view, store.core.root)
+    lock_release(&store.core.lock)
+    return view

@@ -1,0 +1,65 @@
+"""The rooms of the core: each uses only what stands above it, and none is too long to be read."""
+
+from __future__ import annotations
+
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+ROOMS = re.findall(r'(?m)^include "(\w+/\w+\.p[xy][dx])"$', (SOURCE / "_core.pyx").read_text())
+MOST_LINES = 650
+
+# What is defined at the margin, function types too; what `cdef extern` declares, what `cdef enum`.
+AT_THE_MARGIN = re.compile(
+    r"(?m)^(?:(?:cdef|cpdef|def|class|ctypedef)\b[^(=:\n]*?)?(?:\(\*)?(\b\w+)(?: ?[()=:]|$)"
+)
+EXTERN = re.compile(r"(?m)^ +[^(\n]*?\b([A-Za-z_]\w*) (?:\"\" )?\(")
+ENUM = re.compile(r"\b([A-Z][A-Z_]+)\b")
+BLOCK = re.compile(r"(?m)^cdef (extern|enum)\b.*\n((?: .*\n)*)")
+NOT_NAMES = {"enum", "int", "nogil", "noexcept"}
+
+
+def code_of(room: str) -> str:
+    """The source of a room: one space between words, no comments, and all strings empty."""
+    rows: dict[int, str] = {}
+    with (SOURCE / room).open() as source:
+        for token in tokenize.generate_tokens(source.readline):
+            if token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING):
+                row, column = token.start
+                begun = rows.setdefault(row, " " * min(column, 1))
+                gap = " " if token.line[column - 1 : column] == " " and begun.strip() else ""
+                rows[row] += gap + (' "" ' if token.type == tokenize.STRING else token.string)
+    return "".join(f"{rows[row]}\n" for row in sorted(rows)).replace("  ", " ")
+
+
+def defined_in(code: str) -> set[str]:
+    names = set(AT_THE_MARGIN.findall(code))
+    for kind, block in BLOCK.findall(code):
+        names |= set((ENUM if kind == "enum" else EXTERN).findall(block))
+    return names - NOT_NAMES
+
+
+CODE = {room: code_of(room) for room in ROOMS}
+
+
+def test_every_room_is_on_a_floor() -> None:
+    assert sorted(ROOMS) == sorted(f"_core/{path.name}" for path in SOURCE.glob("_core/*.p*"))
+    assert len(ROOMS) > 25
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_uses_only_rooms_above_it(room: str) -> None:
+    below = {
+        name: other for other in ROOMS[ROOMS.index(room) + 1 :] for name in defined_in(CODE[other])
+    }
+    used = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", CODE[room])) - defined_in(CODE[room])
+
+    assert {name: below[name] for name in used & below.keys()} == {}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_is_read_in_one_sitting(room: str) -> None:
+    assert len((SOURCE / room).read_text().splitlines()) <= MOST_LINES
