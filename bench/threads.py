@@ -1,6 +1,6 @@
 """What a second thread is worth: throughput of two threads beside that of one.
 
-    python bench/threads.py .venv/3.13/bin/python .venv/3.13t/bin/python
+    python bench/threads.py .venv/test-3-13/bin/python .venv/test-3-13t/bin/python
 
 Names the interpreters to compare; flowcache is installed in each. Every round runs each of them
 once, in a fresh process, in an order drawn anew. In it a thread makes so many calls alone, then two

@@ -1,6 +1,8 @@
-"""Find the CPython interpreters of this machine.
+"""Find the CPython interpreters of this machine that can build flowcache.
 
-This and the scripts that start with it run on Python 3.8 or newer, whatever `python3` is.
+nox looks on PATH and for pyenv's active version, takes an interpreter without headers, and has to
+be installed first. This looks among all of pyenv's versions, asks each interpreter whether it can
+build, and runs on Python 3.8 or newer.
 """
 
 from __future__ import annotations

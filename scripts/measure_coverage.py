@@ -2,6 +2,8 @@
 
     make coverage
 
+Takes the folder in which the core was built, then pytest's arguments. coverage.py does not read the
+counters of a compiler.
 The core counts for gcov, which knows Cython's lines by the C that names them; a line is reached if
 any of its C is. What runs in processes of its own is counted for the core alone.
 """
@@ -16,7 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = Path(sys.prefix) / "flowcache-source"
+SOURCES = Path(sys.argv[1])
 DATA = ROOT / ".coverage"
 
 
@@ -27,7 +29,7 @@ def main() -> int:
     for counted in SOURCES.rglob("*.gcda"):
         counted.unlink()
     run = [sys.executable, "-m", "coverage", "run", *settings, "-m", "pytest", "-q"]
-    run += ["-p", "no:cacheprovider", "-m", "not packaging", *sys.argv[1:]]
+    run += ["-p", "no:cacheprovider", "-m", "not packaging", *sys.argv[2:]]
     failed = subprocess.run(run, cwd=ROOT, env=environment, check=False).returncode
     report = [sys.executable, "-m", "coverage", "report", *settings]
     subprocess.run(report, cwd=ROOT, env=environment, check=False)

@@ -1,6 +1,6 @@
 """A randomised checker of loading: many callers, a record of all that they saw, a verdict after.
 
-    python tests/harness/histories.py --operations 1000000
+    make histories ARGS="--operations 1000000"
 
 Threads, and tasks on two event loops, ask two namespaces of one cache for a few keys. Loads fail,
 are struck by interrupts, take their time, ask for other keys; calls are cancelled and time out;

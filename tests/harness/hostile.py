@@ -1,7 +1,7 @@
 """Hostile programs: a cache whose every guest calls back into it, or raises, wherever it is asked.
 
-    python tests/harness/hostile.py --programs 10000 --seed 1
-    python tests/harness/hostile.py --tape 01ff...
+    make hostile ARGS="--programs 10000 --seed 1"
+    make hostile ARGS="--tape 01ff..."
 
 A program is a tape of bytes. Each decision takes the next byte: what the cache is like, which call
 comes next and with what, and, whenever the cache runs a guest's code (``__hash__``, ``__eq__``,

@@ -1,6 +1,6 @@
 """Each call, at each place where a guest's code runs in it, with each thing that the guest may do.
 
-    python tests/harness/matrix.py --visits 4 --stale
+    make matrix ARGS="--visits 4 --stale"
 
 For every public call a fresh cache is made whose guests (keys, values, weigher, clock, loader,
 listener, ``store_if``, iterables, weak references, the collector) count how often they are asked.

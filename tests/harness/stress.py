@@ -1,6 +1,6 @@
 """Eight threads, every call, one cache: nothing is lost, and nobody sees what is not theirs.
 
-    python tests/harness/stress.py --seconds 60 --threads 8 --seed 1
+    make stress ARGS="--seconds 60 --threads 8 --seed 1"
 
 Each thread draws calls at random over a few tenants and few keys, so that they meet all the time.
 Every value says whose it is, and bears a number from one counter: a loaded one from the moment that

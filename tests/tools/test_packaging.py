@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_package_and_one_compiled_core(wheel: Path, checkout
 
 @pytest.mark.packaging
 def test_the_sdist_holds_what_builds_tests_and_explains(sdist: set[str], checkout: Path) -> None:
-    expected = {"pyproject.toml", "setup.py", "MANIFEST.in", "Makefile"}
+    expected = {"pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "noxfile.py"}
     expected |= {"README.md", "CHANGELOG.md", "LICENSE", "src/_core.pyx"}
     expected |= {f"src/{name}" for name in files_below(checkout / "src" / "_core", ".pxd", ".pyx")}
     expected |= {
@@ -100,7 +100,7 @@ def test_the_sdist_holds_what_builds_tests_and_explains(sdist: set[str], checkou
         for name in files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed")
     }
     for folder in ("tests", "docs", "examples", "scripts", "bench", "fuzz"):
-        expected |= files_below(checkout / folder, ".py", ".md", ".supp", ".c")
+        expected |= files_below(checkout / folder, ".py", ".md", ".supp", ".c", ".txt")
 
     assert expected <= sdist
     assert not {name for name in sdist if name.endswith((*COMPILED, "_core.c", ".pyc"))}
