@@ -37,6 +37,7 @@
 #   lookup, storing, removing, listing, fetching
 #   check      everything recomputed
 # what users hold
+#   scopes     which tenant is current
 #   namespace  Namespace: a table of contents
 #   awaitable  what awaiting a hit awaits
 #   fastcall   the hot calls, with their arguments taken apart by hand
@@ -90,12 +91,14 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_Tailmatch
 
 import os
+from contextvars import Token
 from functools import partial
 from types import GenericAlias, TracebackType
 
 from flowcache.errors import (
     CacheClosedError, ConfigurationError, EntryTooHeavyError, InvalidNamespaceError,
-    InvalidTagError, NamespaceRequiredError, TooManyLoadsError, WeigherError,
+    InvalidTagError, NamespaceRequiredError, TenantNotSetError, TenantScopeWarning,
+    TooManyLoadsError, WeigherError,
 )
 
 cdef extern from "Python.h":
@@ -143,6 +146,7 @@ include "_core/listing.pyx"
 include "_core/fetching.pyx"
 include "_core/check.pyx"
 
+include "_core/scopes.pyx"
 include "_core/namespace.pyx"
 include "_core/awaitable.pyx"
 include "_core/fastcall.pyx"

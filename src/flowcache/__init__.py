@@ -23,6 +23,7 @@ from .errors import (
     NamespaceRequiredError,
     RecursiveLoadError,
     TenantNotSetError,
+    TenantScopeWarning,
     TooManyLoadsError,
     WeigherError,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "RecursiveLoadError",
     "Stats",
     "TenantNotSetError",
+    "TenantScopeWarning",
     "TooManyLoadsError",
     "WeigherError",
     "create_cache",

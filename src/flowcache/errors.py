@@ -13,6 +13,7 @@ __all__ = [
     "NamespaceRequiredError",
     "RecursiveLoadError",
     "TenantNotSetError",
+    "TenantScopeWarning",
     "TooManyLoadsError",
     "WeigherError",
 ]
@@ -64,3 +65,7 @@ class TooManyLoadsError(FlowcacheError, RuntimeError):
 
 class TenantNotSetError(FlowcacheError, LookupError):
     """A call needed the current tenant and none is set."""
+
+
+class TenantScopeWarning(RuntimeWarning):
+    """A block of ``tenant()`` ended out of order, or in another context than it began in."""

@@ -1,52 +1,185 @@
-"""Who is asking: the tenant as a context variable, and namespaces that look it up at every call."""
+"""Who is asking: the current tenant, and namespaces that look it up at every call.
+
+A context variable holds the current tenant, as a chain of scopes (see `scopes` in the core). What
+follows from that, whatever is suspended, collected, cancelled or copied:
+
+- A task, a thread of `asyncio.to_thread` or a copied context has the tenant of the moment at which
+  it was made, and keeps it when the block that set it ends.
+- The end of a block takes out that block's own scope, and nothing else. An end out of order, or in
+  another context than the block began in, changes no running block's tenant and warns with
+  `TenantScopeWarning`.
+- Where it cannot be told whose tenant would be right, none is current, and calls that need one
+  raise.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, MutableMapping
+from contextvars import copy_context
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from . import _core, wrapping
-from .errors import InvalidNamespaceError, TenantNotSetError
+from .coroutines import is_async, makes_generators
+from .errors import InvalidNamespaceError, TenantNotSetError, TenantScopeWarning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from types import TracebackType
+    from typing import Any, ParamSpec, Protocol, TypeVar
 
-__all__ = ["current_tenant", "tenant"]
+    F = TypeVar("F", bound=Callable[..., Any])
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    T_co = TypeVar("T_co", covariant=True)
 
-current_tenant: ContextVar[str] = ContextVar("current_tenant")
-"""The tenant for whom the running code works. ``get()`` raises ``LookupError`` where none is set.
+    class Scope(Protocol[T_co]):
+        """What `tenant` and `no_tenant` return: for one `with`, or to decorate a function."""
 
-It goes where contexts go: through ``await``, into tasks and ``asyncio.to_thread``. A plain thread
-begins without one. Set it with :func:`tenant`.
+        def __enter__(self) -> T_co: ...
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            traceback: TracebackType | None,
+            /,
+        ) -> None: ...
+        def __call__(self, function: F, /) -> F: ...
+
+
+__all__ = ["TenantScopeWarning", "carry", "current_tenant", "no_tenant", "tenant"]
+
+current_tenant = _core.current_tenant
+"""The tenant for whom the running code works: a context variable with `get`, `set` and `reset`.
+
+`get()` returns the tenant of the innermost scope that is open, and raises `TenantNotSetError`, a
+`LookupError`, where there is none. It goes where contexts go: through `await`, into tasks and
+`asyncio.to_thread`. A plain thread begins without one: see :func:`carry`.
 """
 
 Path = Callable[[str], str | Iterable[str]]
 
 
-def tenant(name: str) -> AbstractContextManager[str]:
-    """Return a context manager that makes ``name`` the current tenant, and then what it was before.
+def tenant(name: str) -> Scope[str]:
+    """Make ``name`` the current tenant in a ``with`` block, or in each call of a function.
 
-    It may be nested. Raises ``InvalidNamespaceError`` or ``TypeError`` for what could not name a
-    namespace.
+    Blocks may be nested. Raises ``InvalidNamespaceError`` or ``TypeError`` for a name that no
+    namespace can have. A ``yield`` within the block hands the tenant to the code that runs next:
+    make the calls first, and yield after the block. Generator functions cannot be decorated.
     """
-    return _tenant(_core.check_name(name, "tenant"))
+    return Block(_core.check_name(name, "tenant"))
 
 
-@contextmanager
-def _tenant(name: str) -> Iterator[str]:
-    token = current_tenant.set(name)
-    try:
-        yield name
-    finally:
-        current_tenant.reset(token)
+def no_tenant() -> Scope[None]:
+    """Make no tenant current in a ``with`` block, or in each call of a function.
+
+    Calls that need a tenant raise there, whatever the tenant is outside.
+    """
+    return Block()
+
+
+def carry(function: Callable[P, R], /) -> Callable[P, R]:
+    """Return ``function`` with the context of this moment, the tenant included, for any thread.
+
+    ``Thread(target=carry(work))``, ``pool.submit(carry(work), 1)``. Each call runs in a copy of
+    that context, so that several threads may call it at once. Raises ``TypeError`` for coroutine
+    and generator functions, whose bodies run elsewhere.
+    """
+    if not callable(function):
+        raise TypeError(f"function: must be callable, got {type(function).__name__}")
+    if is_async(function) or makes_generators(function):
+        raise TypeError(
+            "function: is a coroutine or generator function, whose body runs when the call has "
+            "returned; carry the function that runs it"
+        )
+    context = copy_context()
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        made = context.copy().run(function, *args, **kwargs)
+        if isinstance(made, CoroutineType):
+            made.close()
+            raise TypeError("function: returned a coroutine, which runs where it is awaited")
+        refuse_generator(made)
+        return made
+
+    return call
+
+
+class Block(_core.TenantBlock):
+    """What `tenant` and `no_tenant` return."""
+
+    __slots__ = ("_tenant",)
+
+    def __init__(self, *tenant: str) -> None:
+        super().__init__(*tenant)
+        self._tenant = tenant
+
+    def __call__(self, function: Any, /) -> Any:
+        """Decorate a function, sync or async: each of its calls is a block of its own."""
+        if isinstance(function, (classmethod, staticmethod)):
+            return type(function)(self(function.__func__))
+        if isinstance(function, type) or not callable(function):
+            raise TypeError(f"function: must be a function, got {function!r:.200}")
+        if makes_generators(function):
+            raise TypeError(
+                "function: is a generator function, whose body runs when the call has returned"
+            )
+        call = self._calls(function) if not is_async(function) else self._awaits(function)
+        return functools.update_wrapper(call, function)
+
+    def _awaits(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            with Block(*self._tenant):
+                return await function(*args, **kwargs)
+
+        return call
+
+    def _calls(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def finish(made: Any) -> Any:
+            with Block(*self._tenant):
+                return await made
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with Block(*self._tenant):
+                made = function(*args, **kwargs)
+            # A coroutine has not begun: it runs where it is awaited, which may be anywhere.
+            if isinstance(made, CoroutineType):
+                return finish(made)
+            refuse_generator(made)
+            return made
+
+        return call
+
+
+def refuse_generator(made: object) -> None:
+    """Raise `TypeError` if a function returned a generator, whose body has not run yet."""
+    if isinstance(made, (GeneratorType, AsyncGeneratorType)):
+        raise TypeError(
+            "function: returned a generator, whose body runs when the call has returned"
+        )
 
 
 def default_path(tenant: str) -> str:
     """Return the name of a tenant's namespace where no other path is asked for."""
     return f"tenant:{tenant}"
+
+
+def names_of(path: Path, tenant: str) -> tuple[str, ...]:
+    """Return the names that a path gives to a tenant; they are not checked yet."""
+    names: Any = path(tenant)
+    if isinstance(names, str):
+        return (names,)
+    if isinstance(names, CoroutineType):
+        names.close()
+    if not isinstance(names, Iterable) or isinstance(names, (bytes, bytearray)):
+        raise TypeError(
+            f"path: must return a name or an iterable of names, returned {type(names).__name__}"
+        )
+    given = tuple(names)
+    if not given:
+        raise InvalidNamespaceError("path: must return at least one name, returned none")
+    return given
 
 
 class CurrentTenant:
@@ -61,6 +194,8 @@ class CurrentTenant:
     def __init__(self, above: _core.Namespace[Any], path: Path | None) -> None:
         if path is not None and not callable(path):
             raise TypeError(f"path: must be callable or None, got {type(path).__name__}")
+        if path is not None and is_async(path):
+            raise TypeError("path: must not be a coroutine function")
         self._above = above
         self._path = default_path if path is None else path
 
@@ -70,26 +205,15 @@ class CurrentTenant:
         Raises ``TenantNotSetError`` if there is none, and ``TypeError`` or
         ``InvalidNamespaceError`` for a tenant or a path that could not name one.
         """
-        name = current_tenant.get(None)
+        # `current_tenant.set` takes anything: an empty tenant would be a shared one.
+        name = current_tenant.get()
         if name is None:
-            raise TenantNotSetError(
-                'no current tenant is set: use `with tenant("..."):` or the middleware'
-            )
-        # Who sets the variable by hand may set anything: an empty tenant would be a shared one.
-        names: Any = self._path(_core.check_name(name, "current_tenant"))
-        if isinstance(names, str):
-            return self._above.namespace(names)
-        if not isinstance(names, Iterable) or isinstance(names, (bytes, bytearray)):
-            raise TypeError(
-                f"path: must return a name or an iterable of names, returned {type(names).__name__}"
-            )
-        names = tuple(names)
-        if not names:
-            raise InvalidNamespaceError("path: must return at least one name, returned none")
-        return self._above.namespace(*names)
+            raise TenantNotSetError("no current tenant is set: current_tenant.set(None) was called")
+        name = _core.check_name(name, "current_tenant")
+        return self._above.namespace(*names_of(self._path, name))
 
     def wrap(self, function: Any, /, **options: Any) -> Any:
-        """Return ``function`` cached in the namespace of whoever is current when it is called."""
+        """Return ``function`` cached in the namespace of the tenant current at each call."""
         return wrapping.wrap(self, function, **options)
 
     def cached(self, **options: Any) -> Any:
@@ -137,5 +261,5 @@ MutableMapping.register(CurrentTenant)
 
 
 def for_current_tenant(above: _core.Namespace[Any], path: Path | None = None) -> CurrentTenant:
-    """Return the namespace below ``above`` of whoever is current at each call."""
+    """Return the namespace, below ``above``, of the tenant that is current at each call."""
     return CurrentTenant(above, path)
