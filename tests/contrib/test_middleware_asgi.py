@@ -16,9 +16,10 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from flowcache import TenantNotSetError
 from flowcache.contrib.asgi import TenantMiddleware
 from flowcache.tenancy import current_tenant
 from harness.support import new_cache
@@ -112,6 +113,17 @@ def test_a_header_that_names_no_tenant_is_answered_with_400(
         (b"acme.example.org", "tenant_malformed"),
         (b"evilexample.com", "tenant_malformed"),
         (b"[::1]:80", "tenant_malformed"),
+        # Letters that lower() would make an ASCII letter, or leave as one that looks like it.
+        ("\N{KELVIN SIGN}iosk.example.com".encode(), "tenant_malformed"),
+        ("acm\N{CYRILLIC SMALL LETTER IE}.example.com".encode(), "tenant_malformed"),
+        ("acme.ex\N{LATIN SMALL LETTER A WITH DIAERESIS}mple.com".encode(), "tenant_malformed"),
+        (b"acm\xe9.example.com", "tenant_malformed"),
+        (b"acme.example.com:80:80", "tenant_malformed"),
+        (b"acme.example.com:http", "tenant_malformed"),
+        (b"user@acme.example.com", "tenant_malformed"),
+        (b"ac me.example.com", "tenant_malformed"),
+        (b"acme.example.com..", "tenant_malformed"),
+        (b"xn--caf-dma.example.com", "xn--caf-dma"),
     ],
 )
 def test_a_subdomain_names_the_tenant(host: bytes, expected: str) -> None:
@@ -137,6 +149,132 @@ def test_a_part_of_the_path_names_the_tenant(path: str, expected: str) -> None:
     guarded = TenantMiddleware(echo, path_part=1)
     body = asyncio.run(ask(guarded, path=path))[1]
     assert body.get("tenant", body.get("error")) == expected
+
+
+@pytest.mark.parametrize(
+    ("mount", "path", "expected"),
+    [
+        ("/api", "/api/acme/plan", "acme"),
+        ("/api/", "/api/acme/plan", "acme"),
+        ("/api/v1", "/api/v1/acme", "acme"),
+        ("/acme", "/acme/beta", "beta"),
+        ("", "/acme/beta", "acme"),
+        ("/api", "/acme/plan", "acme"),  # a server that has taken the mount off
+        ("/api", "/apis/acme", "apis"),
+        ("/acme", "/acme", "tenant_missing"),
+        ("/acme", "/acme/", "tenant_missing"),
+        ("/acme", "/acme//beta", "tenant_missing"),
+    ],
+)
+def test_a_part_of_the_path_counts_below_the_mount(mount: str, path: str, expected: str) -> None:
+    guarded = TenantMiddleware(echo, path_part=0)
+    status, body = asyncio.run(ask(guarded, path=path, extra={"root_path": mount}))
+    assert body.get("tenant", body.get("error")) == expected
+    assert status == (200 if "tenant" in body else 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "longest"),
+    [
+        (None, 249),
+        (lambda name: f"organisation:{name}", 243),
+        (lambda name: ("tenant", name), 256),
+        (lambda name: (part for part in ["a" + name, "b"]), 255),
+    ],
+)
+def test_an_id_is_checked_as_the_name_that_it_will_be(path: Any, longest: int) -> None:
+    mine = new_cache()[0].for_current_tenant(path)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        mine.set("seen", True)
+        await echo(scope, receive, send)
+
+    guarded = TenantMiddleware(application, header="X-Tenant-ID", path=path)
+    assert asyncio.run(ask(guarded, ("x-tenant-id", b"a" * longest)))[0] == 200
+    status, body = asyncio.run(ask(guarded, ("x-tenant-id", b"a" * (longest + 1))))
+    assert (status, body["error"]) == (400, "tenant_malformed")
+    assert "256" in body["detail"]
+
+
+def test_exempt_requests_run_without_a_tenant() -> None:
+    mine = new_cache()[0].for_current_tenant()
+    seen: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(current_tenant.get(None))
+        with pytest.raises(TenantNotSetError):
+            mine.get("k")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    guarded = TenantMiddleware(
+        application, header="X-Tenant-ID", exempt=("/health", "/static/*", "OPTIONS")
+    )
+    acme = ("x-tenant-id", b"acme")
+
+    async def ask_within(path: str, **extra: Any) -> Answer:
+        return await ask(guarded, acme, path=path, extra=extra)
+
+    for path, extra in (
+        ("/health", {}),
+        ("/static/a.css", {}),
+        ("/api/health", {"root_path": "/api"}),
+        ("/contacts", {"method": "OPTIONS"}),
+    ):
+        assert asyncio.run(ask_within(path, **extra)) == (200, {})
+    assert seen == [None] * 4
+    for path, extra in (
+        ("/health/", {}),
+        ("/HEALTH", {}),
+        ("/static", {}),
+        ("/x/health", {}),
+        ("/health", {"root_path": "/health"}),
+        ("/contacts", {"method": "options"}),
+    ):
+        assert asyncio.run(ask(guarded, path=path, extra=extra))[0] == 400
+    only_health = TenantMiddleware(application, header="X-Tenant-ID", exempt="/health")
+    assert asyncio.run(ask(only_health, path="/health"))[0] == 200
+
+
+def test_an_exempt_request_within_another_tenant_has_none() -> None:
+    async def main() -> None:
+        guarded = TenantMiddleware(echo_or_none, header="X-Tenant-ID", exempt="/health")
+        outer = TenantMiddleware(guarded, tenant_of=lambda scope: "outer")
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await outer({"type": "http", "path": "/health", "headers": []}, None, send)
+        assert sent == [None]
+
+    async def echo_or_none(scope: Any, receive: Any, send: Any) -> None:
+        await send(current_tenant.get(None))
+
+    asyncio.run(main())
+
+
+def test_mounts_within_mounts_of_a_real_application() -> None:
+    async def plan(request: Request) -> JSONResponse:
+        return JSONResponse([request.path_params["who"], current_tenant.get()])
+
+    inner = TenantMiddleware(Starlette(routes=[Route("/{who}/plan", plan)]), path_part=0)
+    routes = [
+        Mount("/direct", app=inner),
+        Mount("/outer", routes=[Mount("/inner", app=inner)]),
+        Mount("/{region}/far", app=Starlette(routes=[Mount("/near", app=inner)])),
+    ]
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app=Starlette(routes=routes), root_path="/proxy")
+        async with httpx.AsyncClient(transport=transport, base_url="http://crm") as client:
+            for mount in ("/direct", "/outer/inner", "/eu/far/near"):
+                for name in ("acme", "beta"):
+                    answer = await client.get(f"/proxy{mount}/{name}/plan")
+                    assert answer.json() == [name, name]
+                assert (await client.get(f"/proxy{mount}/")).status_code == 400
+
+    asyncio.run(main())
 
 
 def test_a_callable_names_the_tenant_sync_or_async() -> None:
@@ -189,6 +327,14 @@ def test_a_check_that_fails_is_raised_and_the_application_does_not_run() -> None
     assert ran == []
 
 
+def yields(name: str) -> Iterator[bool]:
+    yield False
+
+
+async def agenerates(scope: Any) -> AsyncIterator[str]:
+    yield "acme"
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -202,6 +348,18 @@ def test_a_check_that_fails_is_raised_and_the_application_does_not_run() -> None
         ({"path_part": True}, TypeError, "^path_part: must be an int, got bool"),
         ({"tenant_of": "acme"}, TypeError, "^tenant_of: must be callable, got str"),
         ({"header": "A", "is_known": {"acme"}}, TypeError, "^is_known: must be callable, got set"),
+        ({"header": "A", "path": "tenant"}, TypeError, "^path: must be callable, got str"),
+        ({"header": "A", "path": echo}, TypeError, "^path: must not be a coroutine function"),
+        ({"header": "A", "is_known": yields}, TypeError, "^is_known: is a generator function"),
+        ({"tenant_of": agenerates}, TypeError, "^tenant_of: is a generator function"),
+        ({"header": "A", "exempt": 7}, TypeError, "^exempt: must be a str or an iterable"),
+        ({"header": "A", "exempt": b"/"}, TypeError, "^exempt: must be a str or an iterable"),
+        ({"header": "A", "exempt": [None]}, TypeError, "^exempt: each must be a str, got NoneType"),
+        ({"header": "A", "exempt": ["health"]}, ValueError, "^exempt: .*got 'health'"),
+        ({"header": "A", "exempt": ["options"]}, ValueError, "^exempt: .*got 'options'"),
+        ({"header": "A", "exempt": ["/a/*/b"]}, ValueError, "^exempt: "),
+        ({"header": "A", "exempt": ["/a*"]}, ValueError, "^exempt: "),
+        ({"header": "A", "exempt": [""]}, ValueError, "^exempt: "),
     ],
 )
 def test_wrong_arguments_are_named(

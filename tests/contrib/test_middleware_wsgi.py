@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -75,8 +77,8 @@ def test_a_subdomain_or_a_part_of_the_path_or_a_callable_names_the_tenant() -> N
     assert ask(by_host, HTTP_HOST="Acme.example.com:80") == (200, {"tenant": "acme"})
     assert ask(by_host, HTTP_HOST="example.com")[0] == 400
     by_path = TenantMiddleware(echo, path_part=1)
-    assert ask(by_path, SCRIPT_NAME="/t", PATH_INFO="/acme/x") == (200, {"tenant": "acme"})
-    assert ask(by_path, SCRIPT_NAME="/t", PATH_INFO="/\xff/x")[1]["error"] == "tenant_malformed"
+    assert ask(by_path, PATH_INFO="/t/acme/x") == (200, {"tenant": "acme"})
+    assert ask(by_path, PATH_INFO="/t/\xff/x")[1]["error"] == "tenant_malformed"
     by_user = TenantMiddleware(echo, tenant_of=lambda environ: environ.get("REMOTE_USER"))
     assert ask(by_user, REMOTE_USER="acme") == (200, {"tenant": "acme"})
     assert ask(by_user)[0] == 400
@@ -97,13 +99,90 @@ def test_made_up_tenants_get_404_and_never_a_namespace() -> None:
     assert list(cache.namespaces()) == ["tenant:acme"]
 
 
-def test_an_async_check_is_an_error_and_not_a_yes() -> None:
-    async def is_known(name: str) -> bool:
-        return False
+async def awaits(given: Any) -> Any:
+    return "acme"
 
-    guarded = TenantMiddleware(echo, header="X-Tenant-ID", is_known=is_known)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="is_known: returned an awaitable"):
-        ask(guarded, HTTP_X_TENANT_ID="acme")
+
+def yields(given: Any) -> Iterator[str]:
+    yield "acme"
+
+
+@pytest.mark.parametrize("argument", ["tenant_of", "is_known", "path"])
+def test_a_function_that_cannot_answer_is_refused_at_once(argument: str) -> None:
+    def middleware(function: Any) -> Any:
+        header = {} if argument == "tenant_of" else {"header": "X-Tenant-ID"}
+        return TenantMiddleware(echo, **header, **{argument: function})
+
+    with pytest.raises(TypeError, match=rf"^{argument}: must not be a coroutine function"):
+        middleware(awaits)
+    with pytest.raises(TypeError, match=rf"^{argument}: must be callable, got str"):
+        middleware("acme")
+    if argument != "path":  # the parts of a path may be generated
+        with pytest.raises(TypeError, match=rf"^{argument}: is a generator function"):
+            middleware(yields)
+    hidden = middleware(lambda given, function=awaits: function(given))
+    with pytest.raises(TypeError, match=rf"^{argument}: .*returned (an awaitable|coroutine)"):
+        ask(hidden, HTTP_X_TENANT_ID="acme")
+
+
+@pytest.mark.parametrize(
+    ("mount", "path", "expected"),
+    [
+        ("/api", "/acme/plan", "acme"),
+        ("/api/v1", "/acme", "acme"),
+        ("/acme", "/beta", "beta"),
+        ("/acme", "", "tenant_missing"),
+        ("/acme", "/", "tenant_missing"),
+        ("/acme/beta", "", "tenant_missing"),
+    ],
+)
+def test_a_part_of_the_path_counts_below_the_mount(mount: str, path: str, expected: str) -> None:
+    guarded = TenantMiddleware(echo, path_part=0)
+    status, body = ask(guarded, SCRIPT_NAME=mount, PATH_INFO=path)
+    assert body.get("tenant", body.get("error")) == expected
+    assert status == (200 if "tenant" in body else 400)
+
+
+@pytest.mark.parametrize("length", [249, 250, 256, 257])
+def test_an_id_is_checked_as_the_name_that_it_will_be(length: int) -> None:
+    mine = new_cache()[0].for_current_tenant()
+
+    def application(environ: Any, start_response: Any) -> Any:
+        mine.set("seen", True)
+        return echo(environ, start_response)
+
+    status, body = ask(
+        TenantMiddleware(application, header="X-Tenant-ID"), HTTP_X_TENANT_ID="a" * length
+    )
+    assert status == (200 if length <= 249 else 400)
+    assert body.get("error") == (None if length <= 249 else "tenant_malformed")
+
+
+def test_exempt_requests_run_without_a_tenant() -> None:
+    seen: list[Any] = []
+
+    def application(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("content-type", "application/json")])
+        seen.append(current_tenant.get(None))
+        yield json.dumps({"tenant": current_tenant.get(None)}).encode()
+
+    guarded = TenantMiddleware(
+        application, header="X-Tenant-ID", exempt=["/health", "/static/*", "OPTIONS"]
+    )
+    with tenant("ambient"):
+        for request in (
+            {"PATH_INFO": "/health"},
+            {"PATH_INFO": "/static/a/b.css"},
+            {"SCRIPT_NAME": "/api", "PATH_INFO": "/health", "HTTP_X_TENANT_ID": "acme"},
+            {"PATH_INFO": "/contacts", "REQUEST_METHOD": "OPTIONS"},
+        ):
+            environ: dict[str, Any] = {}
+            setup_testing_defaults(environ)
+            assert list(guarded(environ | request, lambda *_: None)) == [b'{"tenant": null}']
+            assert current_tenant.get() == "ambient"
+    for path in ("/", "/health/", "/healthy", "/static", "/api/health"):
+        assert ask(guarded, PATH_INFO=path)[0] == 400
+    assert ask(guarded, SCRIPT_NAME="/health", PATH_INFO="")[0] == 400
 
 
 def test_a_response_is_iterated_and_closed_for_its_tenant() -> None:
@@ -135,6 +214,103 @@ def test_a_response_that_cannot_be_closed_need_not_be() -> None:
 
     guarded = TenantMiddleware(application, header="X-Tenant-ID")
     assert ask(guarded, HTTP_X_TENANT_ID="acme") == (200, {"a": 1})
+
+
+class Parts:
+    """A response that tells who is current at each of its steps."""
+
+    def __init__(self, seen: list[Any]) -> None:
+        self.seen = seen
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for _ in range(3):
+                self.seen.append(current_tenant.get(None))
+                yield b"part"
+        finally:
+            self.seen.append(("finally", current_tenant.get(None)))
+
+    def close(self) -> None:
+        self.seen.append(("close", current_tenant.get(None)))
+
+
+def start(application: Any, name: str = "acme") -> Any:
+    """Put a request of a tenant to a guarded application, and take the first part."""
+    environ: dict[str, Any] = {}
+    setup_testing_defaults(environ)
+    environ["HTTP_X_TENANT_ID"] = name
+    guarded = TenantMiddleware(application, header="X-Tenant-ID")
+    response = guarded(environ, lambda *_: None)
+    assert next(iter(response)) == b"part"
+    return response
+
+
+def generating(seen: list[Any]) -> Any:
+    return lambda environ, start_response: iter(Parts(seen))
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_a_response_that_is_not_closed_ends_for_its_own_tenant(in_a_cycle: bool) -> None:
+    seen: list[Any] = []
+    response = start(generating(seen))
+    if in_a_cycle:
+        loop: list[Any] = [response]
+        loop.append(loop)
+        del loop
+    with tenant("beta"):
+        del response
+        gc.collect()
+        assert current_tenant.get() == "beta"
+    assert seen == ["acme", ("finally", "acme")]
+
+
+def test_a_response_that_is_not_closed_is_closed_once() -> None:
+    seen: list[Any] = []
+    response = start(lambda environ, start_response: Parts(seen))
+    with tenant("beta"):
+        response.close()
+        response.close()
+        del response
+        gc.collect()
+    assert seen.count(("close", "acme")) == 1
+    assert all(one in ("acme", ("close", "acme"), ("finally", "beta")) for one in seen)
+
+
+def test_a_response_may_be_iterated_and_closed_in_different_threads() -> None:
+    seen: list[Any] = []
+    response = start(generating(seen))
+    with ThreadPoolExecutor(1) as pool, tenant("beta"):
+        assert pool.submit(next, response).result(60) == b"part"
+        assert next(response) == b"part"
+        pool.submit(response.close).result(60)
+    assert seen == ["acme"] * 3 + [("finally", "acme")]
+
+
+def test_a_response_that_is_closed_leaves_nothing_behind() -> None:
+    seen: list[Any] = []
+    response = start(lambda environ, start_response: Parts(seen))
+    parts = weakref.ref(response._response)
+    response.close()
+    del response
+    gc.collect()
+    assert parts() is None
+
+
+def test_a_block_within_a_response_ends_in_order() -> None:
+    def application(environ: Any, start_response: Any) -> Iterator[bytes]:
+        with tenant("inner"):
+            yield b"part"
+            assert current_tenant.get() == "inner"
+            yield b"part"
+        assert current_tenant.get() == "acme"
+        yield b"part"
+
+    with tenant("beta"):
+        assert list(start(application)) == [b"part"] * 2
+        response = start(application)
+        del response
+        gc.collect()
+        assert current_tenant.get() == "beta"
 
 
 def test_a_future_for_an_answer_is_refused_too() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
 from flowcache import _core
+from flowcache.coroutines import is_async, makes_generators
 from flowcache.errors import InvalidNamespaceError
+from flowcache.tenancy import Path, default_path, names_of
 
-__all__ = ["Refusal", "Source"]
+__all__ = ["Exempt", "Refusal", "Source"]
+
+METHOD = re.compile(r"[A-Z]+(-[A-Z]+)*")
+HOST = re.compile(r"([A-Za-z0-9_.-]*)(:[0-9]*)?")
 
 
 class Refusal(Exception):  # noqa: N818 - an answer to a client, not a fault
@@ -27,21 +33,59 @@ class Refusal(Exception):  # noqa: N818 - an answer to a client, not a fault
         return [("content-type", "application/json"), ("content-length", str(len(self.body)))]
 
 
+class Exempt:
+    """Requests that are served without a tenant: paths, and methods."""
+
+    def __init__(self, exempt: str | Iterable[str]) -> None:
+        """Check the argument of that name; ``TypeError`` or ``ValueError`` says what is wrong."""
+        given: Any = (exempt,) if isinstance(exempt, str) else exempt
+        if not isinstance(given, Iterable) or isinstance(given, (bytes, bytearray)):
+            raise TypeError(
+                f"exempt: must be a str or an iterable of them, got {type(exempt).__name__}"
+            )
+        self.paths: set[str] = set()
+        self.methods: set[str] = set()
+        below: list[str] = []
+        for one in given:
+            if not isinstance(one, str):
+                raise TypeError(f"exempt: each must be a str, got {type(one).__name__}")
+            if one.startswith("/") and "*" not in one.removesuffix("/*"):
+                if one.endswith("/*"):
+                    below.append(one[:-1])
+                else:
+                    self.paths.add(one)
+            elif METHOD.fullmatch(one):
+                self.methods.add(one)
+            else:
+                raise ValueError(
+                    'exempt: each must be a path that begins with "/" and may end with "/*", '
+                    f"or a method in capital letters, got {one!r:.200}"
+                )
+        self.below = tuple(below)
+
+    def covers(self, method: str | None, path: str) -> bool:
+        """True if a request needs no tenant; ``path`` is that below the mount."""
+        return method in self.methods or path in self.paths or path.startswith(self.below)
+
+
 class Source:
     """The one place where a request names its tenant."""
 
     def __init__(
         self,
+        *,
         header: str | None,
         subdomain_of: str | None,
         path_part: int | None,
         tenant_of: Callable[[Any], Any] | None,
         is_known: Callable[[str], Any] | None,
+        path: Path | None,
+        awaits: bool,
     ) -> None:
         """Check the middleware's arguments; ``TypeError`` or ``ValueError`` names the wrong one."""
         for argument, function in (("tenant_of", tenant_of), ("is_known", is_known)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{argument}: must be callable, got {type(function).__name__}")
+            check_function(argument, function, awaits=awaits)
+        check_function("path", path, awaits=False)
         for argument, text in (("header", header), ("subdomain_of", subdomain_of)):
             if text is None:
                 continue
@@ -65,11 +109,13 @@ class Source:
         self.path_part = path_part
         self.tenant_of = tenant_of
         self.is_known = is_known
+        self.path = default_path if path is None else path
 
     def read(self, headers: Callable[[str], list[bytes]], path: str) -> str | None:
         """Return what the request says, unchecked, or ``None`` if it says nothing.
 
-        ``headers(name)`` gives the raw values of a header. Not for ``tenant_of``.
+        ``headers(name)`` gives the raw values of a header, ``path`` is that below the mount. Not
+        for ``tenant_of``.
         """
         if self.path_part is not None:
             parts = path.removeprefix("/").split("/")
@@ -91,8 +137,11 @@ class Source:
     def _label(self, host: str) -> str | None:
         """Return the one label before the domain. Host names know no case, so it is lowered."""
         assert self.domain is not None
-        name = host.rsplit(":", 1)[0] if ":" in host else host
-        name = name.lower().removesuffix(".")
+        # Beyond ASCII, lower() makes one of several letters, and so one tenant of several hosts.
+        match = HOST.fullmatch(host)
+        if match is None:
+            raise malformed("the host is no host name in ASCII")
+        name = match[1].lower().removesuffix(".")
         if name == self.domain[1:]:
             return None
         label = name.removesuffix(self.domain)
@@ -110,9 +159,12 @@ class Source:
         if self.header is not None and "," in str(tenant):
             raise malformed("it has a comma, as two joined headers would")
         try:
-            return _core.check_name(tenant, "tenant")
+            checked = _core.check_name(tenant, "tenant")
+            for name in names_of(self.path, checked):
+                _core.check_name(name, "tenant")
         except InvalidNamespaceError as error:
             raise malformed(str(error).removeprefix("tenant: ")) from None
+        return checked
 
     @property
     def expected(self) -> str:
@@ -122,8 +174,20 @@ class Source:
         if self.domain is not None:
             return f"a sub-domain of {self.domain[1:]}"
         if self.path_part is not None:
-            return f"part {self.path_part} of the path, counted from 0"
+            return f"part {self.path_part} of the path below the mount, counted from 0"
         return "a request that belongs to a tenant"
+
+
+def check_function(argument: str, function: object, *, awaits: bool) -> None:
+    """Raise `TypeError` for an argument that cannot be called for an answer."""
+    if function is None:
+        return
+    if not callable(function):
+        raise TypeError(f"{argument}: must be callable, got {type(function).__name__}")
+    if is_async(function) and not awaits:
+        raise TypeError(f"{argument}: must not be a coroutine function; nothing here awaits it")
+    if makes_generators(function) and argument != "path":
+        raise TypeError(f"{argument}: is a generator function, whose result is always true")
 
 
 def malformed(why: str) -> Refusal:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from flowcache.tenancy import tenant
+from flowcache.tenancy import Path, no_tenant, tenant
 
-from ._request import Refusal, Source, unknown
+from ._request import Exempt, Refusal, Source, unknown
 
 __all__ = ["TenantMiddleware"]
 
@@ -25,17 +25,25 @@ POLICY_VIOLATION = 1008
 class TenantMiddleware:
     """Serves each request for the tenant that it names, or refuses it before the application runs.
 
-    Exactly one of these says where the tenant is: ``header`` (a header's name; a header that comes
-    twice, or has a comma, is malformed), ``subdomain_of`` (a domain: the one label before it, in
-    lower case), ``path_part`` (which part of the path, from 0; the path itself is not changed),
-    ``tenant_of`` (``tenant_of(scope) -> str | None``, sync or async).
+    Exactly one of these says where the tenant is:
 
-    A request without a tenant, or with one that could not name a namespace, is answered with 400;
-    one for a tenant of which ``is_known(tenant)`` (sync or async) does not say that it is known,
-    with 404; both with a JSON body of ``error`` and ``detail``. A WebSocket is closed before it is
-    accepted. Else ``current_tenant`` is set until the application has ended, background tasks and
-    streamed responses included. Other scopes (``lifespan``) pass untouched. What ``tenant_of`` or
-    ``is_known`` raises is the server's to report: the application does not run.
+    - ``header``: a header's name. A header that comes twice, or has a comma, is malformed.
+    - ``subdomain_of``: a domain; the tenant is the one label before it, in lower case.
+    - ``path_part``: the number of a part of the path, from 0, counted below the mount
+      (``root_path``). The path itself is not changed.
+    - ``tenant_of``: ``tenant_of(scope) -> str | None``, sync or async.
+
+    The answer is 400 for a request without a tenant, or with one that could not name a namespace.
+    It is 404 for a tenant for which ``is_known(tenant)``, sync or async, is false. Both have a JSON
+    body of ``error`` and ``detail``; a WebSocket is closed before it is accepted. Give ``path`` as
+    to ``for_current_tenant``, if one is given there: the tenant is checked as what it will be.
+
+    ``exempt`` lists paths below the mount (``"/health"``; ``"/static/*"``: all below it) and
+    methods (``"OPTIONS"``) that are served without a tenant. Calls that need one raise there.
+
+    ``current_tenant`` is set until the application has ended, background tasks and streamed
+    responses included. Other scopes (``lifespan``) pass untouched. An exception of ``tenant_of`` or
+    ``is_known`` goes to the server, and the application does not run.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
@@ -49,14 +57,29 @@ class TenantMiddleware:
         path_part: int | None = None,
         tenant_of: Callable[[Scope], Awaitable[str | None] | str | None] | None = None,
         is_known: Callable[[str], Awaitable[bool] | bool] | None = None,
+        path: Path | None = None,
+        exempt: str | Iterable[str] = (),
     ) -> None:
         self.app = app
-        self._source = Source(header, subdomain_of, path_part, tenant_of, is_known)
+        self._exempt = Exempt(exempt)
+        self._source = Source(
+            header=header,
+            subdomain_of=subdomain_of,
+            path_part=path_part,
+            tenant_of=tenant_of,
+            is_known=is_known,
+            path=path,
+            awaits=True,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
+            return
+        if self._exempt.covers(scope.get("method"), path_of(scope)):
+            with no_tenant():
+                await self.app(scope, receive, send)
             return
         try:
             name = await self._tenant(scope)
@@ -69,7 +92,7 @@ class TenantMiddleware:
     async def _tenant(self, scope: Scope) -> str:
         source = self._source
         if source.tenant_of is None:
-            given = source.read(lambda name: header_values(scope, name), scope["path"])
+            given = source.read(lambda name: header_values(scope, name), path_of(scope))
         else:
             given = source.tenant_of(scope)
             if inspect.isawaitable(given):
@@ -87,6 +110,13 @@ class TenantMiddleware:
 def header_values(scope: Scope, name: str) -> list[bytes]:
     wanted = name.lower().encode()
     return [value for key, value in scope["headers"] if key.lower() == wanted]
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path below the mount. Some servers leave the mount out of ``path`` themselves."""
+    path: str = scope["path"]
+    mount: str = scope.get("root_path", "").rstrip("/")
+    return path[len(mount) :] if path == mount or path.startswith(mount + "/") else path
 
 
 async def refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextvars import Context, copy_context
 from typing import Any
 
-from flowcache.tenancy import current_tenant
+from flowcache.tenancy import Path, no_tenant, tenant
 
-from ._request import Refusal, Source, unknown
+from ._request import Exempt, Refusal, Source, unknown
 
 __all__ = ["TenantMiddleware"]
 
@@ -21,18 +22,27 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 class TenantMiddleware:
     """Serves each request for the tenant that it names, or refuses it before the application runs.
 
-    Exactly one of these says where the tenant is: ``header`` (a header's name; one with a comma is
-    malformed, for that is how servers join a header that came twice), ``subdomain_of`` (a domain:
-    the one label before it, in lower case), ``path_part`` (which part of the path, script name
-    included, from 0; the path itself is not changed), ``tenant_of``
-    (``tenant_of(environ) -> str | None``).
+    Exactly one of these says where the tenant is:
 
-    A request without a tenant, or with one that could not name a namespace, is answered with 400;
-    one for a tenant of which ``is_known(tenant)`` does not say that it is known, with 404; both
-    with a JSON body of ``error`` and ``detail``. Else ``current_tenant`` is set while the
-    application runs, and while its response is iterated and closed. Each request has a context of
-    its own. What ``tenant_of`` or ``is_known`` raises is the server's to report: the application
-    does not run.
+    - ``header``: a header's name. One with a comma is malformed, for that is how servers join a
+      header that came twice.
+    - ``subdomain_of``: a domain; the tenant is the one label before it, in lower case.
+    - ``path_part``: the number of a part of the path, from 0, counted below the mount
+      (``SCRIPT_NAME``). The path itself is not changed.
+    - ``tenant_of``: ``tenant_of(environ) -> str | None``.
+
+    The answer is 400 for a request without a tenant, or with one that could not name a namespace.
+    It is 404 for a tenant for which ``is_known(tenant)`` is false. Both have a JSON body of
+    ``error`` and ``detail``. Give ``path`` as to ``for_current_tenant``, if one is given there: the
+    tenant is checked as what it will be.
+
+    ``exempt`` lists paths below the mount (``"/health"``; ``"/static/*"``: all below it) and
+    methods (``"OPTIONS"``) that are served without a tenant. Calls that need one raise there.
+
+    Each request has a context of its own, in which ``current_tenant`` is set. The application runs
+    in it, and so do the iteration and the close of its response, in whichever thread they are
+    called. A response that the server does not close is closed there when it is collected. An
+    exception of ``tenant_of`` or ``is_known`` goes to the server, and the application does not run.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
@@ -46,20 +56,35 @@ class TenantMiddleware:
         path_part: int | None = None,
         tenant_of: Callable[[Environ], str | None] | None = None,
         is_known: Callable[[str], bool] | None = None,
+        path: Path | None = None,
+        exempt: str | Iterable[str] = (),
     ) -> None:
         self.app = app
-        self._source = Source(header, subdomain_of, path_part, tenant_of, is_known)
+        self._exempt = Exempt(exempt)
+        self._source = Source(
+            header=header,
+            subdomain_of=subdomain_of,
+            path_part=path_part,
+            tenant_of=tenant_of,
+            is_known=is_known,
+            path=path,
+            awaits=False,
+        )
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         try:
-            name = self._tenant(environ)
+            if self._exempt.covers(environ.get("REQUEST_METHOD"), path_of(environ)):
+                block: Any = no_tenant()
+            else:
+                block = tenant(self._tenant(environ))
         except Refusal as refusal:
             status = f"{refusal.status.value} {refusal.status.phrase}"
             start_response(status, refusal.headers)
             return [refusal.body]
+        # The block has no end but that of its context, which the response may keep.
         context = copy_context()
-        context.run(current_tenant.set, name)
+        context.run(block.__enter__)
         response = context.run(self.app, environ, start_response)
         # Of these nothing is left to run, and servers like to see how many parts there are.
         if type(response) in (list, tuple):
@@ -85,6 +110,10 @@ class Response:
         self._context = context
         self._response = response
         self._parts: Iterator[bytes] | None = None
+        # It holds the application's response until this one is gone. Were that collected by
+        # itself, its `finally` would run in the context that the collector happens to run in.
+        self._finalizer = weakref.finalize(self, close_in, context, response)
+        self._finalizer.atexit = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -96,9 +125,13 @@ class Response:
 
     def close(self) -> None:
         """Close the application's response, as a server must."""
-        close = getattr(self._response, "close", None)
-        if close is not None:
-            self._context.run(close)
+        self._finalizer()
+
+
+def close_in(context: Context, response: Iterable[bytes]) -> None:
+    close = getattr(response, "close", None)
+    if close is not None:
+        context.run(close)
 
 
 def header_values(environ: Environ, name: str) -> list[bytes]:
@@ -108,7 +141,7 @@ def header_values(environ: Environ, name: str) -> list[bytes]:
 
 
 def path_of(environ: Environ) -> str:
-    raw: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    raw: str = environ.get("PATH_INFO", "")
     return raw.encode("latin-1").decode("utf-8", "replace")
 
 
