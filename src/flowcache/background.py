@@ -45,7 +45,8 @@ class Pool:
             if len(self._threads) < THREADS:
                 name = f"flowcache-refresh-{len(self._threads) + 1}"
                 thread = threading.Thread(target=self._work, name=name, daemon=True)
-                thread.start()
+                # In an empty context: a thread that keeps its starter's has it as long as it lives.
+                contextvars.Context().run(thread.start)
                 self._threads.append(thread)
         job.offer()
         self._queue.put((contextvars.copy_context(), job))

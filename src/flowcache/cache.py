@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import MutableMapping
+from contextvars import Context
 
 from . import _core
 from ._core import Namespace
@@ -153,7 +154,9 @@ class Sweeper:
     def start(self) -> None:
         """Start the thread; after a fork, start it anew."""
         name = "flowcache-sweep"
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # In an empty context: a thread that keeps its starter's has it as long as it lives.
+        Context().run(thread.start)
 
     def stop(self) -> None:
         """End the thread soon. Does not wait for it."""

@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Hashable
+    from contextvars import Context
     from typing import Any
 
     from .calls import Call
@@ -81,7 +82,8 @@ class LoopWatch:
         watch = None if known is None else known()
         if watch is None:
             watch = cls()
-            loop.call_later(FAR_FUTURE, watch)
+            # In an empty context: the loop keeps that of the call for as long as it lives.
+            contextvars.Context().run(loop.call_later, FAR_FUTURE, watch)
             _watches[loop] = weakref.ref(watch)
         return watch
 
@@ -94,6 +96,7 @@ class Job:
         "_ticket",
         "background",
         "call",
+        "context",
         "detached",
         "forks",
         "forsaken",
@@ -119,6 +122,7 @@ class Job:
         call: Call,
         *,
         loop: asyncio.AbstractEventLoop | None = None,
+        context: Context | None = None,
         many: bool = False,
         is_refresh: bool = False,
         background: bool = False,
@@ -127,6 +131,8 @@ class Job:
         self.loader: Callable[..., Any] | None = loader
         self.call = call
         self.loop = loop
+        self.context = context
+        """That of the call, in a copy of which its task runs the loader."""
         self.many = many
         self.is_refresh = is_refresh
         self.background = background
@@ -271,13 +277,15 @@ class Job:
     def start(self) -> None:
         """Run the loader, sync or async, in a task of this thread's running loop."""
         assert self.loop is not None
+        assert self.context is not None
         self.is_started = self.is_apart = True
         coroutine = self._run_in_task(self.loads[0])
         try:
             watch = LoopWatch.of(self.loop)
             self.watch = weakref.ref(watch)
             watch.jobs.add(self)
-            self.task = self.loop.create_task(coroutine)
+            # Not by `context=`, which a task factory of the application may not take.
+            self.task = self.context.run(self.loop.create_task, coroutine)
             # A task that is cancelled before its first step never enters the coroutine.
             self.task.add_done_callback(self._task_done)
         except BaseException:
@@ -331,7 +339,7 @@ class Job:
             task.cancel()
         else:
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(task.cancel)
+                contextvars.Context().run(loop.call_soon_threadsafe, cancel, task)
 
     # Ending
 
@@ -345,7 +353,8 @@ class Job:
         if watch is not None:
             watch.jobs.discard(self)
         self.loads.clear()
-        self.loader = self.watch = self.task = self.stands_in_for = None
+        self.loader = self.watch = self.task = None
+        self.stands_in_for = self.context = None
 
     def withdraw(self) -> None:
         """End a job whose first caller was struck, unless somebody else runs it."""
@@ -457,6 +466,11 @@ class Job:
     ) -> None:
         with suppress(CacheClosedError):
             self.namespace._emit(kind, key, None, value, error, seconds)
+
+
+def cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task, without a message."""
+    task.cancel()
 
 
 def is_cancellation(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ in nothing else.
 from __future__ import annotations
 
 import threading
+from contextvars import copy_context
 
 from . import background, rings
 from .calls import Call, Held, Loaded
@@ -42,6 +43,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop as Loop
     from collections.abc import Awaitable, Callable, Hashable, Iterable
+    from contextvars import Context
     from typing import Any
 
     from .waiting import Running
@@ -71,16 +73,21 @@ def fetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> A
 
 
 def afetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Awaitable[Any]:
-    """Answer an `afetch` that compiled code did not. Bad options raise before it is awaited."""
+    """Answer an `afetch` that compiled code did not. Bad options raise before it is awaited.
+
+    The context is taken here, as the namespace is: the awaitable may be awaited in another one.
+    """
     call = Call("afetch", loader, options)
+    context = copy_context()
 
     async def afetch() -> Any:
         loop = own_loop()
-        held = look_up(namespace, key, call)
+        held = context.run(look_up, namespace, key, call)
         if held is None:
-            return await load_in_task(namespace, key, loader, call)
+            return await load_in_task(namespace, key, loader, call, context)
         if call.is_due(held):
-            load_behind(Job(namespace, loader, call, loop=loop, background=True), [key])
+            job = Job(namespace, loader, call, loop=loop, context=context, background=True)
+            load_behind(job, [key])
         return held.value
 
     return afetch()
@@ -100,7 +107,7 @@ def refresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) ->
 def arefresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Awaitable[Any]:
     """Load the key though it be fresh, or join the load that runs."""
     call = Call("arefresh", loader, options)
-    return load_in_task(namespace, key, loader, call, is_refresh=True)
+    return load_in_task(namespace, key, loader, call, copy_context(), is_refresh=True)
 
 
 def fetch_many(
@@ -133,7 +140,7 @@ def afetch_many(
     namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
 ) -> Awaitable[dict[Any, Any]]:
     """Await a dict of `keys`; `loader` is called once, with those that nobody else is loading."""
-    batch = Batch(namespace, keys, loader, Call("afetch_many", loader, options))
+    batch = Batch(namespace, keys, loader, Call("afetch_many", loader, options), copy_context())
 
     async def afetch_many() -> dict[Any, Any]:
         loop = own_loop()
@@ -243,13 +250,22 @@ def load_in_thread(
 
 
 async def load_in_task(
-    namespace: Any, key: Hashable, loader: Loader, call: Call, *, is_refresh: bool = False
+    namespace: Any,
+    key: Hashable,
+    loader: Loader,
+    call: Call,
+    context: Context,
+    *,
+    is_refresh: bool = False,
 ) -> Any:
-    """Lead or join a load of the key, and suspend until there is an answer."""
+    """Lead or join a load of the key, and suspend until there is an answer.
+
+    The loader runs in a copy of `context`, which is that of the call.
+    """
     loop = own_loop()
     deadline = call.deadline()
     while True:
-        job = Job(namespace, loader, call, loop=loop, is_refresh=is_refresh)
+        job = Job(namespace, loader, call, loop=loop, context=context, is_refresh=is_refresh)
         answer = conclude(job, key, await attempt_in_task(job, key, deadline))
         if answer is not None:
             return answer[0]
@@ -399,25 +415,41 @@ class Batch:
     """One call of `fetch_many`: what it has, and what it still has to find."""
 
     def __init__(
-        self, namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, call: Call
+        self,
+        namespace: Any,
+        keys: Iterable[Hashable],
+        loader: BatchLoader,
+        call: Call,
+        context: Context | None = None,
     ) -> None:
         self.namespace = namespace
         self.loader = loader
         self.call = call
+        self.context = context
+        """That of an async call, in which the loader runs; None: that of the running code."""
         self.keys = list(dict.fromkeys(keys))
         self.missing: dict[Hashable, None] = {}
         self.found: dict[Hashable, Any] = {}
 
     def new_job(self, loop: Loop | None, *, is_background: bool = False) -> Job:
         return Job(
-            self.namespace, self.loader, self.call, loop=loop, many=True, background=is_background
+            self.namespace,
+            self.loader,
+            self.call,
+            loop=loop,
+            context=self.context,
+            many=True,
+            background=is_background,
         )
 
     def look_up_all(self, loop: Loop | None) -> None:
         """Find what is held; what is due is loaded behind it, by one more call of the loader."""
         due = []
         for key in self.keys:
-            held = look_up(self.namespace, key, self.call)
+            if self.context is None:
+                held = look_up(self.namespace, key, self.call)
+            else:
+                held = self.context.run(look_up, self.namespace, key, self.call)
             if held is None:
                 self.missing[key] = None
             else:

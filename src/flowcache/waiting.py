@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from contextvars import Context
 
 from . import _core
 
@@ -170,7 +171,7 @@ def wake(waiters: dict[ThreadWaiter | TaskWaiter, None]) -> None:
             elsewhere.setdefault(waiter.loop, []).append(waiter)
     for loop, group in elsewhere.items():
         with suppress(RuntimeError):  # That loop is closed: nobody is left there to be told.
-            loop.call_soon_threadsafe(wake_group, group)
+            Context().run(loop.call_soon_threadsafe, wake_group, group)
     waiters.clear()
 
 
@@ -201,7 +202,9 @@ async def wait_in_task(load: Running, deadline: float | None, seen: int) -> Outc
     try:
         if load.outcome is None:
             if deadline is not None:
-                timer = loop.call_later(max(0.0, deadline - time.monotonic()), waiter.expire)
+                left = max(0.0, deadline - time.monotonic())
+                # In an empty context: a loop may keep a timer long after it was cancelled.
+                timer = Context().run(loop.call_later, left, waiter.expire)
             if not await waiter.future:
                 load.job.detached = True
     finally:
