@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Coroutine, Mapping
@@ -100,6 +101,7 @@ class Job:
         "detached",
         "forks",
         "forsaken",
+        "handled",
         "is_apart",
         "is_refresh",
         "is_started",
@@ -142,6 +144,8 @@ class Job:
         self.detached = background
         """Runs on when nobody waits for it."""
         self.forsaken = False
+        self.handled: BaseException | None = None
+        """The exception that the caller handles while the loader runs in its thread."""
         self.forks = _forks
         self.loads: list[Running] = []
         self.stands_in_for: Running | None = None
@@ -227,6 +231,7 @@ class Job:
         """Run a sync loader to its end in this thread. Raises what is for this thread alone."""
         self.is_started = True
         self.thread = threading.get_ident()
+        self.handled = sys.exception()
         scope, token = rings.enter_scope(self.loads[0])
         began = perf_counter()
         try:
@@ -297,6 +302,7 @@ class Job:
         if load.outcome is not None:
             return  # The loop stood still, and somebody else has taken over.
         scope, _ = rings.enter_scope(load)
+        self.handled = sys.exception()  # There is one if the task begins within its caller.
         began = perf_counter()
         try:
             try:
@@ -354,7 +360,7 @@ class Job:
             watch.jobs.discard(self)
         self.loads.clear()
         self.loader = self.watch = self.task = None
-        self.stands_in_for = self.context = None
+        self.stands_in_for = self.context = self.handled = None
 
     def withdraw(self) -> None:
         """End a job whose first caller was struck, unless somebody else runs it."""
@@ -439,7 +445,7 @@ class Job:
             background.note_failure(self.namespace, load.key)
         self._take_out(load)
         self._count("load_failures", counted)
-        load.settle(Outcome(error=error))
+        load.settle(Outcome(error=error, leader=self, handled=self.handled))
         self._emit("load_error", load.key, None, error, seconds)
         if unseen:
             report(

@@ -402,8 +402,9 @@ def conclude(job: Job, key: Hashable, outcome: Outcome | None) -> Answer | None:
     answer = fall_back(job, key, timed_out=False) if isinstance(error, Exception) else None
     if answer is not None:
         return answer
+    error = outcome.error_for(job)
     try:
-        raise error.with_traceback(outcome.traceback)
+        raise error
     finally:
         del error, outcome  # The traceback holds this frame.
 

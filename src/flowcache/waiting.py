@@ -20,6 +20,7 @@ from contextlib import suppress
 from contextvars import Context
 
 from . import _core
+from .copying import copy_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,18 +44,38 @@ __all__ = [
 
 
 class Outcome:
-    """How a load ended: a value, or an error and the traceback that it was raised with."""
+    """How a load ended: a value, or an error."""
 
-    __slots__ = ("error", "loss", "traceback", "value")
+    __slots__ = ("_leader", "_original", "_traceback", "error", "loss", "value")
 
     def __init__(
-        self, value: Any = None, error: BaseException | None = None, *, loss: int = 0
+        self,
+        value: Any = None,
+        error: BaseException | None = None,
+        *,
+        leader: Job | None = None,
+        handled: BaseException | None = None,
+        loss: int = 0,
     ) -> None:
         self.value = value
-        self.error = error
         self.loss = loss
         """The number, in the load, of the first invalidation of a tag that covers it; 0: none."""
-        self.traceback: TracebackType | None = None if error is None else error.__traceback__
+        self.error = None if error is None else copy_error(error, handled)
+        """As it was raised by the loader: a copy of it, which is not raised itself.
+
+        Without `handled`, the exception that its leader was handling when it called.
+        """
+        self._original = error
+        self._leader = leader
+        # If it cannot be copied, `error` is the one that callers raise, and its own one grows.
+        self._traceback: TracebackType | None = None if error is None else error.__traceback__
+
+    def error_for(self, job: Job) -> BaseException:
+        """Return the error for a caller to raise: the loader's own for its leader, else a copy."""
+        assert self.error is not None
+        error = self._original if job is self._leader else copy_error(self.error)
+        assert error is not None
+        return error.with_traceback(self._traceback)
 
 
 ABANDONED = Outcome()

@@ -12,8 +12,8 @@ is known whether one ended before the other began. When a round is over, its his
 - Nobody is handed a value whose load began before an invalidation that had returned before the
   call began; nor another key's, nor another namespace's.
 - Every call comes back, and no load is left behind.
-- A loader's exception reaches those who waited for that load, all of them and nobody else; an
-  interrupt reaches its leader alone; nobody is cancelled who was not.
+- A loader's exception reaches all calls that waited for that load and no other, each as an object
+  of its own; an interrupt reaches its leader alone; no call is cancelled by another.
 
 What was written is its own record: the value of a load or a write is the object that says when it
 was made. Who waited for which load is seen by standing in front of the two functions that wait.
@@ -71,9 +71,23 @@ class Violation(AssertionError):  # noqa: N818  what it is, not that it is one
 class Failed(Exception):  # noqa: N818
     """What a loader raised."""
 
+    def __init__(self, *about: object) -> None:
+        super().__init__(*about)
+        self.raised = object()
+        """The same in every copy of it, and in no other."""
+
 
 class Struck(KeyboardInterrupt):
     """What struck the thread that ran a loader."""
+
+    def __init__(self, *about: object) -> None:
+        super().__init__(*about)
+        self.raised = object()
+
+
+def what_was_raised(error: BaseException | None) -> object:
+    """Return the same for copies of one exception: each caller raises one of its own."""
+    return getattr(error, "raised", error)
 
 
 class Value:
@@ -286,7 +300,7 @@ class History:
                     )
 
     def verify_errors(self) -> None:
-        entitled: dict[BaseException, set[Call]] = defaultdict(set)
+        entitled: dict[object, set[Call]] = defaultdict(set)
         waited: set[tuple[Call, Load]] = set()
         for call, running, outcome in self.waits:
             load = self.runs.get(running)
@@ -295,29 +309,34 @@ class History:
             if outcome is None or outcome.error is None:
                 continue
             error = outcome.error
-            if load is None or load.raised is not error:
+            raised = what_was_raised(error)
+            if load is None or what_was_raised(load.raised) is not raised:
                 raise Violation(f"{call} waited for a load that did not raise {error!r}")
-            entitled[error].add(call)
-            if call.error is not error and not call.may_have_missed():
+            entitled[raised].add(call)
+            if what_was_raised(call.error) is not raised and not call.may_have_missed():
                 raise Violation(f"{error!r} did not reach {call}, which waited for it")
         for load in self.loads:
             leader, error = load.leader, load.raised
             if error is None or leader is None or load.background:
                 continue
-            entitled[error].add(leader)
+            raised = what_was_raised(error)
+            entitled[raised].add(leader)
             if (
-                leader.error is not error
+                what_was_raised(leader.error) is not raised
                 and (leader, load) not in waited
                 and not leader.cancelled
                 and not leader.may_have_missed()
             ):
                 raise Violation(f"{error!r} did not reach {leader}, which led")
+        owner: dict[int, Call] = {}
         for call in self.calls:
             error = call.error
             if error is None:
                 continue
             if isinstance(error, (Failed, Struck)):
-                if call not in entitled[error]:
+                if owner.setdefault(id(error), call) is not call:
+                    raise Violation(f"one {error!r} was raised in {call} and {owner[id(error)]}")
+                if call not in entitled[what_was_raised(error)]:
                     raise Violation(f"{error!r} reached {call}, which did not wait for it")
             elif isinstance(error, asyncio.CancelledError):
                 if not call.cancelled:

@@ -57,6 +57,10 @@ def keep_errors_from_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Running, "outcome_for", outcome_for)
 
 
+def raise_one_object_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Outcome, "error_for", lambda outcome, job: outcome._original)
+
+
 def let_a_thread_sleep_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ThreadWaiter, "wake", lambda waiter: None)
 
@@ -78,6 +82,7 @@ def leave_a_load_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         (hand_over_what_was_lost, "was handed", 60.0),
         (load_beside_the_one_that_runs, r"two loads at once|was handed", 60.0),
         (keep_errors_from_those_who_wait, "did not reach", 60.0),
+        (raise_one_object_in_all, "was raised in", 60.0),
         # These two end by patience alone; on a machine that stands still, both by the first.
         (let_a_thread_sleep_on, "waits for ever", 1.0),
         (leave_a_load_behind, r"left behind|waits for ever", 1.0),

@@ -172,7 +172,10 @@ def test_an_error_reaches_every_task_and_is_not_stored(run: Run) -> None:
         )
         await until(lambda: joined(cache) == 9)
         gate.open.set()
-        assert await asked == [error] * 10
+        raised = await asked
+        assert [(type(one), one.args) for one in raised] == [(OSError, ("down",))] * 10
+        assert raised[0] is error
+        assert len(set(map(id, raised))) == 10
         assert await cache.afetch("k", lambda: "up") == "up"
 
     run(main)

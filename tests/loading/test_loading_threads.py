@@ -146,17 +146,20 @@ def test_a_loader_that_raises_leaves_no_waiter_hanging_and_reaches_each() -> Non
     callers = [Caller(lambda: cache.fetch("k", never)) for _ in range(5)]
     wait_until(lambda: joined(cache) == 5)
     gate.open.set()
+    raised = []
     for caller in (leader, *callers):
         with pytest.raises(OSError, match="down") as caught:
             caller.result()
-        assert caught.value is error
+        raised.append(caught.value)
+    assert raised[0] is error
+    assert len(set(map(id, raised))) == 6
     assert "k" not in cache
     assert cache.fetch("k", lambda: "up") == "up"
     assert cache.stats().load_failures == 1
 
 
 def test_an_error_that_many_raise_keeps_the_loader_s_own_traceback() -> None:
-    """The one exception is raised by each waiter; their frames must not pile up in it."""
+    """Each waiter raises a copy; the frames of the others must not pile up in it."""
     cache = create_cache()
     gate = Gate(OSError("down"))
 
