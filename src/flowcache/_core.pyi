@@ -32,9 +32,9 @@ from typing import (
     type_check_only,
 )
 
-from .calls import Loaded
 from .events import Listener
 from .limits import Limits
+from .loading.options import Loaded
 from .stats import Stats
 from .wrapping import Cached, CachedClassMethod, Decorator
 

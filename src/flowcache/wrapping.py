@@ -17,9 +17,9 @@ import types
 import weakref
 
 from . import _core
-from .calls import Call, tags_of
 from .coroutines import is_async, makes_generators
 from .loading import afetch, arefresh, fetch_miss, refresh
+from .loading.options import Call, tags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

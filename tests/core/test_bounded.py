@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from flowcache import InvalidNamespaceError, InvalidTagError, TooManyLoadsError, background
+from flowcache import InvalidNamespaceError, InvalidTagError, TooManyLoadsError
 from flowcache._core import _testing
+from flowcache.loading import backoff
 from harness.support import ADDRESS_SANITIZED, new_cache, run_isolated
 
 STRANGERS = int(os.environ.get("FLOWCACHE_STRANGERS", "40000"))
@@ -123,13 +124,13 @@ def test_failing_coroutines_of_made_up_tenants_are_forgotten_too() -> None:
 def test_background_loads_that_fail_are_remembered_for_so_many_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(background, "MOST_FAILURES", 20)
+    monkeypatch.setattr(backoff, "MOST_FAILURES", 20)
     cache, _ = new_cache()
     for number in range(200):
         own = cache.namespace(f"tenant:{number}")
         own.set("k", 1, ttl=1, stale=True)
-        background.note_failure(own, "k")
-    assert len(background._failures[cache._store()]) == 20
+        backoff.note_failure(own, "k")
+    assert len(backoff._failures[cache._store()]) == 20
 
 
 @pytest.mark.parametrize("end", ["delete", "set", "clear", "evict", "expire", "invalidate_tag"])

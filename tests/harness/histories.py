@@ -46,11 +46,10 @@ from flowcache import (
     Namespace,
     RecursiveLoadError,
     create_cache,
-    loading,
-    rings,
 )
-from flowcache.jobs import Job
-from flowcache.waiting import Outcome, Running
+from flowcache.loading import attempt, deadlock
+from flowcache.loading.load import Outcome, Running
+from flowcache.loading.run import Job
 
 THREADS = 4
 TASKS = 8
@@ -212,7 +211,7 @@ class History:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Record when loads are registered, who waits for which, and with what outcome."""
-        begin, in_thread, in_task = Job.begin, loading.wait_in_thread, loading.wait_in_task
+        begin, in_thread, in_task = Job.begin, attempt.wait_in_thread, attempt.wait_in_task
 
         def begin_load(job: Job, key: Any) -> Running:
             before = self.ticket()
@@ -233,8 +232,8 @@ class History:
 
         with (
             mock.patch.object(Job, "begin", begin_load),
-            mock.patch.object(loading, "wait_in_thread", wait_in_thread),
-            mock.patch.object(loading, "wait_in_task", wait_in_task),
+            mock.patch.object(attempt, "wait_in_thread", wait_in_thread),
+            mock.patch.object(attempt, "wait_in_task", wait_in_task),
         ):
             yield
 
@@ -424,7 +423,7 @@ class Round:
         seed = chance.random()
 
         def load() -> Any:
-            running = rings.current_load()
+            running = deadlock.current_load()
             assert running is not None
             run = self.history.begin_load(place, running)
             try:
@@ -445,7 +444,7 @@ class Round:
         seed = chance.random()
 
         async def load() -> Any:
-            running = rings.current_load()
+            running = deadlock.current_load()
             assert running is not None
             run = self.history.begin_load(place, running)
             try:
@@ -465,7 +464,7 @@ class Round:
         fate, absent = chance.random(), chance.random() < 0.1
 
         def load(missing: list[str]) -> dict[str, Loaded[Value]]:
-            running = rings.current_load()
+            running = deadlock.current_load()
             assert running is not None
             loads = tuple(running.job.loads)
             runs = [self.history.begin_load((name, own.key), own) for own in loads]

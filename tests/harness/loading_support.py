@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flowcache import Namespace
-from flowcache.waiting import Running
+from flowcache.loading.load import Running
 
 PATIENCE = 30.0
 """Seconds after which a test that waits has failed. Nothing waits so long in code that works."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flowcache.jobs import Job
-from flowcache.waiting import Outcome, Running, ThreadWaiter
+from flowcache.loading.load import Outcome, Running, ThreadWaiter
+from flowcache.loading.run import Job
 from harness import histories
 
 ENOUGH = 100_000

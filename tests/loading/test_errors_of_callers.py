@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flowcache import Cache, create_cache
-from flowcache.copying import copy_error
+from flowcache.loading.copying import copy_error
 from harness.loading_support import AsyncGate, Caller, Gate, loop_thread, until, wait_until
 
 SECRET = "invoice 4711"
@@ -265,7 +265,7 @@ class NotCopied(Exception):  # noqa: N818
 
 def test_an_error_that_cannot_be_copied_is_raised_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "flowcache.copying.new_like", functools.partial(lambda *_: 1 / 0), raising=True
+        "flowcache.loading.copying.new_like", functools.partial(lambda *_: 1 / 0), raising=True
     )
     error = NotCopied("upstream")
     assert copy_error(error) is error

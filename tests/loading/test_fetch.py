@@ -24,7 +24,7 @@ from flowcache import (
     TooManyLoadsError,
     create_cache,
 )
-from flowcache.rings import current_load
+from flowcache.loading.deadlock import current_load
 from harness.loading_support import assert_nothing_left
 from harness.support import new_cache
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from flowcache import Cache, Event, Namespace, TooManyLoadsError, background, create_cache
+from flowcache import Cache, Event, Namespace, TooManyLoadsError, create_cache
+from flowcache.loading import backoff, pool
 from harness.loading_support import (
     AsyncGate,
     Caller,
@@ -47,7 +48,7 @@ def test_a_load_that_nobody_can_run_is_given_up(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("can't start new thread")
 
     cache, _ = stale_cache()
-    monkeypatch.setattr(background, "submit", refuse)
+    monkeypatch.setattr(pool, "submit", refuse)
     with pytest.raises(RuntimeError, match="new thread"):
         cache.fetch("k", never, stale=True)
     assert_nothing_left(cache)
@@ -224,15 +225,15 @@ def test_who_needs_the_value_joins_the_load_behind() -> None:
 def test_who_needs_the_value_does_not_wait_for_a_thread_of_the_pool() -> None:
     cache, clock = new_cache()
     cache.set("k", "old", ttl=10, stale=5)
-    gates = [Gate() for _ in range(background.THREADS)]
-    for n in range(background.THREADS):
+    gates = [Gate() for _ in range(pool.THREADS)]
+    for n in range(pool.THREADS):
         cache.set(n, "old", ttl=1, stale=5000)
     clock.advance(12)
     for n, gate in enumerate(gates):
         assert cache.fetch(n, gate) == "old"
         assert gate.begun.wait(30)
     assert cache.fetch("k", never) == "old"  # Queued behind those.
-    assert cache.stats().pending == background.THREADS + 1
+    assert cache.stats().pending == pool.THREADS + 1
     clock.advance(5)
     assert cache.fetch("k", lambda: "mine") == "mine"
     for gate in gates:
@@ -427,7 +428,7 @@ def test_what_strikes_a_thread_of_the_pool_is_logged_and_the_pool_goes_on(
     def leave() -> None:
         raise SystemExit("enough")
 
-    for n in range(2 * background.THREADS):
+    for n in range(2 * pool.THREADS):
         assert cache.fetch("k", leave) == "old"
         wait_until(lambda n=n: len(logged(caplog)) == n + 1)  # type: ignore[misc]
         wait_until(lambda: cache.stats().pending == 0)
@@ -597,7 +598,7 @@ def test_a_load_that_cannot_be_given_to_a_thread_leaves_nothing(
 ) -> None:
     """The interpreter is on its way out, or the system has no thread to spare."""
     cache, _ = stale_cache()
-    monkeypatch.setattr(background, "_pool", background.Pool())
+    monkeypatch.setattr(pool, "_pool", pool.Pool())
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -611,7 +612,7 @@ def test_a_load_that_cannot_be_given_to_a_thread_leaves_nothing(
 
 
 def test_failures_are_remembered_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "MOST_FAILURES", 5)
+    monkeypatch.setattr(backoff, "MOST_FAILURES", 5)
     cache, clock = new_cache()
     for n in range(20):
         cache.set(n, "old", ttl=1, stale=100)
@@ -620,7 +621,7 @@ def test_failures_are_remembered_in_bounded_memory(monkeypatch: pytest.MonkeyPat
         assert cache.fetch(n, fail) == "old"
     wait_until(lambda: cache.stats().load_failures == 20)
     wait_until(lambda: cache.stats().pending == 0)
-    assert 1 <= len(background._failures[cache._store()]) <= 5
+    assert 1 <= len(backoff._failures[cache._store()]) <= 5
 
 
 def test_a_dropped_cache_is_not_kept_alive_by_what_failed(

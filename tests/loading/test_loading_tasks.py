@@ -25,7 +25,7 @@ from flowcache import (
     TooManyLoadsError,
     create_cache,
 )
-from flowcache.waiting import TaskWaiter
+from flowcache.loading.load import TaskWaiter
 from harness.loading_support import (
     AsyncGate,
     Caller,

@@ -20,9 +20,9 @@ from flowcache import (
     Namespace,
     RecursiveLoadError,
     create_cache,
-    rings,
 )
-from flowcache.jobs import Job
+from flowcache.loading import deadlock
+from flowcache.loading.run import Job
 from harness.loading_support import (
     AsyncGate,
     Caller,
@@ -511,7 +511,7 @@ def test_an_interrupt_after_the_loader_strands_nobody(
 ) -> None:
     cache = create_cache()
     waiting: list[Caller] = []
-    original = getattr(rings, moment)
+    original = getattr(deadlock, moment)
 
     def load() -> str:
         waiting.append(Caller(lambda: cache.fetch("k", lambda: "theirs")))
@@ -523,10 +523,10 @@ def test_an_interrupt_after_the_loader_strands_nobody(
     def strike(*arguments: Any) -> Any:
         if threading.current_thread() is not here:
             return original(*arguments)  # the one who waited may be there first
-        monkeypatch.setattr(rings, moment, original)
+        monkeypatch.setattr(deadlock, moment, original)
         raise SystemExit
 
-    monkeypatch.setattr(rings, moment, strike)
+    monkeypatch.setattr(deadlock, moment, strike)
     with pytest.raises(SystemExit):
         cache.fetch("k", load)
     assert waiting[0].result() == "theirs"
@@ -539,7 +539,8 @@ def test_interrupts_at_any_instant_strand_nobody() -> None:
     output = run_isolated(
         """
         import random, signal, sys, threading, time
-        from flowcache import create_cache, rings
+        from flowcache import create_cache
+        from flowcache.loading import deadlock
 
         cache = create_cache(default_ttl=None)
         armed = stop = False
@@ -588,7 +589,7 @@ def test_interrupts_at_any_instant_strand_nobody() -> None:
         stop = True
         for thread in threads:
             thread.join()
-        print(cache.stats().pending, rings._blocked)
+        print(cache.stats().pending, deadlock._blocked)
         """
     )
     assert output.split() == ["0", "{}"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 
-from . import _core
-from .errors import InvalidTagError
+from flowcache import _core
+from flowcache.errors import InvalidTagError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     V = TypeVar("V")
 else:
-    from .standins import Generic, NamedTuple, V, dataclass
+    from flowcache.standins import Generic, NamedTuple, V, dataclass
 
 __all__ = ["UNSET", "Call", "Held", "Loaded"]
 

@@ -16,14 +16,14 @@ import os
 import threading
 from contextvars import ContextVar
 
-from .errors import RecursiveLoadError
+from flowcache.errors import RecursiveLoadError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from contextvars import Token
 
-    from .waiting import Running
+    from .load import Running
 
 __all__ = [
     "Scope",

@@ -18,11 +18,12 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from time import perf_counter
 
-from . import background, rings
-from .coroutines import is_awaitable
-from .errors import CacheClosedError, EntryTooHeavyError
-from .reports import report
-from .waiting import ABANDONED, ABSENT, Outcome, Running, running_loop
+from flowcache.coroutines import is_awaitable
+from flowcache.errors import CacheClosedError, EntryTooHeavyError
+from flowcache.reports import report
+
+from . import backoff, deadlock
+from .load import ABANDONED, ABSENT, Outcome, Running, running_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any
 
-    from .calls import Call
+    from .options import Call
 
 __all__ = ["Job"]
 
@@ -232,7 +233,7 @@ class Job:
         self.is_started = True
         self.thread = threading.get_ident()
         self.handled = sys.exception()
-        scope, token = rings.enter_scope(self.loads[0])
+        scope, token = deadlock.enter_scope(self.loads[0])
         began = perf_counter()
         try:
             try:
@@ -253,7 +254,7 @@ class Job:
             self.struck = strike
             raise
         finally:
-            rings.leave_scope(scope, token)
+            deadlock.leave_scope(scope, token)
             self.end()
 
     def run_in_thread(self) -> None:
@@ -301,7 +302,7 @@ class Job:
     async def _run_in_task(self, load: Running) -> None:
         if load.outcome is not None:
             return  # The loop stood still, and somebody else has taken over.
-        scope, _ = rings.enter_scope(load)
+        scope, _ = deadlock.enter_scope(load)
         self.handled = sys.exception()  # There is one if the task begins within its caller.
         began = perf_counter()
         try:
@@ -322,7 +323,7 @@ class Job:
                 self.struck = strike
             raise
         finally:
-            rings.leave_scope(scope, None)
+            deadlock.leave_scope(scope, None)
             self.end()
             del load  # An error's traceback holds this frame; its load holds the error.
 
@@ -425,7 +426,7 @@ class Job:
             return
         self._take_out(load)
         self._count("loads", counted)
-        background.forget_failures(namespace, load.key)
+        backoff.forget_failures(namespace, load.key)
         # Now that nobody can join it any more.
         load.settle(Outcome(value, loss=load.first_loss(tags)))
         self._emit("load", load.key, value, None, seconds)
@@ -442,7 +443,7 @@ class Job:
         unseen = self.background or ((self.detached or self.forsaken) and not load.waiters)
         if self.background:
             # First: nobody may begin the next one before the key is known to rest.
-            background.note_failure(self.namespace, load.key)
+            backoff.note_failure(self.namespace, load.key)
         self._take_out(load)
         self._count("load_failures", counted)
         load.settle(Outcome(error=error, leader=self, handled=self.handled))

@@ -19,7 +19,8 @@ import time
 from contextlib import suppress
 from contextvars import Context
 
-from . import _core
+from flowcache import _core
+
 from .copying import copy_error
 
 TYPE_CHECKING = False
@@ -27,9 +28,21 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable, Iterable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Protocol
 
-    from .jobs import Job
+    class Leader(Protocol):
+        """The run of a loader that leads a load, as far as the load knows it."""
+
+        detached: bool
+        loop: asyncio.AbstractEventLoop | None
+        loads: list[Running]
+        thread: int | None
+
+        def forsake(self) -> None: ...
+        def is_left(self) -> bool: ...
+        def end(self) -> None: ...
+        def may_be_joined(self) -> bool: ...
+
 
 __all__ = [
     "ABANDONED",
@@ -53,7 +66,7 @@ class Outcome:
         value: Any = None,
         error: BaseException | None = None,
         *,
-        leader: Job | None = None,
+        leader: Leader | None = None,
         handled: BaseException | None = None,
         loss: int = 0,
     ) -> None:
@@ -70,7 +83,7 @@ class Outcome:
         # If it cannot be copied, `error` is the one that callers raise, and its own one grows.
         self._traceback: TracebackType | None = None if error is None else error.__traceback__
 
-    def error_for(self, job: Job) -> BaseException:
+    def error_for(self, job: Leader) -> BaseException:
         """Return the error for a caller to raise: the loader's own for its leader, else a copy."""
         assert self.error is not None
         error = self._original if job is self._leader else copy_error(self.error)
@@ -88,14 +101,14 @@ ABSENT = Outcome()
 class Running(_core.Load):
     """One running load of one key: its outcome once there is one, and who waits for that."""
 
-    job: Job
+    job: Leader
     outcome: Outcome | None = None
 
     def __init__(self, namespace: Any, key: Hashable, tags: Iterable[str]) -> None:
         super().__init__(key, tags)
         self.waiters: dict[ThreadWaiter | TaskWaiter, None] = {}
         self.waits: list[Running] = []
-        """The loads that this one's loader waits for; `rings` looks after it."""
+        """The loads that this one's loader waits for; `deadlock` looks after it."""
 
     def settle(self, outcome: Outcome) -> None:
         """Publish the outcome unless there is one already, and wake whoever waits."""

@@ -1,0 +1,243 @@
+"""One attempt of a call, in a thread or a task: look up, lead or join a load, wait, conclude.
+
+Every call goes the same way. It looks at what is held; it registers a load of the key, or is given
+the one that runs; whoever registered it runs the loader (`run`), everybody waits for it (`load`),
+unless the wait would close a ring (`deadlock`). A load that is abandoned sends its waiters back to
+the start. The sync and the async path differ in how they run and how they wait, and in nothing
+else.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from flowcache.errors import LoadTimeoutError, RecursiveLoadError, TooManyLoadsError
+
+from . import backoff, deadlock, pool
+from .load import ABANDONED, ABSENT, Outcome, running_loop, wait_in_task, wait_in_thread
+from .options import Held
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from typing import Any
+
+    from .load import Running
+    from .options import Call
+    from .run import Job
+
+    Answer = tuple[Any]
+    """A value, in a tuple of one: None means that there is none."""
+
+__all__ = [
+    "attempt_in_task",
+    "attempt_in_thread",
+    "begin",
+    "conclude",
+    "load_behind",
+    "look_up",
+    "settle_in_task",
+    "settle_in_thread",
+]
+
+
+def held_for(namespace: Any, key: Hashable) -> Held | None:
+    found = namespace._held(key)
+    if found is None:
+        return None
+    value, left, ttl, keep, serves = found
+    return Held(value, left, ttl, keep, keep if serves else 0.0)
+
+
+def look_up(namespace: Any, key: Hashable, call: Call) -> Held | None:
+    """Return what is held if it answers the call; count what it was."""
+    held = held_for(namespace, key)
+    if held is None or (held.left <= 0 and not call.takes_stale(held)):
+        namespace._count("misses", 1)
+        namespace._emit("miss", key, None, None, None, 0.0)
+        if call.on_miss is not None:
+            call.on_miss()
+        return None
+    kind = "hit" if held.left > 0 else "stale_hit"
+    namespace._count(kind + "s", 1)
+    namespace._touch_hit(key)
+    namespace._emit(kind, key, None, held.value, None, 0.0)
+    return held
+
+
+def fall_back(job: Job, key: Hashable, *, timed_out: bool) -> Answer | None:
+    """Return what may stand in for a load that raised or takes too long."""
+    held = held_for(job.namespace, key)
+    if held is None or not job.call.falls_back_on(held, timed_out=timed_out):
+        return None
+    return (held.value,)
+
+
+def load_behind(job: Job, keys: list[Hashable]) -> None:
+    """Start a load that nobody waits for, of those keys that are neither resting nor loading.
+
+    It runs in a task of the job's loop, or without one in a thread of the pool.
+    """
+    try:
+        for key in keys:
+            if backoff.is_resting(job.namespace, key):
+                continue
+            try:
+                load = job.begin(key)
+                while load.job.is_left():
+                    load.job.end()
+                    load = job.begin(key)
+            except TooManyLoadsError:
+                break
+            # Another load may have ended between the look-up and the registration.
+            if load.job is job:
+                held = held_for(job.namespace, key)
+                if held is None or not job.call.is_due(held):
+                    job.give_up(load)
+        if not job.loads:
+            return
+        if job.loop is None:
+            pool.submit(job)
+        else:
+            job.start()
+    except BaseException:
+        job.withdraw()
+        raise
+
+
+def attempt_in_thread(job: Job, key: Hashable, deadline: float | None) -> Outcome | None:
+    """Lead or join one load, and block until it is settled; None: `deadline` came first."""
+    try:
+        return settle_in_thread(job, begin(job, key), deadline)
+    except BaseException:
+        job.withdraw()
+        raise
+
+
+async def attempt_in_task(job: Job, key: Hashable, deadline: float | None) -> Outcome | None:
+    """Lead or join one load, and suspend until it is settled; None: `deadline` came first."""
+    try:
+        return await settle_in_task(job, begin(job, key), deadline)
+    except BaseException:
+        job.withdraw()
+        raise
+
+
+def begin(job: Job, key: Hashable) -> Running | Outcome:
+    """Register a load for the job, or find the one to join; an outcome if it needs none."""
+    while True:
+        try:
+            load = job.begin(key)
+        except TooManyLoadsError:
+            answer = fall_back(job, key, timed_out=False)
+            if answer is None:
+                raise
+            return Outcome(answer[0])
+        if load.job is job:
+            # Another load may have ended between the look-up and the registration.
+            held = None if job.is_refresh else job.namespace._held(key)
+            if held is not None and held[1] > 0:
+                job.give_up(load)
+                return Outcome(held[0])
+            return load
+        if load.job.may_be_joined():
+            count_joined(job, key)
+            return load
+
+
+def count_joined(job: Job, key: Hashable) -> None:
+    """Count a miss that joins a running load, once however often it has to start again."""
+    joined = job.call.joined
+    if not job.is_refresh and key not in joined:
+        joined.add(key)
+        job.namespace._count("coalesced", 1)
+
+
+def settle_in_thread(job: Job, load: Running | Outcome, deadline: float | None) -> Outcome | None:
+    """Run the job if the load is its own, or wait for who runs it; None: `deadline` came first."""
+    if isinstance(load, Outcome):
+        return load
+    waiting, here = deadlock.current_load(), running_loop()
+    seen = 0 if load.job is job else load.losses
+    beside = None
+    if not deadlock.may_wait(waiting, load, here):
+        # This thread's loop would have to run meanwhile: load it here, beside that one, which waits
+        # for us now.
+        beside, load, seen = load, job.begin_beside(load), 0
+        deadlock.wait_for(beside, load)
+        deadlock.may_wait(waiting, load, here)
+    try:
+        if load.job is job and not job.is_started:
+            if deadline is None:
+                job.run()
+                return load.outcome
+            job.run_in_thread()
+        refuse_own_thread(job, load)
+        return wait_in_thread(load, deadline, seen)
+    finally:
+        deadlock.stop_waiting(waiting, load, here)
+        if beside is not None:
+            deadlock.stop_waiting(beside, load, None)
+        del beside, load  # The loader's frame, and so its error's traceback, holds this frame.
+
+
+def refuse_own_thread(job: Job, load: Running) -> None:
+    """Raise if what leads the load is a call below this one on the same thread.
+
+    A loader's own calls were told apart before, by the context. What is left is code that runs
+    between the steps of a call: the key's own methods, a finalizer, a handler of a signal.
+    """
+    leader = load.job
+    if leader is not job and leader.thread == threading.get_ident() and load.outcome is None:
+        raise RecursiveLoadError(
+            f"key: the call that loads {load.key!r} is the one that this call interrupts"
+        )
+
+
+async def settle_in_task(
+    job: Job, load: Running | Outcome, deadline: float | None
+) -> Outcome | None:
+    """Start the job if the load is its own, and wait for it; None: `deadline` came first."""
+    if isinstance(load, Outcome):
+        return load
+    waiting = deadlock.current_load()
+    seen = 0 if load.job is job else load.losses
+    deadlock.may_wait(waiting, load, None)
+    try:
+        if load.job is job and not job.is_started:
+            job.start()
+        refuse_own_thread(job, load)
+        return await wait_in_task(load, deadline, seen)
+    finally:
+        deadlock.stop_waiting(waiting, load, None)
+
+
+def conclude(job: Job, key: Hashable, outcome: Outcome | None) -> Answer | None:
+    """Return what a load's outcome is to one of its callers, by the caller's own options.
+
+    None: nothing, start again (or leave the key out, if the job ran and it was absent). Raises what
+    the loader raised, or `LoadTimeoutError`.
+    """
+    if outcome is None:
+        answer = fall_back(job, key, timed_out=True)
+        if answer is None:
+            raise LoadTimeoutError(
+                f"timeout: key {key!r} was not loaded within {job.call.timeout:g} s; "
+                "the load goes on"
+            )
+        return answer
+    if outcome is ABANDONED or outcome is ABSENT:
+        if job.struck is not None:
+            raise job.struck
+        return None
+    error = outcome.error
+    if error is None:
+        return (outcome.value,)
+    answer = fall_back(job, key, timed_out=False) if isinstance(error, Exception) else None
+    if answer is not None:
+        return answer
+    error = outcome.error_for(job)
+    try:
+        raise error
+    finally:
+        del error, outcome  # The traceback holds this frame.

@@ -1,0 +1,160 @@
+"""`fetch_many` and `afetch_many`: one call of a loader for all keys that no other load brings."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+
+from flowcache.coroutines import is_async
+
+from . import deadlock
+from .attempt import begin, conclude, load_behind, look_up, settle_in_task, settle_in_thread
+from .load import ABSENT, Outcome, own_loop
+from .options import Call
+from .run import Job
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop as Loop
+    from collections.abc import Awaitable, Callable, Hashable, Iterable
+    from contextvars import Context
+    from typing import Any
+
+    from .load import Running
+
+    BatchLoader = Callable[[list[Any]], Any]
+
+__all__ = ["afetch_many", "fetch_many"]
+
+
+def fetch_many(
+    namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
+) -> Any:
+    """Return a dict of `keys`; `loader` is called once, with those that nobody else is loading."""
+    if is_async(loader):
+        return afetch_many(namespace, keys, loader, **options)
+    batch = Batch(namespace, keys, loader, Call("fetch_many", loader, options))
+    deadline = batch.call.deadline()
+    batch.look_up_all(None)
+    while batch.missing:
+        job = batch.new_job(None)
+        loads: list[Running] = []
+        try:
+            batch.begin_all(job, loads)
+            while loads:
+                runner = job if loads[-1].job is job else batch.new_job(None)
+                batch.take(runner, loads[-1].key, settle_in_thread(runner, loads[-1], deadline))
+                loads.pop()
+        except BaseException:
+            job.withdraw()
+            raise
+        finally:
+            loads.clear()  # A traceback would keep this frame, and so their values.
+    return batch.result()
+
+
+def afetch_many(
+    namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
+) -> Awaitable[dict[Any, Any]]:
+    """Await a dict of `keys`; `loader` is called once, with those that nobody else is loading."""
+    batch = Batch(namespace, keys, loader, Call("afetch_many", loader, options), copy_context())
+
+    async def afetch_many() -> dict[Any, Any]:
+        loop = own_loop()
+        deadline = batch.call.deadline()
+        batch.look_up_all(loop)
+        while batch.missing:
+            job = batch.new_job(loop)
+            loads: list[Running] = []
+            try:
+                batch.begin_all(job, loads)
+                while loads:
+                    runner = job if loads[-1].job is job else batch.new_job(loop)
+                    settled = settle_in_task(runner, loads[-1], deadline)
+                    batch.take(runner, loads[-1].key, await settled)
+                    loads.pop()
+            except BaseException:
+                job.withdraw()
+                raise
+            finally:
+                loads.clear()
+        return batch.result()
+
+    return afetch_many()
+
+
+class Batch:
+    """One call of `fetch_many`: what it has, and what it still has to find."""
+
+    def __init__(
+        self,
+        namespace: Any,
+        keys: Iterable[Hashable],
+        loader: BatchLoader,
+        call: Call,
+        context: Context | None = None,
+    ) -> None:
+        self.namespace = namespace
+        self.loader = loader
+        self.call = call
+        self.context = context
+        """That of an async call, in which the loader runs; None: that of the running code."""
+        self.keys = list(dict.fromkeys(keys))
+        self.missing: dict[Hashable, None] = {}
+        self.found: dict[Hashable, Any] = {}
+
+    def new_job(self, loop: Loop | None, *, is_background: bool = False) -> Job:
+        return Job(
+            self.namespace,
+            self.loader,
+            self.call,
+            loop=loop,
+            context=self.context,
+            many=True,
+            background=is_background,
+        )
+
+    def look_up_all(self, loop: Loop | None) -> None:
+        """Find what is held; what is due is loaded behind it, by one more call of the loader."""
+        due = []
+        for key in self.keys:
+            if self.context is None:
+                held = look_up(self.namespace, key, self.call)
+            else:
+                held = self.context.run(look_up, self.namespace, key, self.call)
+            if held is None:
+                self.missing[key] = None
+            else:
+                self.found[key] = held.value
+                if self.call.is_due(held):
+                    due.append(key)
+        if due:
+            load_behind(self.new_job(loop, is_background=True), due)
+
+    def begin_all(self, job: Job, loads: list[Running]) -> None:
+        """Put the loads to wait for into `loads`: first those of others, last the job's own.
+
+        The job's own are led together. They come last because the last is waited for first.
+        """
+        others = []
+        for key in list(self.missing):
+            load = begin(job, key)
+            if isinstance(load, Outcome):
+                self.take(job, key, load)
+            elif load.job is job:
+                if loads:
+                    deadlock.wait_for(load, loads[0])
+                loads.append(load)
+            else:
+                others.append(load)
+        loads[:0] = others
+
+    def take(self, job: Job, key: Hashable, outcome: Outcome | None) -> None:
+        """Take one key's result, or leave it missing, to be tried again."""
+        answer = conclude(job, key, outcome)
+        if answer is not None or (outcome is ABSENT and job.is_started):
+            del self.missing[key]
+            if answer is not None:
+                self.found[key] = answer[0]
+
+    def result(self) -> dict[Any, Any]:
+        return {key: self.found[key] for key in self.keys if key in self.found}
