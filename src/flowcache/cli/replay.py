@@ -15,9 +15,10 @@ from flowcache import Cache, ConfigurationError
 from flowcache.replay.extras import ReplayError, need
 from flowcache.replay.optimum import next_reads, optimum_hits
 from flowcache.replay.progress import Progress, progress_bars
-from flowcache.replay.reading import TraceError, read_trace
+from flowcache.replay.reading import read_trace
 from flowcache.replay.report import Run, as_json, draw, print_run, print_sizes, print_trace
 from flowcache.replay.simulate import Settings, replay
+from flowcache.replay.source import TraceError
 from flowcache.replay.trace import READ, Trace
 
 from . import OK, discard_output

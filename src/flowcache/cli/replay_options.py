@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from flowcache import Limits
-from flowcache.replay.reading import COMPRESSIONS, ROLES, TIME_UNITS, TWITTER, Layout
+from flowcache.replay.reading import BINARY_KEYS, ROLES, TIME_UNITS, TWITTER, BinaryKeys, Layout
+from flowcache.replay.source import COMPRESSIONS
 from flowcache.replay.trace import OPERATIONS, Trace
 
 DEFAULT_MAX_ENTRIES: Final = "10000"
@@ -31,8 +32,9 @@ examples:
 The optimum is that of one cache of the same number of entries that knows what is read next, without
 tenants and their limits.
 
-exit status: 0 done; 1 the log cannot be read or a line of it is malformed; 2 wrong usage, or a
-library of the extra "replay" is missing; 130 interrupted.
+exit status: 0 done; 1 the log cannot be read, a line of it is malformed or its times cannot be
+true; 2 wrong usage, a library of the extra "replay" is missing or the report cannot be written;
+130 interrupted.
 """
 
 
@@ -49,7 +51,7 @@ ROLE_HELP: Final = {
 def size(text: str) -> str:
     """Check a size: a number of entries, or a percentage of the log's distinct keys."""
     try:
-        valid = 0 < float(text[:-1]) <= 100 if text.endswith("%") else int(text) > 0
+        valid = 0 < float(text[:-1]) <= 100 if text.endswith("%") else 0 < int(text) < 1 << 62
     except ValueError:
         valid = False
     if not valid:
@@ -67,7 +69,7 @@ def weight(text: str) -> int:
     factor = WEIGHT_UNITS.get(text[-1:].lower(), 1)
     try:
         number = float(text[:-1] if factor > 1 else text) * factor
-        if number >= 1 and number.is_integer():
+        if 1 <= number < 1 << 62 and number.is_integer():
             return int(number)
     except (ValueError, OverflowError):
         pass
@@ -123,7 +125,7 @@ def tenant_limits(text: str) -> tuple[str, Limits]:
 def delimiter(text: str) -> str:
     """Parse the character between fields; a backslash and a t are a tab."""
     text = "\t" if text == "\\t" else text
-    if len(text) != 1 or text in '\r\n"':
+    if len(text) != 1 or text in '\0\r\n"\ufeff':
         raise argparse.ArgumentTypeError(f"{text!r} is not one character")
     return text
 
@@ -150,9 +152,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     log.add_argument(
         "--preset",
-        choices=("twitter", "int32be"),
+        choices=("twitter", *BINARY_KEYS),
         help="a known format: twitter (the cache traces that Twitter published, no header, clients "
-        "as tenants) or int32be (nothing but keys, big-endian 32-bit numbers)",
+        "as tenants), int32be or int64be (nothing but keys, big-endian numbers of 32 or 64 bits)",
     )
     log.add_argument(
         "--columns",
@@ -175,10 +177,12 @@ def make_parser() -> argparse.ArgumentParser:
     log.add_argument(
         "--compression",
         choices=COMPRESSIONS,
-        help="default: by the file's suffix, or by standard input's first bytes",
+        help="default: what the first bytes of the log say",
     )
     log.add_argument(
-        "--skip-bad", action="store_true", help="count malformed lines; default: stop at the first"
+        "--skip-bad",
+        action="store_true",
+        help="count malformed lines and go on; default: stop at the first",
     )
     allowed = parser.add_argument_group("the limits")
     allowed.add_argument(
@@ -238,15 +242,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def layout_of(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Layout | None:
-    """Return how the log is laid out; None for binary keys."""
+def layout_of(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Layout | BinaryKeys:
+    """Return how the log is laid out."""
     roles = {
         role: column for role in ROLES if (column := getattr(options, f"{role}_column")) is not None
     }
     if options.preset and (roles or options.columns):
         parser.error(f"--preset {options.preset} names the columns: leave the others out")
-    if options.preset == "int32be":
-        return None
+    if options.preset in BINARY_KEYS:
+        return BinaryKeys(BINARY_KEYS[options.preset])
     if options.preset == "twitter":
         return TWITTER
     columns = None

@@ -1,4 +1,4 @@
-"""Libraries that only the replay tool needs, imported when they are."""
+"""Libraries that only the replay needs, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ReplayError(Exception):
-    """What a user can mend: shown as one line, without a traceback."""
+    """An error that the user can mend: shown as one line, without a traceback."""
 
 
 def need(module: str, purpose: str) -> Any:
@@ -15,9 +15,10 @@ def need(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        distribution = module.partition(".")[0]
-        if error.name is not None and error.name.partition(".")[0] != distribution:
+        top = module.partition(".")[0]
+        if error.name is not None and error.name.partition(".")[0] != top:
             raise
+        distribution = module if top == "backports" else top
         raise ReplayError(
             f'{purpose} needs {distribution}: pip install "flowcache[replay]"'
         ) from error

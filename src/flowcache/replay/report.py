@@ -115,7 +115,10 @@ def print_trace(console: Any, trace: Trace, name: str) -> None:
         )
     if trace.late:
         console.print(
-            f"{trace.late:,} requests are older than the one before them and count as simultaneous",
+            "1 request is older than the one before it and counts as simultaneous"
+            if trace.late == 1
+            else f"{trace.late:,} requests are older than the one before them and count as "
+            "simultaneous",
             style="yellow",
             highlight=False,
         )

@@ -82,7 +82,6 @@ class TraceBuilder:
     _tenant_numbers: dict[str, int] = field(default_factory=dict)
     _known_sizes: dict[int, int] = field(default_factory=dict)
     _known_ttls: dict[int, float] = field(default_factory=dict)
-    _late: int = 0
 
     def add(
         self,
@@ -94,7 +93,7 @@ class TraceBuilder:
         ttl: float = NO_TTL,
         overhead: int = 0,
     ) -> None:
-        """Append one request.
+        """Append one request, no older than the one before it.
 
         A read tells neither the size nor the TTL of what it would have found, so one without them
         takes those that the key was last seen with: a miss then fills the cache as the application
@@ -109,11 +108,6 @@ class TraceBuilder:
         if self.with_operations:
             self._operations.append(operation)
         if self.with_times:
-            if self._times and time < self._times[-1]:
-                # Several writers share a log and its lines arrive slightly out of order; the
-                # clock of a cache cannot run backwards.
-                self._late += 1
-                time = self._times[-1]
             self._times.append(time)
         if self.with_sizes:
             if size:
@@ -138,8 +132,8 @@ class TraceBuilder:
         self.skipped += 1
         self.first_skipped = self.first_skipped or reason
 
-    def finish(self) -> Trace:
-        """Return what was collected."""
+    def finish(self, late: int = 0) -> Trace:
+        """Return what was collected; `late` requests were older than one before them."""
         return Trace(
             keys=self._keys,
             tenants=self._tenants if self.with_tenants else None,
@@ -149,7 +143,7 @@ class TraceBuilder:
             ttls=self._ttls if self.with_ttls else None,
             tenant_names=list(self._tenant_numbers) if self.with_tenants else [ONE_TENANT],
             distinct_keys=len(self._key_numbers),
-            late=self._late,
+            late=late,
             skipped=self.skipped,
             first_skipped=self.first_skipped,
         )
