@@ -100,6 +100,7 @@ from flowcache.errors import (
     InvalidTagError, NamespaceRequiredError, TenantNotSetError, TenantScopeWarning,
     TooManyLoadsError, WeigherError,
 )
+from flowcache.reports import shown
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX

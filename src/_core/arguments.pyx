@@ -46,12 +46,16 @@ cdef object UNSET = _Unset()
 globals()["UNSET"] = UNSET
 
 
-cdef str shown(object value):
-    """The value in a message. An int may be too long to be written out."""
-    try:
-        return repr(value)
-    except ValueError:
-        return f"an {type(value).__name__} of very many digits"
+def listed_keys(keys):
+    """Return the keys of a call as a ``list``; ``TypeError`` for one text in their place."""
+    if not isinstance(keys, (str, bytes, bytearray)):
+        try:
+            several = iter(keys)
+        except TypeError:
+            pass
+        else:
+            return list(several)
+    raise TypeError(f"keys: must be an iterable of keys, got one {type(keys).__name__}")
 
 
 cdef object timedelta = None
@@ -86,7 +90,7 @@ cdef double seconds_of(object value, str name, bint allow_none, bint allow_true=
         seconds = value.total_seconds()
         if seconds >= 0:
             return seconds
-        raise ValueError(f"{name}: must not be negative, got {value!r}")
+        raise ValueError(f"{name}: must not be negative, got {shown(value)}")
     raise TypeError(f"{name}: must be seconds as an int or a float, a timedelta"
                     f"{', True' if allow_true else ''}{' or None' if allow_none else ''}, "
                     f"got {type(value).__name__}")

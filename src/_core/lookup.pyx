@@ -88,7 +88,7 @@ cdef object look_or_raise(Store store, Space* space, object key):
 cdef dict look_many(Store store, Space* space, object keys):
     found = {}
     space_guard(store, space)
-    keys = list(keys)
+    keys = listed_keys(keys)
     for key in keys:
         hash(key)                             # all are checked before any is looked up
     for key in keys:

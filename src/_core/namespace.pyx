@@ -342,15 +342,16 @@ suspend; what it returns can be awaited once, gathered, made a task, or dropped.
         """Return ``function`` cached here, sync or async by what it is. Options: see ``cached``."""
         return face_wrap(self, function, **options)
 
-    def cached(self, **options):
+    def cached(self, function=None, /, **options):
         """Decorate a function so that its results are cached here.
 
         ``key`` and ``tags`` may be callables of the arguments; without ``key`` it is the function's
         qualified name and its arguments, as a tuple (``typed=True`` tells ``1`` from ``1.0`` and
         ``True``). ``ttl``, ``stale``, ``stale_if_error``, ``refresh_ahead``, ``store_if``,
-        ``timeout`` as for :meth:`fetch`.
+        ``timeout`` as for :meth:`fetch`. Without parentheses, ``@ns.cached``, all of them are the
+        defaults.
         """
-        return face_cached(self, **options)
+        return face_cached(self, function, **options)
 
     # ------------------------------------------------------------------ for the Python face
 

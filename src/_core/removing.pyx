@@ -311,7 +311,7 @@ cdef Py_ssize_t delete_many(Store store, Space* space, object keys) except -1:
     cdef bint fresh = False
     cdef Py_ssize_t removed = 0
     space_guard(store, space)
-    keys = list(keys)
+    keys = listed_keys(keys)
     for key in keys:
         hash(key)                             # all are checked before any is removed
     for key in keys:
@@ -341,7 +341,7 @@ cdef int64_t invalidate_tag(Store store, Space* space, object tag) except -1:
 
 cdef int64_t invalidate_tags(Store store, Space* space, object tags, object match) except -1:
     if match not in ("any", "all"):
-        raise ValueError(f'match: must be "any" or "all", got {match!r}')
+        raise ValueError(f'match: must be "any" or "all", got {shown(match)}')
     return invalidate(store, space, tags_checked(tags), match == "all")
 
 

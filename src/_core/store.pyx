@@ -214,7 +214,7 @@ cdef inline double store_now(Store store) except? -1.0:
         raise TypeError(f"clock: must return seconds as a float, returned {type(now).__name__}")
     seconds = now
     if isnan(seconds) or isinf(seconds):
-        raise ValueError(f"clock: must return a finite number of seconds, returned {now!r}")
+        raise ValueError(f"clock: must return a finite number of seconds, returned {shown(now)}")
     return seconds
 
 

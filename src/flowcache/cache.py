@@ -10,6 +10,7 @@ from contextvars import Context
 
 from . import _core
 from ._core import Namespace
+from .coroutines import check_sync
 from .errors import CacheClosedError
 from .reports import report
 
@@ -56,6 +57,7 @@ class Cache(Namespace[V]):
         for argument, function in (("weigher", weigher), ("clock", clock)):
             if function is not None and not callable(function):
                 raise TypeError(f"{argument}: must be callable, got {type(function).__name__}")
+            check_sync(function, argument)
         if not isinstance(require_namespace, bool):
             raise TypeError(
                 f"require_namespace: must be a bool, got {type(require_namespace).__name__}"

@@ -6,7 +6,7 @@ Nothing here imports anything when it is called, as a finalizer may at the exit 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from functools import partial
 from types import FunctionType, GeneratorType, MethodType
 
@@ -14,7 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["is_async", "is_awaitable", "makes_generators"]
+__all__ = [
+    "check_sync",
+    "is_async",
+    "is_awaitable",
+    "makes_generators",
+    "plain_result",
+    "refuse_one_use",
+]
 
 # Flags of code objects, from the reference of the language.
 CO_GENERATOR = 0x20
@@ -52,3 +59,34 @@ def is_awaitable(produced: object) -> bool:
     if isinstance(produced, GeneratorType):
         return produced.gi_code.co_flags & CO_ITERABLE_COROUTINE != 0
     return isinstance(produced, Awaitable)
+
+
+def check_sync(function: object, name: str) -> None:
+    """Raise `TypeError` for a coroutine or generator function where a plain one is called."""
+    if is_async(function):
+        raise TypeError(f"{name}: must be a plain function, got a coroutine function")
+    called = getattr(type(function), "__call__", None)  # noqa: B004  what it is
+    if makes_generators(function) or makes_generators(called):
+        raise TypeError(f"{name}: must be a plain function, got a generator function")
+
+
+def plain_result(produced: Any, name: str) -> Any:
+    """Return what a plain function returned; `TypeError` for an awaitable, which it closes."""
+    if produced is None or not is_awaitable(produced):
+        return produced
+    if isinstance(produced, Coroutine):
+        produced.close()  # Or it would warn that it was never awaited.
+    raise TypeError(f"{name}: must not return an awaitable, returned {type(produced).__name__}")
+
+
+def refuse_one_use(produced: object, name: str) -> None:
+    """Raise `TypeError` for what can be read once only, and so answers no second caller."""
+    kind = type(produced)
+    if isinstance(produced, Coroutine):
+        produced.close()
+        raise TypeError(f"{name}: returned a coroutine as a value, which can be awaited only once")
+    if hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
+        raise TypeError(
+            f"{name}: returned an iterator ({kind.__name__}), which can be read only once; "
+            "return a list or a tuple"
+        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from . import _core
-from .reports import report
+from .coroutines import check_sync, plain_result
+from .reports import report, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def dispatch(
     event = Event(kind, path, key, cause, value, error, seconds, cache)
     for listener in listeners:
         try:
-            listener(event)
+            plain_result(listener(event), "listener")
         except Exception as error:  # noqa: BLE001  it is a listener's, and reported
             report("ERROR", "a listener for %r raised", kind, error=error)
 
@@ -69,12 +70,13 @@ def subscribe(
     """Register a listener; return the function that ends it."""
     if not callable(listener):
         raise TypeError(f"listener: must be callable, got {type(listener).__name__}")
+    check_sync(listener, "listener")
     if kinds is not None and not isinstance(kinds, Iterable):
         raise TypeError(f"kinds: must be a str or an iterable of str, got {type(kinds).__name__}")
     wanted = _core.KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in wanted if kind not in _core.KINDS]
     if unknown:
-        raise ValueError(f"kinds: {unknown[0]!r} is none of {', '.join(_core.KINDS)}")
+        raise ValueError(f"kinds: {shown(unknown[0])} is none of {', '.join(_core.KINDS)}")
     mask = sum({1 << _core.KINDS.index(kind) for kind in wanted})
     token = namespace._listen(listener, mask)
 

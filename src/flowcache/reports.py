@@ -1,19 +1,48 @@
-"""What goes wrong where nobody can be told by a raise: it is logged."""
+"""Diagnostics: how a key or a value appears in a message, and what is logged."""
 
 from __future__ import annotations
 
 import sys
 
-__all__ = ["report"]
+__all__ = ["report", "shown"]
+
+LONGEST = 200
+"""Characters of a key or value that a message shows."""
 
 
-def report(level: str, message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log to the logger `flowcache`; the first who has something to say imports `logging`."""
+def shown(value: object) -> str:
+    """Return a value as a message shows it: escaped, of at most 200 characters. Never raises.
+
+    A `repr` that fails does not replace the error that the message is for.
+    """
+    try:
+        if isinstance(value, (str, bytes)) and len(value) > LONGEST:
+            value = value[: LONGEST + 1]  # Nothing is gained by a copy of a megabyte.
+        text = "".join(
+            character if character.isprintable() else ascii(character)[1:-1]
+            for character in repr(value)[: LONGEST + 1]
+        )
+    except Exception:  # noqa: BLE001  the caller's own `__repr__` may raise anything
+        return f"<{type(value).__name__} object, whose repr failed>"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def report(
+    level: str, message: str, *args: object, error: BaseException | None = None, **debug: object
+) -> None:
+    """Log to the logger `flowcache`; the first call imports `logging`.
+
+    `debug`: values that may be private, such as keys. They are part of the line only where the
+    logger is enabled for DEBUG.
+    """
     try:
         import logging
     except ImportError:
-        # The interpreter is on its way out, and nobody has imported it: nobody configured it.
-        print("flowcache:", message % args, "" if error is None else repr(error), file=sys.stderr)
+        # The interpreter is at its end and `logging` was never imported: nothing is configured.
+        print("flowcache:", message % args, "" if error is None else shown(error), file=sys.stderr)
         return
     logger = logging.getLogger("flowcache")
+    if debug and logger.isEnabledFor(logging.DEBUG):
+        message += "".join(f" {name}=%s" for name in debug)
+        args += tuple(map(shown, debug.values()))
     logger.log(getattr(logging, level), message, *args, exc_info=error, stacklevel=2)

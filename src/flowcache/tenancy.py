@@ -216,9 +216,9 @@ class CurrentTenant:
         """Return ``function`` cached in the namespace of the tenant current at each call."""
         return wrapping.wrap(self, function, **options)
 
-    def cached(self, **options: Any) -> Any:
+    def cached(self, function: Any = None, /, **options: Any) -> Any:
         """Decorate a function so; may be used before any tenant is set, as at import."""
-        return wrapping.cached(self, **options)
+        return wrapping.cached(self, function, **options)
 
     def __getattr__(self, name: str) -> Any:
         """Read a property of the current tenant's namespace."""

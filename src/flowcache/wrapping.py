@@ -17,9 +17,10 @@ import types
 import weakref
 
 from . import _core
-from .coroutines import is_async, makes_generators
+from .coroutines import check_sync, is_async, makes_generators, plain_result
 from .loading import afetch, arefresh, fetch_miss, refresh
 from .loading.options import Call, tags_of
+from .reports import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,6 +118,36 @@ def label_of(function: Callable[..., Any]) -> str:
     return labels.setdefault(function, label) if labels is _labels else label
 
 
+_keyed: weakref.WeakValueDictionary[Any, Cached[Any, Any]] = weakref.WeakValueDictionary()
+"""The wrappers with `key=`, by namespace and key. A wrapper holds its namespace, as this does."""
+
+
+def claim_key(wrapper: Cached[Any, Any], inner: Callable[..., Any]) -> None:
+    """Raise `ValueError` if another function has the same `key=` in the same namespace.
+
+    Each of the two would be answered with the other's results. The same function may be wrapped
+    again: its code is the same, or a reloaded module defines the name anew.
+    """
+    namespace, key = wrapper._namespace, wrapper._key
+    if wrapper._resolve is not None:
+        namespace = namespace._above, namespace._path
+    other = _keyed.setdefault((namespace, key), wrapper)
+    if other is wrapper:
+        return
+    known = unfold(other.__wrapped__)[0]
+    code = getattr(inner, "__code__", inner)
+    name, known_name = (
+        f"{getattr(one, '__module__', None)}.{getattr(one, '__qualname__', None)}"
+        for one in (inner, known)
+    )
+    is_reloaded = name == known_name and "<" not in name
+    if code is not getattr(known, "__code__", known) and not is_reloaded:
+        raise ValueError(
+            f"key: {shown(key)} is already the key of {known_name} in this namespace, "
+            f"so {name} would be answered with its results"
+        )
+
+
 def unfold(function: Callable[..., Any]) -> tuple[Callable[..., Any], Arguments, Keywords]:
     """Return what a bound method or a `partial` calls, and the arguments that it brings.
 
@@ -163,8 +194,8 @@ class Cached(_core.Called, Generic[P, R]):
         if typed and key is not None:
             raise TypeError("typed: has no meaning with key=, which makes the key itself")
         for name, made in (("key", key), ("tags", tags)):
-            if callable(made) and is_async(made):
-                raise TypeError(f"{name}: must not be a coroutine function")
+            if callable(made):
+                check_sync(made, name)
         hash(key)
         if "_on_miss" in options:
             raise TypeError("wrap() got an unexpected option '_on_miss'")
@@ -190,6 +221,8 @@ class Cached(_core.Called, Generic[P, R]):
         self._resolve: Callable[[], _core.Namespace[Any]] | None
         self._resolve = getattr(namespace, "resolve", None)
         self._namespace = namespace
+        if key is not None:
+            claim_key(self, inner)
         self._set_up(self._is_async, options.get("refresh_ahead") is None)
         is_plain = key is None and not typed and not self._args and not self._kwargs
         if is_plain and self._resolve is None:
@@ -287,7 +320,9 @@ class Cached(_core.Called, Generic[P, R]):
         if self._key is None:
             every = {**self._kwargs, **kwargs} if self._kwargs else kwargs
             return make_key(self._label, (*self._args, *args), every, self._typed)
-        key: Hashable = self._key(*args, **kwargs) if callable(self._key) else self._key
+        key: Hashable = self._key
+        if callable(self._key):
+            key = plain_result(self._key(*args, **kwargs), "key")
         return key
 
     def _loader(self, args: Arguments, kwargs: Keywords) -> Callable[[], Any]:
@@ -298,7 +333,7 @@ class Cached(_core.Called, Generic[P, R]):
         # Not kept beside the others: it would make a cycle of each wrapper.
         options = {**self._options, "_on_miss": self._count_miss}
         if self._tags is not None:
-            tags: Any = self._tags(*args, **kwargs)
+            tags: Any = plain_result(self._tags(*args, **kwargs), "tags")
             options["tags"] = (*tags_of(tags), self._own_tag)
         return options
 
@@ -401,8 +436,12 @@ def wrap(namespace: Any, function: Callable[P, R], /, **options: Any) -> Cached[
     return result
 
 
-def cached(namespace: Any, /, **options: Any) -> Decorator:
-    """Return a decorator that keeps a function's results in `namespace`."""
+def cached(namespace: Any, function: Any = None, /, **options: Any) -> Any:
+    """Return a decorator that keeps a function's results in `namespace`, or decorate `function`."""
+    if function is not None:
+        if options or not (callable(function) or isinstance(function, (classmethod, staticmethod))):
+            raise TypeError("cached: takes options by name, or one function: @ns.cached")
+        return wrap(namespace, function)
 
     def decorate(function: Callable[P, R], /) -> Cached[P, R]:
         return wrap(namespace, function, **options)

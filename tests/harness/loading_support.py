@@ -175,7 +175,9 @@ def loads_left(cache: Namespace[Any]) -> list[str]:
     told = []
     for load in gc.get_objects():
         if isinstance(load, Running):
-            path = load.namespace.path
-            if load.namespace == (cache.namespace(*path) if path else cache):
+            # A load that was never registered has no namespace of its own.
+            namespace = load.job.namespace
+            path = namespace.path
+            if namespace == (cache.namespace(*path) if path else cache):
                 told.append(f"the load of {load.key!r}: {load.outcome}")
     return told

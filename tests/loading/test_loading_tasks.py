@@ -682,7 +682,7 @@ def test_timeout_bounds_the_wait_of_a_task_and_not_the_load(run: Run) -> None:
         assert gate.cancelled == 0
         gate.open.set()
         await until(lambda: cache.peek("k") == "loaded")
-        assert await cache.afetch_many("kj", lambda missing: dict.fromkeys(missing, 1)) == {
+        assert await cache.afetch_many([*"kj"], lambda missing: dict.fromkeys(missing, 1)) == {
             "k": "loaded",
             "j": 1,
         }
@@ -699,7 +699,7 @@ def test_a_batch_of_tasks_that_times_out_falls_back_key_by_key(run: Run) -> None
     clock.advance(20)
 
     async def main() -> None:
-        ask = cache.afetch_many("ab", lambda missing: gate(), stale=False, timeout=0.01)
+        ask = cache.afetch_many([*"ab"], lambda missing: gate(), stale=False, timeout=0.01)
         with pytest.raises(LoadTimeoutError):
             await ask
         gate.open.set()
@@ -788,8 +788,8 @@ def test_two_batches_of_tasks_that_overlap_load_each_key_once(run: Run) -> None:
 
     async def main() -> None:
         got = await asyncio.gather(
-            cache.afetch_many("abc", loader(5)),
-            cache.afetch_many("dcb", loader(1)),
+            cache.afetch_many([*"abc"], loader(5)),
+            cache.afetch_many([*"dcb"], loader(1)),
             cache.afetch("a", never),
         )
         assert got == [
@@ -808,7 +808,7 @@ def test_the_caller_of_a_batch_who_leaves_cancels_it_only_if_nobody_wants_a_key(
     gate = AsyncGate({"a": 1, "b": 2})
 
     async def main() -> None:
-        batch = asyncio.ensure_future(cache.afetch_many("ab", lambda missing: gate()))
+        batch = asyncio.ensure_future(cache.afetch_many([*"ab"], lambda missing: gate()))
         await gate.begun.wait()
         single = asyncio.ensure_future(cache.afetch("b", never))
         await until(lambda: joined(cache) == 1)

@@ -816,8 +816,6 @@ def test_wrong_options_are_refused_when_the_function_is_wrapped(ns: Namespace[An
     for not_cacheable in (generator, agenerator, None, 3, "name"):
         with pytest.raises(TypeError, match="function"):
             ns.wrap(not_cacheable)  # type: ignore[call-overload]
-    with pytest.raises(TypeError):
-        ns.cached(function)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="wrap"):
         flowcache._core.Called()
 

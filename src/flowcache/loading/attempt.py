@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 
 from flowcache.errors import LoadTimeoutError, RecursiveLoadError, TooManyLoadsError
+from flowcache.reports import shown
 
 from . import backoff, deadlock, pool
 from .load import ABANDONED, ABSENT, Outcome, running_loop, wait_in_task, wait_in_thread
@@ -190,7 +191,7 @@ def refuse_own_thread(job: Job, load: Running) -> None:
     leader = load.job
     if leader is not job and leader.thread == threading.get_ident() and load.outcome is None:
         raise RecursiveLoadError(
-            f"key: the call that loads {load.key!r} is the one that this call interrupts"
+            f"key: the call that loads {shown(load.key)} is the one that this call interrupts"
         )
 
 
@@ -222,7 +223,7 @@ def conclude(job: Job, key: Hashable, outcome: Outcome | None) -> Answer | None:
         answer = fall_back(job, key, timed_out=True)
         if answer is None:
             raise LoadTimeoutError(
-                f"timeout: key {key!r} was not loaded within {job.call.timeout:g} s; "
+                f"timeout: key {shown(key)} was not loaded within {job.call.timeout:g} s; "
                 "the load goes on"
             )
         return answer

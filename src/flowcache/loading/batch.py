@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import copy_context
 
+from flowcache import _core
 from flowcache.coroutines import is_async
 
 from . import deadlock
@@ -98,7 +99,7 @@ class Batch:
         self.call = call
         self.context = context
         """That of an async call, in which the loader runs; None: that of the running code."""
-        self.keys = list(dict.fromkeys(keys))
+        self.keys = list(dict.fromkeys(_core.listed_keys(keys)))
         self.missing: dict[Hashable, None] = {}
         self.found: dict[Hashable, Any] = {}
 

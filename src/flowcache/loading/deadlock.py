@@ -17,6 +17,7 @@ import threading
 from contextvars import ContextVar
 
 from flowcache.errors import RecursiveLoadError
+from flowcache.reports import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ def may_wait(
     if closes_ring:
         assert waiting is not None
         raise RecursiveLoadError(
-            f"key: the loader of {waiting.key!r} asks for its own key"
+            f"key: the loader of {shown(waiting.key)} asks for its own key"
             if target is waiting
-            else f"key: the loader of {waiting.key!r} waits for {target.key!r}, "
+            else f"key: the loader of {shown(waiting.key)} waits for {shown(target.key)}, "
             "whose loader waits for it"
         )
     return not needs_loop

@@ -6,7 +6,9 @@ import math
 import time
 
 from flowcache import _core
+from flowcache.coroutines import check_sync
 from flowcache.errors import InvalidTagError
+from flowcache.reports import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,14 +90,16 @@ class Call:
         self.on_miss: Callable[[], object] | None = given("_on_miss")
         if self.ttl is not UNSET:
             _core.duration(self.ttl, "ttl", True)
-        if self.store_if is not None and not callable(self.store_if):
-            raise TypeError(
-                f"store_if: must be callable or None, got {type(self.store_if).__name__}"
-            )
+        if self.store_if is not None:
+            if not callable(self.store_if):
+                raise TypeError(
+                    f"store_if: must be callable or None, got {type(self.store_if).__name__}"
+                )
+            check_sync(self.store_if, "store_if")
         unknown = options.keys() - ACCEPTED
         if unknown:
             raise TypeError(
-                f"{name}() got an unexpected option {min(unknown)!r}; "
+                f"{name}() got an unexpected option {shown(min(unknown))}; "
                 f"accepted are {', '.join(PUBLIC)}"
             )
 
@@ -174,5 +178,5 @@ def fraction_of(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"refresh_ahead: must be a number or None, got {type(value).__name__}")
     if not 0 < value < 1:
-        raise ValueError(f"refresh_ahead: must be above 0 and below 1, got {value!r}")
+        raise ValueError(f"refresh_ahead: must be above 0 and below 1, got {shown(value)}")
     return float(value)

@@ -18,9 +18,9 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from time import perf_counter
 
-from flowcache.coroutines import is_awaitable
+from flowcache.coroutines import is_awaitable, plain_result, refuse_one_use
 from flowcache.errors import CacheClosedError, EntryTooHeavyError
-from flowcache.reports import report
+from flowcache.reports import report, shown
 
 from . import backoff, deadlock
 from .load import ABANDONED, ABSENT, Outcome, Running, running_loop
@@ -278,7 +278,7 @@ class Job:
             self.run()
         except BaseException as strike:
             if self.detached:
-                report("WARNING", "a load in the background was struck by %r", strike)
+                report("WARNING", "a background load was interrupted by %s", shown(strike))
 
     def start(self) -> None:
         """Run the loader, sync or async, in a task of this thread's running loop."""
@@ -408,7 +408,8 @@ class Job:
         namespace, call = self.namespace, self.call
         try:
             value, ttl, tags, store = call.unpack(produced)
-            if store and (call.store_if is None or call.store_if(value)):
+            refuse_one_use(value, "loader")
+            if store and (call.store_if is None or plain_result(call.store_if(value), "store_if")):
                 # Closed: nowhere to store it. Too heavy: it is handed over all the same.
                 with suppress(CacheClosedError, EntryTooHeavyError):
                     namespace._finish(
@@ -451,10 +452,10 @@ class Job:
         if unseen:
             report(
                 "WARNING",
-                "a background load of key %r in namespace %r failed",
-                load.key,
-                self.namespace.path,
+                "a background load in namespace %s failed",
+                shown(self.namespace.path),
                 error=error,
+                key=load.key,
             )
 
     def _take_out(self, load: Running) -> None:

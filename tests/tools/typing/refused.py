@@ -56,7 +56,7 @@ def contacts(tenant: str, limit: int = 10) -> list[str]:
     return [tenant] * limit
 
 
-@ns.cached(time_to_live=60)  # type: ignore[call-arg]
+@ns.cached()
 async def acontacts(tenant: str) -> list[str]:
     return [tenant]
 
@@ -67,6 +67,7 @@ class Client:
         return len(name)
 
 
+ns.cached(time_to_live=60)  # type: ignore[call-overload]
 contacts(3)  # type: ignore[arg-type]
 contacts("acme", bound=3)  # type: ignore[call-arg]
 contacts.invalidate()  # type: ignore[call-arg]
