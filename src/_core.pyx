@@ -22,7 +22,7 @@
 #   tags       (namespace, tag) -> entries
 # namespaces
 #   arguments  checks of what callers give
-#   tree       what is kept of a namespace (Space) and of a cache (Core); the tree; the idle
+#   tree       what is kept of a namespace (Node) and of a cache (Core); the tree; the idle
 #   fairness   who gives way
 #   loads      running loads, and what fences them
 # one cache
@@ -44,6 +44,20 @@
 #   cached     hits of cached functions
 #   testing    probes for tests and benches
 #
+# GLOSSARY
+#
+#   node        what the core keeps of one namespace; a Namespace object is a view of a node
+#   heap index  where an entry is in its namespace's heap, or a node in a heap of its parent's
+#   grace       the seconds for which an entry is held past its TTL; stale_ok: `fetch` may serve it
+#               then without being asked to
+#   limbo       entries that have left every structure; the call drops their references at its end
+#   debris      entries that no look-up can meet, whose memory comes back a little at a time
+#   compact     to put a heap together again after many entries gave up their heap index
+#   prefetcher  an index that goes ahead of a walk, and asks the processor for what it will touch
+#   fence       to mark a running load, so that its result is not stored
+#   relaxed     loaded or stored without the lock: a hint, or a value of one word
+#   victim      the entry that gives way
+#
 # INVARIANTS
 #
 # 1. No Python code runs while a structure is half changed. Hashing, weighing, the user's clock and
@@ -59,14 +73,14 @@
 #    something the collector knows does so before it looks at the structures.
 #
 # 3. Who owns what. Entry.key and Entry.value own one reference each, from store_put_locked to
-#    store_drain. Space owns its name and its dictionaries; Tag owns its name. Namespace owns its
+#    store_drain. Node owns its name and its dictionaries; Tag owns its name. Namespace owns its
 #    Store; nothing in the Store owns a Namespace but a running Load, which its end takes out.
 #    Dropping the last view therefore frees a cache at once, without the collector.
 #
 # 4. Every allocation can fail. In store_put_locked all of them come before the first change. No
 #    list comprehension makes its items: Cython 3.3 lets go of one twice if the list cannot grow.
 #
-# 5. Counts are kept, not recomputed. Space.entries, weight and pending count the namespace and all
+# 5. Counts are kept, not recomputed. Node.entries, weight and pending count the namespace and all
 #    below it; counters count its own, and those of namespaces that are no more are kept by their
 #    parents. _check() recomputes them all.
 #
@@ -76,7 +90,7 @@
 # 7. A function whose name ends in _locked expects Core.lock, and runs no user code but through
 #    store_find_by_eq_locked, which lets the lock go. With the GIL the lock is nothing. Without it,
 #    nothing is dropped under the lock that could be its last reference and run a finalizer, and
-#    what is read without the lock goes through peek_ and is written through poke_ (see lock).
+#    what is read or written without the lock goes through relaxed loads and stores (see lock).
 #
 # 8. A load is stored only if nothing has fenced it. Whatever invalidates a key marks the running
 #    loads that it covers, under the lock and together with the change. Keyed writes look for the

@@ -73,7 +73,7 @@ cdef class Called:
     """Calls a function through a namespace. The Python face's Cached is its only subclass."""
 
     cdef Vectorcall vectorcall
-    cdef Namespace place          # where the short cut looks; None: it is not taken
+    cdef Namespace namespace          # where the short cut looks; None: it is not taken
     cdef str label
     cdef uint64_t begun           # the hash of a key, as far as the label makes it
     cdef bint is_async
@@ -95,25 +95,25 @@ cdef class Called:
         self.is_async = is_async
         self.hits_answer = hits_answer
 
-    def _take_short_cut(self, Namespace place not None, str label not None):
-        """From now on, look ``(label, *args)`` up in ``place`` without asking Python."""
-        if self.place is not None:
+    def _take_short_cut(self, Namespace namespace not None, str label not None):
+        """From now on, look ``(label, *args)`` up in ``namespace`` without asking Python."""
+        if self.namespace is not None:
             # A call that hashes its arguments just now only borrows it.
             raise RuntimeError("a cached function is initialised once")
         if HASHES_AGREE and self.hits_answer:
             self.begun = tuple_item(TUPLE_BEGIN, hash(label))
             self.label = label
-            self.place = place
+            self.namespace = namespace
 
-    def _answer(self, Namespace place not None, key, args, kwargs):
-        """Return the fresh value of ``key`` in ``place``, or what ``_load`` makes of the call."""
+    def _answer(self, Namespace namespace not None, key, args, kwargs):
+        """Return the fresh value of ``key`` there, or what ``_load`` makes of the call."""
         if self.hits_answer:
-            value = fresh_hit(place.store, place.space, key)
+            value = fresh_hit(namespace.store, namespace.node, key)
             if value is not MISSING:
                 count_up(&self._calls)
                 return ready_of(value) if self.is_async else value
         count_up(&self._calls)
-        return self._load(place, key, args, kwargs)
+        return self._load(namespace, key, args, kwargs)
 
     def _count_miss(self):
         count_up(&self._misses)
@@ -121,8 +121,8 @@ cdef class Called:
 
 cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
     """The fresh value of (label, *args), counted as a hit; MISSING if it takes more to tell."""
-    cdef Store store = me.place.store
-    cdef Space* space = me.place.space
+    cdef Store store = me.namespace.store
+    cdef Node* node = me.namespace.node
     cdef Core* core = &store.core
     cdef uint64_t sum = me.begun
     cdef Py_hash_t hashed
@@ -141,10 +141,10 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
         if hashed == -1:
             hashed = hash(<object>args[n])
         sum = tuple_item(sum, hashed)
-    mixed = hash_mix(space, tuple_end(sum, nargs + 1))
+    mixed = hash_mix(node, tuple_end(sum, nargs + 1))
     value = MISSING
     lock_acquire(&core.lock)
-    if space.expires:
+    if node.expires:
         table_ask(&core.table, mixed)
         now = clock_read()
     part = table_part(&core.table, mixed)
@@ -155,12 +155,12 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
             if bucket.hash[slot] == mixed:
                 i = bucket.entry[slot]
                 e = entry_at(&core.slab, i)
-                if e.space == space.id and is_call(e.key, <PyObject*>me.label, args, nargs):
+                if e.node == node.id and is_call(e.key, <PyObject*>me.label, args, nargs):
                     if e.deadline > now:
                         value = <object>e.value
                         count_up(&me._calls)
-                        space.counters.hits += 1
-                        lru_touch(&core.slab, &space.order, e, i)
+                        node.counters.hits += 1
+                        lru_touch(&core.slab, &node.order, e, i)
                     break
         else:
             tried += 1
@@ -175,7 +175,7 @@ cdef inline object called_hit(Called me, PyObject** args, Py_ssize_t nargs):
 cdef object called_call(PyObject* me, PyObject** args, size_t nargsf, PyObject* names):
     cdef Called called = <Called>me
     cdef Py_ssize_t nargs = PyVectorcall_NARGS(nargsf)
-    if called.place is not None and names == NULL:
+    if called.namespace is not None and names == NULL:
         value = called_hit(called, args, nargs)
         if value is not MISSING:
             return ready_of(value) if called.is_async else value

@@ -7,9 +7,9 @@ cdef int check_that(bint holds, str what) except -1:
     return 0
 
 
-cdef int check_heap(Core* core, Seating kind, Heap* heap, str what) except -1:
-    cdef uint32_t n, parent, seat
-    cdef void* of = <void*>&core.slab if kind == ENTRIES else <void*>core.spaces
+cdef int check_heap_locked(Core* core, Ranking kind, Heap* heap, str what) except -1:
+    cdef uint32_t n, parent, index
+    cdef void* of = <void*>&core.slab if kind == ENTRIES else <void*>core.nodes
     check_that(heap.n <= heap.capacity, f"{what}: more than its capacity")
     for n in range(heap.n):
         if n:
@@ -17,111 +17,113 @@ cdef int check_heap(Core* core, Seating kind, Heap* heap, str what) except -1:
             check_that(not heap_before(of, kind, heap.keys[n], heap.ids[n],
                                        heap.keys[parent], heap.ids[parent]),
                        f"{what}: out of order")
-        seat = (entry_at(&core.slab, heap.ids[n]).seat if kind == ENTRIES
-                else core.spaces[heap.ids[n]].member.seat[<int>kind])
-        check_that(seat == n, f"{what}: seat {n} is not known to who sits there")
+        index = (entry_at(&core.slab, heap.ids[n]).heap_index if kind == ENTRIES
+                 else node_heap_index(core.nodes[heap.ids[n]], kind))
+        check_that(index == n, f"{what}: index {n} is not known to what is there")
     return 0
 
 
-cdef int check_space(Store store, Space* space, int64_t* links) except -1:
+cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     """One namespace and those below it."""
     cdef Core* core = &store.core
-    cdef uint32_t i = space.order.oldest, before = NONE, own = 0, stale = 0, seated = 0, link, t
-    cdef int64_t weight = 0, own_weight = 0, entries, pending = space.own_pending, demand = 0
+    cdef uint32_t i = node.order.oldest, before = NONE, own = 0, stale = 0, in_heap = 0, link, t
+    cdef int64_t weight = 0, own_weight = 0, entries, pending = node.own_pending, demand = 0
     cdef int64_t n_children = 0
-    cdef Space* child = space.child
+    cdef Node* child = node.child
     cdef Entry* e
-    cdef PyObject* at = space.running
-    label = space_label(space)
+    cdef PyObject* at = node.running
+    label = node_label(node)
     while at != NULL:
         pending -= 1
-        check_that((<Load>at).registered and (<Load>at).space == space,
+        check_that((<Load>at).registered and (<Load>at).node == node,
                    f"{label}: a load runs elsewhere")
         at = (<Load>at).older
     check_that(pending == 0, f"{label}: own_pending is wrong")
-    pending = space.own_pending
-    check_that(core.spaces[space.id] == space, f"{label}: its id is another's")
+    pending = node.own_pending
+    check_that(core.nodes[node.id] == node, f"{label}: its id is another's")
     while i != NONE:
         e = entry_at(&core.slab, i)
         check_that(e.key != NULL and e.value != NULL, f"{label}: a free slot is in the order")
-        check_that(e.space == space.id, f"{label}: another's entry is in its order")
+        check_that(e.node == node.id, f"{label}: another's entry is in its order")
         check_that(e.older == before, f"{label}: the order's links disagree")
-        check_that(check_table_holds(core, e.hash, i), f"{label}: an entry is not in the table")
+        check_that(check_table_holds_locked(core, e.hash, i),
+                   f"{label}: an entry is not in the table")
         own += 1
         own_weight += entry_weight(&core.slab, i)
         stale += entry_counts_as_stale(e)
-        if space.parent == NULL and space != core.root:
+        if node.parent == NULL and node != core.root:
             pass                                  # cut off: nothing of it is due any more
-        elif e.seat != NONE:
-            seated += 1
-            check_that(space.deadlines.ids[e.seat] == i, f"{label}: a seat is another's")
+        elif e.heap_index != NONE:
+            in_heap += 1
+            check_that(node.deadlines.ids[e.heap_index] == i, f"{label}: a heap index is another's")
             if not entry_counts_as_stale(e):
-                check_that(space.deadlines.keys[e.seat] <= e.deadline, f"{label}: seated too late")
+                check_that(node.deadlines.keys[e.heap_index] <= e.deadline,
+                           f"{label}: in the heap too late")
         else:
-            check_that(isinf(e.deadline) or (entry_counts_as_stale(e) and isinf(e.keep)),
-                       f"{label}: an entry that expires has no seat")
+            check_that(isinf(e.deadline) or (entry_counts_as_stale(e) and isinf(entry_grace(e))),
+                       f"{label}: an entry that expires is in no heap")
         link = e.links
         while link != NONE:
             check_that(link_at(&core.tags, link).entry == i, f"{label}: a link is another's")
-            check_that(core.tags.records[link_at(&core.tags, link).tag].space == space.id,
+            check_that(core.tags.records[link_at(&core.tags, link).tag].node == node.id,
                        f"{label}: a tag of another namespace")
             links[0] += 1
             link = link_at(&core.tags, link).next
         before = i
         i = e.newer
-    check_that(space.order.newest == before, f"{label}: the order's end is wrong")
-    check_that(space.sieving == 0, f"{label}: its heap was not put right")
-    check_that(own == space.own, f"{label}: own is {space.own}, counted {own}")
-    check_that(stale == space.own_stale, f"{label}: own_stale {space.own_stale}, counted {stale}")
-    check_that(own_weight == space.own_weight, f"{label}: own_weight is wrong")
-    check_that(seated == space.deadlines.n, f"{label}: somebody else sits in its heap")
-    check_heap(core, ENTRIES, &space.deadlines, f"{label}: deadlines")
-    check_heap(core, BY_DUE, &space.due, f"{label}: due")
-    check_heap(core, BY_ENTRIES, &space.by_entries, f"{label}: by_entries")
-    check_heap(core, BY_WEIGHT, &space.by_weight, f"{label}: by_weight")
+    check_that(node.order.newest == before, f"{label}: the order's end is wrong")
+    check_that(node.compacting == 0, f"{label}: its heap was not put right")
+    check_that(own == node.own, f"{label}: own is {node.own}, counted {own}")
+    check_that(stale == node.own_stale, f"{label}: own_stale {node.own_stale}, counted {stale}")
+    check_that(own_weight == node.own_weight, f"{label}: own_weight is wrong")
+    check_that(in_heap == node.deadlines.n, f"{label}: its heap holds something else")
+    check_heap_locked(core, ENTRIES, &node.deadlines, f"{label}: deadlines")
+    check_heap_locked(core, BY_DUE, &node.due, f"{label}: due")
+    check_heap_locked(core, BY_ENTRIES, &node.by_entries, f"{label}: by_entries")
+    check_heap_locked(core, BY_WEIGHT, &node.by_weight, f"{label}: by_weight")
     entries = own
     weight = own_weight
     while child != NULL:
-        check_that(child.parent == space, f"{label}: a child has another parent")
-        check_space(store, child, links)
+        check_that(child.parent == node, f"{label}: a child has another parent")
+        check_node_locked(store, child, links)
         n_children += 1
-        check_that(space_child(space, child.name) == child,
+        check_that(node_child_locked(node, child.name) == child,
                    f"{label}: a child's name leads elsewhere")
         entries += child.entries
         weight += child.weight
         pending += child.pending
-        demand += space_demand(child)
-        check_that(space_bound(child) == INFINITY or child.member.seat[<int>BY_DUE] != NONE,
-                   f"{label}: a child with something due has no seat")
-        if child.member.seat[<int>BY_DUE] != NONE:
-            check_that(space.due.keys[child.member.seat[<int>BY_DUE]] <= space_bound(child),
-                       f"{label}: a child is seated too late")
-        if child.member.seat[<int>BY_ENTRIES] != NONE:
-            check_that(space.by_entries.keys[child.member.seat[<int>BY_ENTRIES]]
-                       <= -space_ratio(child, BY_ENTRIES, 0),
-                       f"{label}: a child is fuller than seated")
+        demand += node_demand_locked(child)
+        check_that(node_bound_locked(child) == INFINITY or node_heap_index(child, BY_DUE) != NONE,
+                   f"{label}: a child with something due is in no heap")
+        if node_heap_index(child, BY_DUE) != NONE:
+            check_that(node.due.keys[node_heap_index(child, BY_DUE)] <= node_bound_locked(child),
+                       f"{label}: a child is in the heap too late")
+        if node_heap_index(child, BY_ENTRIES) != NONE:
+            check_that(node.by_entries.keys[node_heap_index(child, BY_ENTRIES)]
+                       <= -node_ratio_locked(child, BY_ENTRIES, 0),
+                       f"{label}: a child is fuller than its key")
         child = child.next
-    check_that(n_children == space.children_count
-               and (space.children == NULL or n_children == len(<dict>space.children)),
+    check_that(n_children == node.children_count
+               and (node.children == NULL or n_children == len(<dict>node.children)),
                f"{label}: children miscounted")
-    check_that(entries == space.entries, f"{label}: entries is {space.entries}, counted {entries}")
-    check_that(weight == space.weight, f"{label}: weight is {space.weight}, counted {weight}")
-    check_that(pending == space.pending, f"{label}: pending is wrong")
-    check_that(demand == space.reserved_below, f"{label}: reserved_below is wrong")
-    check_that(space.max_entries < 0 or entries <= space.max_entries, f"{label}: over max_entries")
-    check_that(space.max_weight < 0 or weight <= space.max_weight, f"{label}: over max_weight")
-    if space.tags != NULL:
-        for name, t in (<dict>space.tags).items():
-            check_that(core.tags.records[t].space == space.id and core.tags.records[t].total > 0
+    check_that(entries == node.entries, f"{label}: entries is {node.entries}, counted {entries}")
+    check_that(weight == node.weight, f"{label}: weight is {node.weight}, counted {weight}")
+    check_that(pending == node.pending, f"{label}: pending is wrong")
+    check_that(demand == node.reserved_below, f"{label}: reserved_below is wrong")
+    check_that(node.max_entries < 0 or entries <= node.max_entries, f"{label}: over max_entries")
+    check_that(node.max_weight < 0 or weight <= node.max_weight, f"{label}: over max_weight")
+    if node.tags != NULL:
+        for name, t in (<dict>node.tags).items():
+            check_that(core.tags.records[t].node == node.id and core.tags.records[t].total > 0
                        and <object>core.tags.records[t].name == name,
                        f"{label}: a tag outlives its entries")
-    if space.is_idle:
-        check_that(not (space.views or space.entries or space.pending or space.child != NULL),
+    if node.is_idle:
+        check_that(not (node.views or node.entries or node.pending or node.child != NULL),
                    f"{label}: idle and in use")
     return 0
 
 
-cdef bint check_table_holds(Core* core, uint32_t hash, uint32_t i) noexcept:
+cdef bint check_table_holds_locked(Core* core, uint32_t hash, uint32_t i) noexcept:
     cdef Part* part = table_part(&core.table, hash)
     cdef uint32_t b = part_home(part, hash), slot, tried = 1
     while tried <= part_most(part):
@@ -140,20 +142,20 @@ cdef int check_store(Store store) except -1:
     cdef Core* core = &store.core
     cdef int64_t links = 0, entries
     cdef uint32_t p, b, slot, in_part, in_table = 0, idle = 0, i, left = 0
-    cdef Space* space
+    cdef Node* node
     lock_acquire(&core.lock)
     try:
-        check_space(store, core.root, &links)
+        check_node_locked(store, core.root, &links)
         entries = core.root.entries
-        space = core.debris
-        while space != NULL:
-            check_space(store, space, &links)
-            entries += space.own
-            space = space.next
+        node = core.debris
+        while node != NULL:
+            check_node_locked(store, node, &links)
+            entries += node.own
+            node = node.next
         i = core.debris_first
         while i != NONE:
-            check_that(entry_at(&core.slab, i).space == NONE, "debris can be reached")
-            check_that(check_table_holds(core, entry_at(&core.slab, i).hash, i),
+            check_that(entry_at(&core.slab, i).node == NONE, "debris can be reached")
+            check_that(check_table_holds_locked(core, entry_at(&core.slab, i).hash, i),
                        "debris is not in the table")
             left += 1
             i = entry_at(&core.slab, i).newer
@@ -162,8 +164,8 @@ cdef int check_store(Store store) except -1:
         check_that(core.limbo_first == NONE and core.limbo_count == 0, "entries are left in limbo")
         check_that(links == core.tags.links_live, "links miscounted")
         # Two namespaces of one salt would share every collision.
-        salts = [core.spaces[p].salt for p in range(core.spaces_used)
-                 if core.spaces[p] != NULL and core.spaces[p].parent != NULL]
+        salts = [core.nodes[p].salt for p in range(core.nodes_used)
+                 if core.nodes[p] != NULL and core.nodes[p].parent != NULL]
         check_that(len(salts) == len(set(salts)), "two namespaces have one salt")
         p = 0
         while p < (<uint32_t>1) << core.table.bits:
@@ -182,11 +184,11 @@ cdef int check_store(Store store) except -1:
         check_that(in_table == core.table.count == entries, "table and namespaces disagree")
         check_that(core.slab.used - core.slab.n_free == in_table,
                    "the slab and the table disagree")
-        space = core.idle_newest
-        while space != NULL:
-            check_that(space.is_idle, "somebody busy is listed as idle")
+        node = core.idle_newest
+        while node != NULL:
+            check_that(node.is_idle, "a busy namespace is listed as idle")
             idle += 1
-            space = space.idle_older
+            node = node.idle_older
         check_that(idle == core.idle_count, "the idle are miscounted")
     finally:
         lock_release(&core.lock)

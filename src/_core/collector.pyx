@@ -32,7 +32,7 @@ cdef int store_traverse(PyObject* me, Visit visit, void* arg) noexcept:
     cdef uint32_t w, bit, n
     cdef uint64_t word
     cdef Entry* e
-    cdef Space* space
+    cdef Node* node
     cdef PyObject* running
     cdef int stop = own_traverse(me, visit, arg)
     if stop or core.root == NULL:
@@ -52,15 +52,15 @@ cdef int store_traverse(PyObject* me, Visit visit, void* arg) noexcept:
                         return stop
             word >>= 1
             bit += 1
-    for n in range(core.spaces_used):
-        space = core.spaces[n]
-        if space == NULL:
+    for n in range(core.nodes_used):
+        node = core.nodes[n]
+        if node == NULL:
             continue
-        if space.listeners != NULL:
-            stop = visit(space.listeners, arg)
+        if node.listeners != NULL:
+            stop = visit(node.listeners, arg)
             if stop:
                 return stop
-        running = space.running
+        running = node.running
         while running != NULL:
             stop = visit(running, arg)
             if stop:

@@ -12,13 +12,13 @@ cdef extern from * nogil:
     #define FLOWCACHE_PAGE_BITS 13
     #define FLOWCACHE_PAGE (1u << FLOWCACHE_PAGE_BITS)
     #if defined(__GNUC__)
-    #define flowcache_prefetch(place) __builtin_prefetch(place)
+    #define flowcache_prefetch(at) __builtin_prefetch(at)
     #else
-    #define flowcache_prefetch(place) ((void)(place))
+    #define flowcache_prefetch(at) ((void)(at))
     #endif
     """
-    void prefetch "flowcache_prefetch"(const void* place)   # harmless for any address
-    const uint32_t NONE "FLOWCACHE_NONE"          # "no entry", "no link", "no seat"
+    void prefetch "flowcache_prefetch"(const void* at)   # harmless for any address
+    const uint32_t NONE "FLOWCACHE_NONE"          # "no entry", "no link", "in no heap"
     const uint32_t PAGE "FLOWCACHE_PAGE"
     const uint32_t PAGE_BITS "FLOWCACHE_PAGE_BITS"
     const double INFINITY
@@ -39,15 +39,14 @@ cdef struct Entry:
     PyObject* value     # owned, likewise
     double deadline     # cache clock; INFINITY: never
     uint32_t hash       # what the table mixed from the key's hash and the namespace's salt
-    uint32_t space      # id of its namespace; NONE: debris, which no look-up can meet
+    uint32_t node      # id of its namespace; NONE: debris, which no look-up can meet
     uint32_t newer      # LRU neighbours; `newer` also chains free slots, limbo and debris
     uint32_t older
-    uint32_t seat       # its place in its namespace's expiry heap, or NONE
+    uint32_t heap_index     # in its namespace's heap of deadlines, or NONE
     uint32_t links      # first tag link, or NONE; in limbo: the Cause
-    float ttl           # seconds; sign bit: what it is kept for was asked for by `stale=`
-    # seconds held past the deadline; sign bit: that time has begun, and the namespace counts it
-    # among its stale entries
-    float keep
+    # Each with a flag in its sign bit: only the accessors below look at them.
+    float ttl           # seconds; flag: its grace was asked for by `stale=`
+    float grace         # seconds held past the deadline; flag: the namespace counts it as stale
 
 cdef struct Slab:
     Entry** pages
@@ -71,17 +70,35 @@ cdef inline int64_t entry_weight(Slab* slab, uint32_t i) noexcept nogil:
     return slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] if slab.weighs else 0
 
 
-cdef inline double entry_keep(Entry* e) noexcept nogil:
-    return fabs(e.keep)
+cdef inline double entry_ttl(Entry* e) noexcept nogil:
+    return fabs(e.ttl)
+
+
+cdef inline bint entry_stale_ok(Entry* e) noexcept nogil:
+    """Whether `fetch` may serve it past its TTL without being asked."""
+    return signbit(e.ttl) != 0                    # C promises no more than "not zero" of the bit
+
+
+cdef inline void entry_set_ttl(Entry* e, double ttl, bint stale_ok) noexcept nogil:
+    e.ttl = -<float>ttl if stale_ok else <float>ttl
+
+
+cdef inline double entry_grace(Entry* e) noexcept nogil:
+    return fabs(e.grace)
 
 
 cdef inline bint entry_counts_as_stale(Entry* e) noexcept nogil:
-    return signbit(e.keep) != 0                   # C promises no more than "not zero" of the bit
+    """Whether its grace has begun, and its namespace counts it among its stale entries."""
+    return signbit(e.grace) != 0
+
+
+cdef inline void entry_set_grace(Entry* e, double grace, bint counts_as_stale) noexcept nogil:
+    e.grace = -<float>grace if counts_as_stale else <float>grace
 
 
 cdef inline double entry_last(Entry* e) noexcept nogil:
     """The moment from which nothing may be made of the entry any more."""
-    return e.deadline + fabs(e.keep)
+    return e.deadline + entry_grace(e)
 
 
 cdef inline void entry_set_tracked(Slab* slab, uint32_t i, bint tracked) noexcept nogil:

@@ -4,33 +4,33 @@ KINDS = ("hit", "miss", "stale_hit", "set", "remove", "load", "load_error", "ref
 CAUSES = ("deleted", "replaced", "expired", "evicted", "over_limit", "tag", "prefix", "cleared")
 
 
-cdef tuple listeners_of(Store store, Space* space, Kind kind):
-    """Who wants this kind, of the namespace and those above it, or None.
+cdef tuple listeners_of_locked(Store store, Node* node, Kind kind):
+    """The listeners for this kind, of the namespace and those above it, or None.
 
     A tuple: the cache's name, the path, the listeners.
     """
-    cdef Space* above = space
+    cdef Node* ancestor = node
     wanted = None
-    while above != NULL:
-        if above.listeners != NULL:
-            for mask, listener in <list>above.listeners:
+    while ancestor != NULL:
+        if ancestor.listeners != NULL:
+            for mask, listener in <list>ancestor.listeners:
                 if <int>mask & (1 << <int>kind):
                     if wanted is None:
                         wanted = []
                     wanted.append(listener)
-        above = above.parent
+        ancestor = ancestor.parent
     if wanted is None:
         return None
-    return (store.name, space_path(space), wanted)
+    return (store.name, node_path(node), wanted)
 
 
-cdef int emit(Store store, Space* space, Kind kind, object key, object cause, object value,
+cdef int emit(Store store, Node* node, Kind kind, object key, object cause, object value,
               object error=None, double seconds=0.0) except -1:
-    """Tell whoever listens for `kind` here or above. For callers that saw the bit set, hold the
+    """Tell the listeners for `kind` here or above. For callers that saw the bit set, hold the
     namespace and have completed the change."""
     lock_acquire(&store.core.lock)
     try:
-        targets = listeners_of(store, space, kind)
+        targets = listeners_of_locked(store, node, kind)
     finally:
         lock_release(&store.core.lock)
     if targets is not None:
@@ -46,52 +46,52 @@ cdef void listeners_count_locked(Core* core, uint32_t mask, int by) noexcept:
         if mask & (1 << kind):
             core.listening[kind] += by
             if core.listening[kind]:
-                poke_u32(&core.mask, core.mask | <uint32_t>1 << kind)
+                relaxed_store_u32(&core.mask, core.mask | <uint32_t>1 << kind)
             else:
-                poke_u32(&core.mask, core.mask & ~(<uint32_t>1 << kind))
+                relaxed_store_u32(&core.mask, core.mask & ~(<uint32_t>1 << kind))
 
 
-cdef tuple listen(Store store, Space* space, object listener, int mask):
+cdef tuple listen(Store store, Node* node, object listener, int mask):
     """Let `listener` hear the kinds of `mask`; return what unlisten takes."""
     cdef Core* core = &store.core
-    space_guard_closed(store)
+    node_guard_closed(store)
     token = (mask, listener)
     made = []
     lock_acquire(&core.lock)
     try:
-        if space.listeners == NULL:
-            Py_INCREF(made)                       # Space.listeners owns it
-            space.listeners = <PyObject*>made
-        (<list>space.listeners).append(token)
-        space.views += 1                          # who is listened to is not idle
+        if node.listeners == NULL:
+            Py_INCREF(made)                       # Node.listeners owns it
+            node.listeners = <PyObject*>made
+        (<list>node.listeners).append(token)
+        node.views += 1                          # who is listened to is not idle
         listeners_count_locked(core, <uint32_t>mask, 1)
     finally:
         lock_release(&core.lock)
     return token
 
 
-cdef object unlisten(Store store, Space* space, object token):
+cdef object unlisten(Store store, Node* node, object token):
     """End what listen began. Twice is once."""
     cdef Core* core = &store.core
     cdef Py_ssize_t at
     cdef list listeners
     lock_acquire(&core.lock)
     try:
-        if space.listeners != NULL:
-            listeners = <list>space.listeners
+        if node.listeners != NULL:
+            listeners = <list>node.listeners
             for at in range(len(listeners)):
                 if listeners[at] is token:
                     del listeners[at]
-                    space.views -= 1
+                    node.views -= 1
                     listeners_count_locked(core, <uint32_t>token[0], -1)
                     break
     finally:
         lock_release(&core.lock)
 
 
-cdef object emit_named(Store store, Space* space, str kind, object key, object cause, object value,
+cdef object emit_named(Store store, Node* node, str kind, object key, object cause, object value,
                        object error, double seconds):
     """Tell listeners what the face has seen."""
     cdef int number = KINDS.index(kind)
     if core_hears(&store.core, number):
-        emit(store, space, <Kind>number, key, cause, value, error, seconds)
+        emit(store, node, <Kind>number, key, cause, value, error, seconds)

@@ -1,28 +1,28 @@
 # Making room: who goes so that one more fits, or when a limit shrinks.
 
 
-cdef int space_check_weight(Space* space, int64_t weight) except -1:
+cdef int node_check_weight(Node* node, int64_t weight) except -1:
     """Refuse what is heavier than the namespace, or one above it, may hold in all."""
-    cdef Space* above = space
+    cdef Node* ancestor = node
     cdef int64_t most
-    while above != NULL:
-        most = peek_i64(&above.max_weight)        # set_many asks before it takes the lock
+    while ancestor != NULL:
+        most = relaxed_load_i64(&ancestor.max_weight)     # set_many asks without the lock
         if most >= 0 and weight > most:
             raise EntryTooHeavyError(
-                f"value: weighs {weight}, namespace {space_label(above)} holds at most {most} "
+                f"value: weighs {weight}, namespace {node_label(ancestor)} holds at most {most} "
                 "in all")
-        above = above.parent
+        ancestor = ancestor.parent
     return 0
 
 
-cdef bint space_make_room_locked(Core* core, Space* top, Space* storing, Seating by, int64_t extra,
-                                 uint32_t spared, double now) noexcept:
+cdef bint node_make_room_locked(Core* core, Node* top, Node* storing, Ranking by, int64_t extra,
+                                uint32_t spared, double now) noexcept:
     """Let one entry at or below `top` go: one that is due, else a victim. False: there is none."""
-    cdef Space* victim
+    cdef Node* victim
     cdef uint32_t steps = SETTLE
-    if space_settle_one_locked(core, top, now, True, &steps):
+    if node_settle_one_locked(core, top, now, True, &steps):
         return True
-    victim = space_victim(core, top, storing, by, extra, spared)
+    victim = node_victim_locked(core, top, storing, by, extra, spared)
     if victim == NULL:
         return False
     entry_unlink_locked(core, victim.order.oldest, EVICTED)
@@ -30,43 +30,44 @@ cdef bint space_make_room_locked(Core* core, Space* top, Space* storing, Seating
     return True
 
 
-cdef bint space_admit_locked(Core* core, Space* space, int64_t entries, int64_t weight,
-                             uint32_t spared, double now) noexcept:
+cdef bint node_admit_locked(Core* core, Node* node, int64_t entries, int64_t weight,
+                            uint32_t spared, double now) noexcept:
     """Make room for that much more in the namespace and in all above it, nearest first."""
-    cdef Space* top = space
+    cdef Node* top = node
     while top != NULL:
         if top.max_entries >= 0:
             while entries and top.entries + entries > top.max_entries:
-                if not space_make_room_locked(core, top, space, BY_ENTRIES, 1, spared, now):
+                if not node_make_room_locked(core, top, node, BY_ENTRIES, 1, spared, now):
                     return False
         if top.max_weight >= 0:
             while weight > 0 and top.weight + weight > top.max_weight:
-                if not space_make_room_locked(core, top, space, BY_WEIGHT, weight, spared, now):
+                if not node_make_room_locked(core, top, node, BY_WEIGHT, weight, spared, now):
                     return False
         top = top.parent
     return True
 
 
-cdef inline bint space_gives_way_itself(Core* core, Space* space, double now) noexcept:
+cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now) noexcept:
     """Whether what must go for one more entry here is the oldest entry here, and nothing is due.
 
     Answers by bounds alone what is true of most stores: False may also mean "cannot tell".
     """
-    cdef Space* top = space
-    cdef Space* above
+    cdef Node* top = node
+    cdef Node* ancestor
     cdef double ratio
-    if space.child != NULL or space.own == 0:
+    if node.child != NULL or node.own == 0:
         return False
     while top.max_entries < 0 or top.entries < top.max_entries:
-        above = top.parent
-        if above == NULL:
+        ancestor = top.parent
+        if ancestor == NULL:
             return False                          # there is room
-        # As in space_victim: a tie goes to the one that stores. Keys bound the ratios from above.
-        ratio = space_ratio(top, BY_ENTRIES, 1)
-        if above.own > ratio or (above.by_entries.n and -above.by_entries.keys[0] > ratio):
+        # As in node_victim_locked: a tie goes to the one that stores. Keys are upper bounds of the
+        # ratios.
+        ratio = node_ratio_locked(top, BY_ENTRIES, 1)
+        if ancestor.own > ratio or (ancestor.by_entries.n and -ancestor.by_entries.keys[0] > ratio):
             return False
-        top = above
-    if space_bound(top) <= now:
+        top = ancestor
+    if node_bound_locked(top) <= now:
         return False
     while top != NULL:
         if top.max_entries >= 0 and top.entries > top.max_entries:
@@ -75,18 +76,18 @@ cdef inline bint space_gives_way_itself(Core* core, Space* space, double now) no
     return True
 
 
-cdef inline uint32_t store_reuse_locked(Core* core, Space* space, double now,
+cdef inline uint32_t store_reuse_locked(Core* core, Node* node, double now,
                                         PyObject** dropped) noexcept:
-    """Evict the namespace's oldest entry and return its slot for the entry that takes its place,
+    """Evict the namespace's oldest entry and return its slot for the entry that follows it,
     or NONE, with nothing done. The caller owns what `dropped` receives.
 
     No count changes but those of evictions, and the slot stays where it is in every structure but
-    the table, and as the newest in the order: its seat holds a deadline that was to come earlier.
+    the table, and as the newest in the order: its key in the heap is an earlier deadline.
     """
-    cdef uint32_t i = space.order.oldest
+    cdef uint32_t i = node.order.oldest
     cdef Entry* e
     if (core.slab.weighs or core.mask & (1 << REMOVE)
-            or not space_gives_way_itself(core, space, now)):
+            or not node_gives_way_itself_locked(core, node, now)):
         return NONE
     e = entry_at(&core.slab, i)
     if e.links != NONE or entry_counts_as_stale(e):
@@ -96,43 +97,43 @@ cdef inline uint32_t store_reuse_locked(Core* core, Space* space, double now,
     table_remove(&core.table, e.hash, i)
     dropped[0] = e.value
     dropped[1] = e.key
-    lru_touch(&core.slab, &space.order, e, i)
-    space.counters.evictions += 1
-    space.counters.evictions_caused += 1
+    lru_touch(&core.slab, &node.order, e, i)
+    node.counters.evictions += 1
+    node.counters.evictions_caused += 1
     return i
 
 
-cdef int space_shrink_locked(Store store, Space* space, double now) except -1:
+cdef int node_shrink_locked(Store store, Node* node, double now) except -1:
     """Evict down to the limits in force: what is due first, then by who gives way."""
     cdef Core* core = &store.core
     cdef bint due = True
-    cdef Space* victim
-    cdef Seating by
+    cdef Node* victim
+    cdef Ranking by
     cdef uint32_t steps
     while True:
-        if space.max_entries >= 0 and space.entries > space.max_entries:
+        if node.max_entries >= 0 and node.entries > node.max_entries:
             by = BY_ENTRIES
-        elif space.max_weight >= 0 and space.weight > space.max_weight:
+        elif node.max_weight >= 0 and node.weight > node.max_weight:
             by = BY_WEIGHT
         else:
-            sieve_end(core, space)
+            compaction_end_locked(core, node)
             return 0
         if due:
             steps = SETTLE
-            if space_settle_one_locked(core, space, now, True, &steps) or steps == 0:
+            if node_settle_one_locked(core, node, now, True, &steps) or steps == 0:
                 continue
             # Nothing is due any more, nor will be in this call.
             due = False
-            if space.child == NULL and by == BY_ENTRIES:
-                sieve_begin(core, space, space.entries - space.max_entries)
-        victim = space_victim(core, space, NULL, by, 0, 0)
+            if node.child == NULL and by == BY_ENTRIES:
+                compaction_begin_locked(core, node, node.entries - node.max_entries)
+        victim = node_victim_locked(core, node, NULL, by, 0, 0)
         if victim == NULL:
             # All is reserved: a limit on weight does not spare what is reserved in entries.
-            victim = space_heaviest(space)
+            victim = node_heaviest_locked(node)
         entry_unlink_locked(core, victim.order.oldest, OVER_LIMIT)
 
 
-cdef object configure(Store store, Space* space, dict settings):
+cdef object configure(Store store, Node* node, dict settings):
     """Change what is named, evict down to it."""
     cdef Core* core = &store.core
     cdef double now
@@ -144,11 +145,11 @@ cdef object configure(Store store, Space* space, dict settings):
     try:
         if core_is_closed(core):
             raise closed_error()
-        settings_read(&read, space, checked)
-        space_check_reservations(space.parent, space, &read)
-        space_apply_locked(store, space, &read)
-        space.configured = space.configured or len(checked) > 0
-        space_shrink_locked(store, space, now)
+        settings_read_locked(&read, node, checked)
+        node_check_reservations_locked(node.parent, node, &read)
+        node_apply_locked(store, node, &read)
+        node.configured = node.configured or len(checked) > 0
+        node_shrink_locked(store, node, now)
     finally:
         lock_release(&core.lock)
     if core_has_limbo(core):

@@ -5,15 +5,15 @@ cdef enum:
     SETTLE_A_FEW = 8              # the same for a store that has room
 
 
-cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint below,
-                                  uint32_t* steps) noexcept:
+cdef bint node_settle_one_locked(Core* core, Node* node, double now, bint below,
+                                 uint32_t* steps) noexcept:
     """Expire one due entry of the namespace, or (`below`) under it; False if none is due.
 
-    An entry comes up at its deadline. One that is kept longer is counted as stale from then on and
+    An entry comes up at its deadline. One with a grace is counted as stale from then on and
     comes up once more when that time is over. Each look takes one of the `steps`, so that a
     million of them that came due at once hold nobody up: without steps the answer is False.
     """
-    cdef Heap* heap = &space.deadlines
+    cdef Heap* heap = &node.deadlines
     cdef Entry* e
     cdef uint32_t i
     cdef double key
@@ -28,8 +28,8 @@ cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint bel
             return True
         else:
             if not entry_counts_as_stale(e):
-                e.keep = -e.keep
-                space.own_stale += 1
+                entry_set_grace(e, entry_grace(e), True)
+                node.own_stale += 1
             key = entry_last(e)
         if isinf(key):
             heap_remove(&core.slab, ENTRIES, heap, 0)
@@ -37,58 +37,59 @@ cdef bint space_settle_one_locked(Core* core, Space* space, double now, bint bel
             heap_rekey(&core.slab, ENTRIES, heap, 0, key)
     if not below:
         return False
-    heap = &space.due
+    heap = &node.due
     while heap.n and heap.keys[0] <= now and steps[0]:
         steps[0] -= 1
         i = heap.ids[0]
-        if space_settle_one_locked(core, core.spaces[i], now, True, steps):
+        if node_settle_one_locked(core, core.nodes[i], now, True, steps):
             return True
-        key = space_bound(core.spaces[i])
+        key = node_bound_locked(core.nodes[i])
         if isinf(key):
-            heap_remove(core.spaces, BY_DUE, heap, 0)
+            heap_remove(core.nodes, BY_DUE, heap, 0)
         else:
-            heap_rekey(core.spaces, BY_DUE, heap, 0, key)
+            heap_rekey(core.nodes, BY_DUE, heap, 0, key)
     return False
 
 
-cdef int64_t heap_due(Core* core, Heap* heap, uint32_t seat, double now, bint gone) noexcept nogil:
-    """Count who at the seat, or below it, is past its TTL and not counted as stale, or (`gone`)
-    past all use. Changes nothing; costs O(what is due), by the law of the heaps."""
+cdef int64_t heap_due_locked(Core* core, Heap* heap, uint32_t index, double now,
+                             bint gone) noexcept nogil:
+    """Count the entries at the index and below it that are past their TTL and not counted as
+    stale, or (`gone`) past all use. Costs O(what is due), by the law of the heaps."""
     cdef Entry* e
     cdef uint32_t child, last
     cdef int64_t due
-    if seat >= heap.n or heap.keys[seat] > now:
+    if index >= heap.n or heap.keys[index] > now:
         return 0
-    e = entry_at(&core.slab, heap.ids[seat])
+    e = entry_at(&core.slab, heap.ids[index])
     if gone:
         due = entry_last(e) <= now
     else:
         due = e.deadline <= now and not entry_counts_as_stale(e)
-    child = seat * ARITY + 1
+    child = index * ARITY + 1
     last = child + ARITY if child + ARITY < heap.n else heap.n
     while child < last:
         if heap.keys[child] <= now:
-            due += heap_due(core, heap, child, now, gone)
+            due += heap_due_locked(core, heap, child, now, gone)
         child += 1
     return due
 
 
-cdef inline void entry_schedule_locked(Core* core, Space* space, uint32_t i) noexcept:
-    """Seat entry i by its deadline. There is room. A later deadline than its seat's can wait."""
+cdef inline void entry_schedule_locked(Core* core, Node* node, uint32_t i) noexcept:
+    """Put entry i into the heap. There is room. A deadline later than its key there can wait."""
     cdef Entry* e = entry_at(&core.slab, i)
-    if e.seat != NONE:
-        if e.deadline < space.deadlines.keys[e.seat]:
-            heap_rekey(&core.slab, ENTRIES, &space.deadlines, e.seat, e.deadline)
+    if e.heap_index != NONE:
+        if e.deadline < node.deadlines.keys[e.heap_index]:
+            heap_rekey(&core.slab, ENTRIES, &node.deadlines, e.heap_index, e.deadline)
     elif not isinf(e.deadline):
-        space.expires = True
-        heap_push(&core.slab, ENTRIES, &space.deadlines, e.deadline, i)
+        node.expires = True
+        heap_push(&core.slab, ENTRIES, &node.deadlines, e.deadline, i)
     else:
         return
-    if e.seat == 0:
-        space_due_by(core, space, space.deadlines.keys[0])
+    if e.heap_index == 0:
+        node_due_by_locked(core, node, node.deadlines.keys[0])
 
 
-cdef tuple sweep_some(Store store, Space* space):
+cdef tuple sweep_some(Store store, Node* node):
     """Expire some of what is due, here and below, and reclaim some debris.
 
     Returns how many expired, and whether there may be more to do.
@@ -97,13 +98,13 @@ cdef tuple sweep_some(Store store, Space* space):
     cdef double now = store_now(store)
     cdef Py_ssize_t swept = 0
     cdef uint32_t steps = SETTLE
-    space_guard_closed(store)
+    node_guard_closed(store)
     lock_acquire(&core.lock)
-    while space_settle_one_locked(core, space, now, True, &steps):
+    while node_settle_one_locked(core, node, now, True, &steps):
         swept += 1
     if core.limbo_count < core.at_once:
         debris_reclaim_locked(core, core.at_once - core.limbo_count)
-    more = steps == 0 or debris_is_left(core)
+    more = steps == 0 or debris_is_left_locked(core)
     lock_release(&core.lock)
     store_drain(store)
     return swept, more

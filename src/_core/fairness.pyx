@@ -1,42 +1,42 @@
 # Who gives way: max-min fairness by share, level by level.
 
 
-cdef inline Space* space_towards(Space* space, Space* top) noexcept nogil:
-    """The child of `top` on the way down to `space`, which lies below it."""
-    while space.parent != top:
-        space = space.parent
-    return space
+cdef inline Node* node_towards_locked(Node* node, Node* top) noexcept nogil:
+    """The child of `top` on the way down to `node`, which lies below it."""
+    while node.parent != top:
+        node = node.parent
+    return node
 
 
-cdef uint32_t space_fullest(Core* core, Space* node, Seating by) noexcept nogil:
+cdef uint32_t node_fullest_locked(Core* core, Node* node, Ranking by) noexcept nogil:
     """The id of the fullest child that pressure from outside may take from; NONE if none."""
     cdef Heap* heap = &node.by_entries if by == BY_ENTRIES else &node.by_weight
-    cdef Space* child
+    cdef Node* child
     cdef double key
     while heap.n:
-        child = core.spaces[heap.ids[0]]
-        key = -space_ratio(child, by, 0)
+        child = core.nodes[heap.ids[0]]
+        key = -node_ratio_locked(child, by, 0)
         if child.entries <= child.reserved or key == 0:
-            heap_remove(core.spaces, by, heap, 0)
+            heap_remove(core.nodes, by, heap, 0)
         elif key > heap.keys[0]:
-            heap_rekey(core.spaces, by, heap, 0, key)
+            heap_rekey(core.nodes, by, heap, 0, key)
         else:
             return child.id
     return NONE
 
 
-cdef Space* space_victim(Core* core, Space* node, Space* storing, Seating by, int64_t extra,
-                         uint32_t spared) noexcept nogil:
+cdef Node* node_victim_locked(Core* core, Node* node, Node* storing, Ranking by, int64_t extra,
+                              uint32_t spared) noexcept nogil:
     """The namespace, `node` or below it, whose least recent entry gives way; NULL if none may.
 
     Max-min fairness by share, level by level. `storing` lies at or below `node` (or is NULL): it
     and those above it count `extra` more than they hold, may be taken from whatever is reserved,
     and go first on a tie. `spared` entries of `storing`, its newest, are no victims.
     """
-    cdef Space* path = NULL
-    cdef Space* best
-    cdef Space* found
-    cdef Space* full
+    cdef Node* path = NULL
+    cdef Node* best
+    cdef Node* found
+    cdef Node* full
     cdef double ratio, other
     cdef uint32_t top
     cdef bint here = node == storing
@@ -44,7 +44,7 @@ cdef Space* space_victim(Core* core, Space* node, Space* storing, Seating by, in
     if by == BY_WEIGHT and node.own_weight + (extra if here else 0) == 0:
         own = False                               # what weighs nothing makes no room
     if storing != NULL and not here:
-        path = space_towards(storing, node)
+        path = node_towards_locked(storing, node)
         if path.entries == 0:
             path = NULL
     while True:
@@ -52,7 +52,7 @@ cdef Space* space_victim(Core* core, Space* node, Space* storing, Seating by, in
         ratio = -1
         if path != NULL:
             best = path
-            ratio = space_ratio(path, by, extra)
+            ratio = node_ratio_locked(path, by, extra)
         if own:
             other = <double>((node.own if by == BY_ENTRIES else node.own_weight)
                              + (extra if here else 0))
@@ -60,43 +60,43 @@ cdef Space* space_victim(Core* core, Space* node, Space* storing, Seating by, in
                 best = node
                 ratio = other
         full = NULL
-        top = space_fullest(core, node, by)
+        top = node_fullest_locked(core, node, by)
         if top != NONE:
-            full = core.spaces[top]
+            full = core.nodes[top]
             if full != path:
-                other = space_ratio(full, by, 0)
+                other = node_ratio_locked(full, by, 0)
                 if other > ratio:
                     best = full
         if best == NULL or best == node:
             return best
         if best == path:
-            found = space_victim(core, best, storing, by, extra, spared)
+            found = node_victim_locked(core, best, storing, by, extra, spared)
         else:
-            found = space_victim(core, best, NULL, by, 0, 0)
+            found = node_victim_locked(core, best, NULL, by, 0, 0)
         if found != NULL:
             return found
         # Everything below it is reserved. It comes back to the heap when it holds more.
-        if best.member.seat[<int>by] != NONE:
-            heap_remove(core.spaces, by, &node.by_entries if by == BY_ENTRIES else &node.by_weight,
-                        best.member.seat[<int>by])
+        if node_heap_index(best, by) != NONE:
+            heap_remove(core.nodes, by, &node.by_entries if by == BY_ENTRIES else &node.by_weight,
+                        node_heap_index(best, by))
         if best == path:
             path = NULL
 
 
-cdef Space* space_heaviest(Space* node) noexcept nogil:
+cdef Node* node_heaviest_locked(Node* node) noexcept nogil:
     """The same by weight, whatever is reserved. Looks at each child: for a limit that shrinks.
 
     Something here or below weighs more than nothing.
     """
-    cdef Space* best
-    cdef Space* child
+    cdef Node* best
+    cdef Node* child
     cdef double ratio, other
     while True:
         best = node
         ratio = <double>node.own_weight
         child = node.child
         while child != NULL:
-            other = space_ratio(child, BY_WEIGHT, 0)
+            other = node_ratio_locked(child, BY_WEIGHT, 0)
             if (other > ratio or (other == ratio and best != node
                                   and child.member.rank < best.member.rank)):
                 best = child

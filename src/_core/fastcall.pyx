@@ -100,7 +100,7 @@ cdef str REFRESH_AHEAD = "refresh_ahead"
 cdef object namespace_get(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
     if names != NULL or nargs < 1 or nargs > 2:
         return pass_on(<PyObject*>slow_get, me, args, nargs, names)
-    value = look((<Namespace>me).store, (<Namespace>me).space, <object>args[0], True)
+    value = look((<Namespace>me).store, (<Namespace>me).node, <object>args[0], True)
     if value is MISSING:
         return <object>args[1] if nargs == 2 else None
     return value
@@ -114,7 +114,7 @@ cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObj
     cdef PyObject* dropped[2]
     cdef PyObject** names_of_tags = NULL
     cdef Py_ssize_t n, n_tags = 0
-    cdef double seconds = (<Namespace>me).space.default_ttl
+    cdef double seconds = (<Namespace>me).node.default_ttl
     cdef bint known = nargs == 2, plain = True
     if names != NULL and known:
         for n in range(PyTuple_GET_SIZE(names)):
@@ -142,12 +142,12 @@ cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObj
             seconds = seconds_of(<object>ttl, "ttl", True)
         dropped[0] = NULL
         dropped[1] = NULL
-        if store_put_plain((<Namespace>me).store, (<Namespace>me).space, args[0], args[1], seconds,
+        if store_put_plain((<Namespace>me).store, (<Namespace>me).node, args[0], args[1], seconds,
                            names_of_tags, n_tags, dropped):
             Py_XDECREF(dropped[0])                # what Entry.value owned
             Py_XDECREF(dropped[1])                # what Entry.key owned
             return None
-    set_one((<Namespace>me).store, (<Namespace>me).space, <object>args[0], <object>args[1],
+    set_one((<Namespace>me).store, (<Namespace>me).node, <object>args[0], <object>args[1],
             <object>ttl, <object>tags if tags != NULL else (),
             <object>stale if stale != NULL else None)
     return None
@@ -171,35 +171,36 @@ cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyO
     if nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD):
         is_async = loader_is_async(args[1])
         if is_async or PyCallable_Check(<object>args[1]):
-            value = fresh_hit((<Namespace>me).store, (<Namespace>me).space, <object>args[0])
+            value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
             if value is not MISSING:
                 return ready_of(value) if is_async else value
-            return pass_on(<PyObject*>(face_afetch if is_async else face_fetch), me, args, nargs,
-                           names)
+            load = face_afetch if is_async else face_fetch
+            return pass_on(<PyObject*>load, me, args, nargs, names)
     return pass_on(<PyObject*>slow_fetch, me, args, nargs, names)
 
 
 cdef object namespace_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
     if (nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD)
             and PyCallable_Check(<object>args[1])):
-        value = fresh_hit((<Namespace>me).store, (<Namespace>me).space, <object>args[0])
+        value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
         if value is not MISSING:
             return ready_of(value)
-        return pass_on(<PyObject*>face_afetch, me, args, nargs, names)
+        load = face_afetch
+        return pass_on(<PyObject*>load, me, args, nargs, names)
     return pass_on(<PyObject*>slow_afetch, me, args, nargs, names)
 
 
 cdef object namespace_namespace(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
-    cdef Namespace above = <Namespace>me
-    cdef Core* core = &above.store.core
-    cdef Space* found
+    cdef Namespace parent = <Namespace>me
+    cdef Core* core = &parent.store.core
+    cdef Node* found
     cdef Namespace view
     if nargs == 1 and names == NULL and is_str(args[0]) and not core_is_closed(core):
-        view = view_new(above.store)
+        view = view_new(parent.store)
         lock_acquire(&core.lock)
-        found = space_child(above.space, args[0])
+        found = node_child_locked(parent.node, args[0])
         if found != NULL:
-            view_attach(view, found)
+            view_attach_locked(view, found)
         lock_release(&core.lock)
         if found != NULL:
             return view

@@ -1,4 +1,4 @@
-# An intrusive min-heap, four children a node. Who sits in it keeps the number of its seat.
+# An intrusive min-heap, four children each. What is in it holds its heap index.
 #
 # One law holds for every heap of the core: a key is never greater than the true one. Whoever wants
 # the least looks at the top; when the top's key is out of date, it is put right and the look is
@@ -15,11 +15,11 @@ cdef struct Heap:
     uint32_t capacity             # of ids, and of keys at least
     uint32_t keys_capacity
 
-cdef enum Seating:
-    BY_DUE, BY_ENTRIES, BY_WEIGHT, ENTRIES       # the first three index Member.seat
+cdef enum Ranking:
+    BY_DUE, BY_ENTRIES, BY_WEIGHT, ENTRIES       # the first three index Member.heap_index
 
-cdef struct Member:               # a child, as heaps know it; a Space begins with one
-    uint32_t seat[3]              # in its parent's heaps, by Seating
+cdef struct Member:               # a child, as heaps know it; a Node begins with one
+    uint32_t heap_index[3]              # in its parent's heaps, by Ranking
     uint32_t rank                 # order of creation
 
 cdef enum:
@@ -57,43 +57,43 @@ cdef inline void heap_free(Heap* heap) noexcept nogil:
     memset(heap, 0, sizeof(Heap))
 
 
-cdef inline void heap_seat(void* of, Seating kind, uint32_t id, uint32_t seat) noexcept nogil:
+cdef inline void heap_place(void* of, Ranking kind, uint32_t id, uint32_t index) noexcept nogil:
     if kind == ENTRIES:
-        entry_at(<Slab*>of, id).seat = seat
+        entry_at(<Slab*>of, id).heap_index = index
     else:
-        (<Member**>of)[id].seat[<int>kind] = seat
+        (<Member**>of)[id].heap_index[<int>kind] = index
 
 
-cdef inline bint heap_before(void* of, Seating kind, double key, uint32_t id,
+cdef inline bint heap_before(void* of, Ranking kind, double key, uint32_t id,
                              double other_key, uint32_t other) noexcept nogil:
     if key != other_key or kind == ENTRIES:
         return key < other_key
     return (<Member**>of)[id].rank < (<Member**>of)[other].rank
 
 
-cdef inline void heap_up(void* of, Seating kind, Heap* heap, uint32_t seat,
+cdef inline void heap_up(void* of, Ranking kind, Heap* heap, uint32_t index,
                          double key, uint32_t id) noexcept nogil:
-    """Seat (key, id) at the hole `seat` or above it."""
+    """Put (key, id) at the vacant index or above it."""
     cdef uint32_t parent
-    while seat > 0:
-        parent = (seat - 1) // ARITY
+    while index > 0:
+        parent = (index - 1) // ARITY
         if not heap_before(of, kind, key, id, heap.keys[parent], heap.ids[parent]):
             break
-        heap.keys[seat] = heap.keys[parent]
-        heap.ids[seat] = heap.ids[parent]
-        heap_seat(of, kind, heap.ids[seat], seat)
-        seat = parent
-    heap.keys[seat] = key
-    heap.ids[seat] = id
-    heap_seat(of, kind, id, seat)
+        heap.keys[index] = heap.keys[parent]
+        heap.ids[index] = heap.ids[parent]
+        heap_place(of, kind, heap.ids[index], index)
+        index = parent
+    heap.keys[index] = key
+    heap.ids[index] = id
+    heap_place(of, kind, id, index)
 
 
-cdef inline void heap_down(void* of, Seating kind, Heap* heap, uint32_t seat,
+cdef inline void heap_down(void* of, Ranking kind, Heap* heap, uint32_t index,
                            double key, uint32_t id) noexcept nogil:
-    """Seat (key, id) at the hole `seat` or below it."""
+    """Put (key, id) at the vacant index or below it."""
     cdef uint32_t child, best, last
     while True:
-        child = seat * ARITY + 1
+        child = index * ARITY + 1
         if child >= heap.n:
             break
         last = child + ARITY if child + ARITY < heap.n else heap.n
@@ -106,75 +106,75 @@ cdef inline void heap_down(void* of, Seating kind, Heap* heap, uint32_t seat,
             child += 1
         if not heap_before(of, kind, heap.keys[best], heap.ids[best], key, id):
             break
-        heap.keys[seat] = heap.keys[best]
-        heap.ids[seat] = heap.ids[best]
-        heap_seat(of, kind, heap.ids[seat], seat)
-        seat = best
-    heap.keys[seat] = key
-    heap.ids[seat] = id
-    heap_seat(of, kind, id, seat)
+        heap.keys[index] = heap.keys[best]
+        heap.ids[index] = heap.ids[best]
+        heap_place(of, kind, heap.ids[index], index)
+        index = best
+    heap.keys[index] = key
+    heap.ids[index] = id
+    heap_place(of, kind, id, index)
 
 
-cdef inline void heap_push(void* of, Seating kind, Heap* heap, double key,
+cdef inline void heap_push(void* of, Ranking kind, Heap* heap, double key,
                            uint32_t id) noexcept nogil:
-    """Seat a newcomer. There is room: heap_reserve came before."""
+    """Insert. There is room: heap_reserve came before."""
     heap.n += 1
     heap_up(of, kind, heap, heap.n - 1, key, id)
 
 
-cdef void heap_sieve(Slab* slab, Heap* heap) noexcept nogil:
-    """Take from a heap of entries all that have given up their seats, in one pass. O(heap)."""
-    cdef uint32_t seat, child, last, kept = 0
+cdef void heap_compact(Slab* slab, Heap* heap) noexcept nogil:
+    """Take out of a heap of entries those that gave up their heap index, in one pass. O(heap)."""
+    cdef uint32_t index, child, last, kept = 0
     cdef Entry* e
-    for seat in range(heap.n):
-        if seat + AHEAD < heap.n:
-            prefetch(&entry_at(slab, heap.ids[seat + AHEAD]).seat)
-        e = entry_at(slab, heap.ids[seat])
-        if e.seat == seat:
-            heap.keys[kept] = heap.keys[seat]
-            heap.ids[kept] = heap.ids[seat]
-            e.seat = kept
+    for index in range(heap.n):
+        if index + AHEAD < heap.n:
+            prefetch(&entry_at(slab, heap.ids[index + AHEAD]).heap_index)
+        e = entry_at(slab, heap.ids[index])
+        if e.heap_index == index:
+            heap.keys[kept] = heap.keys[index]
+            heap.ids[kept] = heap.ids[index]
+            e.heap_index = kept
             kept += 1
     heap.n = kept
     # What was in rising order, as it mostly is, is a heap still.
-    seat = (kept + ARITY - 2) // ARITY if kept else 0       # who has children
-    while seat > 0:
-        seat -= 1
-        child = seat * ARITY + 1
+    index = (kept + ARITY - 2) // ARITY if kept else 0       # those with children
+    while index > 0:
+        index -= 1
+        child = index * ARITY + 1
         last = child + ARITY if child + ARITY < kept else kept
         while child < last:
-            if heap.keys[child] < heap.keys[seat]:
-                heap_down(slab, ENTRIES, heap, seat, heap.keys[seat], heap.ids[seat])
+            if heap.keys[child] < heap.keys[index]:
+                heap_down(slab, ENTRIES, heap, index, heap.keys[index], heap.ids[index])
                 break
             child += 1
 
 
-cdef inline void heap_rekey(void* of, Seating kind, Heap* heap, uint32_t seat,
+cdef inline void heap_rekey(void* of, Ranking kind, Heap* heap, uint32_t index,
                             double key) noexcept nogil:
-    cdef uint32_t id = heap.ids[seat]
-    if key < heap.keys[seat]:
-        heap_up(of, kind, heap, seat, key, id)
+    cdef uint32_t id = heap.ids[index]
+    if key < heap.keys[index]:
+        heap_up(of, kind, heap, index, key, id)
     else:
-        heap_down(of, kind, heap, seat, key, id)
+        heap_down(of, kind, heap, index, key, id)
 
 
-cdef inline void heap_remove(void* of, Seating kind, Heap* heap, uint32_t seat) noexcept nogil:
-    cdef double removed = heap.keys[seat], key
+cdef inline void heap_remove(void* of, Ranking kind, Heap* heap, uint32_t index) noexcept nogil:
+    cdef double removed = heap.keys[index], key
     cdef uint32_t id
-    heap_seat(of, kind, heap.ids[seat], NONE)
+    heap_place(of, kind, heap.ids[index], NONE)
     heap.n -= 1
-    if seat == heap.n:
+    if index == heap.n:
         return
     key = heap.keys[heap.n]
     id = heap.ids[heap.n]
     if key < removed:
-        heap_up(of, kind, heap, seat, key, id)
+        heap_up(of, kind, heap, index, key, id)
     elif key > removed or kind == ENTRIES:
-        heap_down(of, kind, heap, seat, key, id)
+        heap_down(of, kind, heap, index, key, id)
     else:
         # Equal keys may differ in rank either way; only one of the two moves it.
-        heap.keys[seat] = key
-        heap.ids[seat] = id
-        heap_up(of, kind, heap, seat, key, id)
-        if (<Member**>of)[id].seat[<int>kind] == seat:
-            heap_down(of, kind, heap, seat, key, id)
+        heap.keys[index] = key
+        heap.ids[index] = id
+        heap_up(of, kind, heap, index, key, id)
+        if (<Member**>of)[id].heap_index[<int>kind] == index:
+            heap_down(of, kind, heap, index, key, id)

@@ -19,25 +19,25 @@ cdef int list_finish(list made, Py_ssize_t n) except -1:
     return PyList_SetSlice(made, n, PyList_GET_SIZE(made), NULL)
 
 
-cdef list fresh_keys(Store store, Space* space, Py_ssize_t most):
+cdef list fresh_keys(Store store, Node* node, Py_ssize_t most):
     """The fresh keys, least recent first; at most `most` of them (-1: all)."""
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     cdef uint32_t i
     cdef Py_ssize_t n
     cdef list keys
-    space_guard_closed(store)
+    node_guard_closed(store)
     while True:
-        n = peek_u32(&space.own)
+        n = relaxed_load_u32(&node.own)
         if 0 <= most < n:
             n = most
         keys = list_blank(n)          # may run the collector, so the count may not stand
         lock_acquire(&core.lock)
-        if n < (space.own if most < 0 or most > space.own else most):
+        if n < (node.own if most < 0 or most > node.own else most):
             lock_release(&core.lock)
             continue
         n = 0
-        i = space.order.oldest
+        i = node.order.oldest
         while i != NONE and (most < 0 or n < most):
             if entry_at(&core.slab, i).deadline > now:
                 key = <object>entry_at(&core.slab, i).key
@@ -50,24 +50,24 @@ cdef list fresh_keys(Store store, Space* space, Py_ssize_t most):
         return keys
 
 
-cdef tuple fresh_items(Store store, Space* space):
+cdef tuple fresh_items(Store store, Node* node):
     """(keys, values) of the fresh entries, least recent first."""
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     cdef uint32_t i
     cdef Py_ssize_t n
     cdef list keys, values
-    space_guard_closed(store)
+    node_guard_closed(store)
     while True:
-        n = peek_u32(&space.own)
+        n = relaxed_load_u32(&node.own)
         keys = list_blank(n)
         values = list_blank(n)
         lock_acquire(&core.lock)
-        if n < space.own:
+        if n < node.own:
             lock_release(&core.lock)
             continue
         n = 0
-        i = space.order.oldest
+        i = node.order.oldest
         while i != NONE:
             if entry_at(&core.slab, i).deadline > now:
                 key = <object>entry_at(&core.slab, i).key
@@ -84,41 +84,41 @@ cdef tuple fresh_items(Store store, Space* space):
         return keys, values
 
 
-cdef Py_ssize_t fresh_count(Store store, Space* space) except -1:
+cdef Py_ssize_t fresh_count(Store store, Node* node) except -1:
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     cdef Py_ssize_t n
     cdef uint32_t steps = SETTLE
-    space_guard_closed(store)
+    node_guard_closed(store)
     lock_acquire(&core.lock)
-    while space_settle_one_locked(core, space, now, False, &steps):
+    while node_settle_one_locked(core, node, now, False, &steps):
         pass
-    n = space.own - space.own_stale
+    n = node.own - node.own_stale
     if steps == 0:
         # So many are due that they are only counted; they go a few a call.
-        n -= heap_due(core, &space.deadlines, 0, now, False)
+        n -= heap_due_locked(core, &node.deadlines, 0, now, False)
     lock_release(&core.lock)
     if core_has_limbo(core):
         store_drain(store)
     return n
 
 
-cdef object names_below(Store store, Space* space):
+cdef object names_below(Store store, Node* node):
     if core_is_closed(&store.core):
         raise closed_error()
-    return iter(list((<dict>space.children)))
+    return iter(list((<dict>node.children)))
 
 
-cdef object limits_of(Store store, Space* space):
+cdef object limits_of(Store store, Node* node):
     """The settings in force, all of them as one configure() left them."""
     cdef Core* core = &store.core
     cdef Settings now
     cdef double ttl
     unchanged = {}
-    space_guard_closed(store)
+    node_guard_closed(store)
     lock_acquire(&core.lock)
-    settings_read(&now, space, unchanged)
-    ttl = space.default_ttl
+    settings_read_locked(&now, node, unchanged)
+    ttl = node.default_ttl
     lock_release(&core.lock)
     given = {
         "default_ttl": None if isinf(ttl) else ttl,
@@ -131,17 +131,17 @@ cdef object limits_of(Store store, Space* space):
     return face_limits_type(**given)
 
 
-cdef object stats_of(Store store, Space* space):
+cdef object stats_of(Store store, Node* node):
     cdef Counters total
     cdef Core* core = &store.core
     cdef int64_t entries, weight, pending
-    space_guard_closed(store)
+    node_guard_closed(store)
     memset(&total, 0, sizeof(Counters))
     lock_acquire(&core.lock)
-    space_total(space, &total)
-    entries = space.entries
-    weight = space.weight
-    pending = space.pending
+    node_total_locked(node, &total)
+    entries = node.entries
+    weight = node.weight
+    pending = node.pending
     lock_release(&core.lock)
     return face_stats(
         total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
@@ -150,26 +150,26 @@ cdef object stats_of(Store store, Space* space):
         pending)
 
 
-cdef object reset_counts(Store store, Space* space):
+cdef object reset_counts(Store store, Node* node):
     cdef Counters total
     cdef Core* core = &store.core
-    space_guard_closed(store)
+    node_guard_closed(store)
     memset(&total, 0, sizeof(Counters))
     lock_acquire(&core.lock)
-    space_total(space, &total)
-    space_reset(space)
-    if space.parent != NULL:
-        counters_add(&space.parent.forgotten, &total)
+    node_total_locked(node, &total)
+    node_reset_locked(node)
+    if node.parent != NULL:
+        counters_add(&node.parent.forgotten, &total)
     lock_release(&core.lock)
 
 
-cdef object bearers_of(Store store, Space* space, str tag):
+cdef object bearers_of(Store store, Node* node, str tag):
     """How many entries bear the tag, here and below."""
     cdef uint32_t t
     cdef Core* core = &store.core
     lock_acquire(&core.lock)
     try:
-        t = tag_find(space, tag)
+        t = tag_find_locked(node, tag)
         return 0 if t == NONE else core.tags.records[t].total
     finally:
         lock_release(&core.lock)

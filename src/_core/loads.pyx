@@ -11,7 +11,7 @@ cdef class Load:
 
     cdef readonly object namespace    # the view that began it, which holds both below; or None
     cdef Core* core
-    cdef Space* space                 # NULL: it was not begun
+    cdef Node* node                 # NULL: it was not begun
     cdef readonly object key
     cdef readonly tuple tags
     cdef readonly bint fenced
@@ -19,11 +19,11 @@ cdef class Load:
     cdef readonly bint background
     cdef int64_t n_losses             # invalidations of tags that it did not bear when they came
     cdef dict lost                    # those tags, each with the number of its first
-    cdef bint registered              # in the table, in Space.running and in the counts
+    cdef bint registered              # in the table, in Node.running and in the counts
     cdef uint32_t hash                # of the key, mixed
     cdef uint64_t number              # Core.loads_begun when it was registered
-    cdef PyObject* next_in_bucket     # borrowed; Space.running owns whom the table holds
-    cdef PyObject* newer              # neighbours in Space.running
+    cdef PyObject* next_in_bucket     # borrowed; Node.running owns whom the table holds
+    cdef PyObject* newer              # neighbours in Node.running
     cdef PyObject* older
     cdef object __weakref__
 
@@ -38,7 +38,7 @@ cdef class Load:
 
     @property
     def losses(self):
-        return peek_i64(&self.n_losses)
+        return relaxed_load_i64(&self.n_losses)
 
     def first_loss(self, tags):
         """The number of the first invalidation that covered one of the tags; 0 if none did."""
@@ -50,7 +50,7 @@ cdef class Load:
         return first
 
 
-cdef bint load_stands(Load load, tuple tags, double now):
+cdef bint load_stands_locked(Load load, tuple tags, double now):
     """Whether the load's result may be stored under these tags. Runs no user code."""
     if load.fenced or now - load.started > load.core.max_pending_age:
         return False
@@ -62,7 +62,7 @@ cdef bint load_stands(Load load, tuple tags, double now):
 
 
 cdef bint load_may_be_joined(Load load, double now):
-    return (not peek_flag(&load.fenced)
+    return (not relaxed_load_flag(&load.fenced)
             and now - load.started <= load.core.max_pending_age)
 
 
@@ -71,7 +71,7 @@ cdef bint load_may_be_joined(Load load, double now):
 # which a registration begins with, needs memory: an end or a fence cannot fail.
 
 
-cdef inline PyObject** loads_bucket(Core* core, uint32_t hash) noexcept nogil:
+cdef inline PyObject** loads_bucket_locked(Core* core, uint32_t hash) noexcept nogil:
     return &core.loads[hash & (core.loads_size - 1)]
 
 
@@ -80,7 +80,7 @@ cdef int loads_reserve_locked(Core* core) noexcept:
     cdef uint32_t size = core.loads_size * 2 if core.loads_size else 8, n
     cdef PyObject** old = core.loads
     cdef PyObject** grown
-    cdef PyObject** place
+    cdef PyObject** link
     cdef PyObject* at
     cdef PyObject* next
     if core.loads_count < core.loads_size:
@@ -92,11 +92,11 @@ cdef int loads_reserve_locked(Core* core) noexcept:
         at = old[n]
         while at != NULL:                         # oldest of the bucket last, as they were
             next = (<Load>at).next_in_bucket
-            place = &grown[(<Load>at).hash & (size - 1)]
-            while place[0] != NULL:
-                place = &(<Load>place[0]).next_in_bucket
+            link = &grown[(<Load>at).hash & (size - 1)]
+            while link[0] != NULL:
+                link = &(<Load>link[0]).next_in_bucket
             (<Load>at).next_in_bucket = NULL
-            place[0] = at
+            link[0] = at
             at = next
     free(old)
     core.loads = grown
@@ -104,7 +104,7 @@ cdef int loads_reserve_locked(Core* core) noexcept:
     return 0
 
 
-cdef Load load_find(Core* core, Space* space, object key, uint32_t hash, uint64_t* state):
+cdef Load load_find(Core* core, Node* node, object key, uint32_t hash, uint64_t* state):
     """The newest load of the key that runs in the namespace, or None. Lock not held.
 
     May run the key's __eq__. `state`, if given, receives Core.loads_changes as it was at the end.
@@ -118,10 +118,10 @@ cdef Load load_find(Core* core, Space* space, object key, uint32_t hash, uint64_
         changes = core.loads_changes
         if state != NULL:
             state[0] = changes
-        at = loads_bucket(core, hash)[0] if core.loads_count else NULL
+        at = loads_bucket_locked(core, hash)[0] if core.loads_count else NULL
         while at != NULL:
             load = <Load>at
-            if load.hash == hash and load.space == space:
+            if load.hash == hash and load.node == node:
                 if load.key is key:
                     break
                 lock_release(&core.lock)
@@ -138,7 +138,7 @@ cdef Load load_find(Core* core, Space* space, object key, uint32_t hash, uint64_
     raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
 
 
-cdef Load load_register(Core* core, Space* space, object view, Load load, double now):
+cdef Load load_register(Core* core, Node* node, object view, Load load, double now):
     """Put the load into the table, or return the one that is to be joined. May run __eq__.
 
     `view` is of this namespace, and holds it until the load is no more.
@@ -147,7 +147,7 @@ cdef Load load_register(Core* core, Space* space, object view, Load load, double
     cdef uint64_t changes
     cdef PyObject** bucket
     for _ in range(1000):
-        running = load_find(core, space, load.key, load.hash, &changes)
+        running = load_find(core, node, load.key, load.hash, &changes)
         if running is not None and load_may_be_joined(running, now):
             return running
         lock_acquire(&core.lock)
@@ -156,35 +156,35 @@ cdef Load load_register(Core* core, Space* space, object view, Load load, double
                 raise closed_error()
             if changes != core.loads_changes:
                 continue
-            if space.max_pending >= 0 and space.own_pending >= space.max_pending:
+            if node.max_pending >= 0 and node.own_pending >= node.max_pending:
                 raise TooManyLoadsError(
-                    f"namespace {space_label(space)} already has max_pending={space.max_pending} "
+                    f"namespace {node_label(node)} already has max_pending={node.max_pending} "
                     "loads running")
             if loads_reserve_locked(core) < 0:
                 raise MemoryError()
             if running is not None:
-                poke_flag(&running.fenced, True)   # too old, if it was not fenced before
-            poke_u64(&core.loads_begun, core.loads_begun + 1)
+                relaxed_store_flag(&running.fenced, True)   # too old, if it was not fenced before
+            relaxed_store_u64(&core.loads_begun, core.loads_begun + 1)
             core.loads_changes += 1
             core.loads_count += 1
             load.number = core.loads_begun
             load.namespace = view
             load.core = core
-            load.space = space
-            poke_flag(&load.registered, True)
-            bucket = loads_bucket(core, load.hash)
+            load.node = node
+            relaxed_store_flag(&load.registered, True)
+            bucket = loads_bucket_locked(core, load.hash)
             load.next_in_bucket = bucket[0]
             bucket[0] = <PyObject*>load
-            Py_INCREF(load)                       # Space.running owns it
+            Py_INCREF(load)                       # Node.running owns it
             load.newer = NULL
-            load.older = space.running
-            if space.running != NULL:
-                (<Load>space.running).newer = <PyObject*>load
-            space.running = <PyObject*>load
-            poke_i64(&space.own_pending, space.own_pending + 1)
-            while space != NULL:
-                space.pending += 1
-                space = space.parent
+            load.older = node.running
+            if node.running != NULL:
+                (<Load>node.running).newer = <PyObject*>load
+            node.running = <PyObject*>load
+            relaxed_store_i64(&node.own_pending, node.own_pending + 1)
+            while node != NULL:
+                node.pending += 1
+                node = node.parent
         finally:
             lock_release(&core.lock)
         return load
@@ -194,38 +194,38 @@ cdef Load load_register(Core* core, Space* space, object view, Load load, double
 cdef void load_unregister(Load load) noexcept:
     """Take the load out of the table, if it is there. Runs no user code, and cannot fail."""
     cdef Core* core
-    cdef Space* space
-    cdef PyObject** place
-    if load.space == NULL:
+    cdef Node* node
+    cdef PyObject** link
+    if load.node == NULL:
         return
     core = load.core
-    space = load.space
+    node = load.node
     lock_acquire(&core.lock)
     if not load.registered:
         lock_release(&core.lock)
         return
-    poke_flag(&load.registered, False)
-    place = loads_bucket(core, load.hash)
-    while place[0] != <PyObject*>load:
-        place = &(<Load>place[0]).next_in_bucket
-    place[0] = load.next_in_bucket
+    relaxed_store_flag(&load.registered, False)
+    link = loads_bucket_locked(core, load.hash)
+    while link[0] != <PyObject*>load:
+        link = &(<Load>link[0]).next_in_bucket
+    link[0] = load.next_in_bucket
     if load.newer != NULL:
         (<Load>load.newer).older = load.older
     else:
-        space.running = load.older
+        node.running = load.older
     if load.older != NULL:
         (<Load>load.older).newer = load.newer
     core.loads_changes += 1
     core.loads_count -= 1
-    poke_i64(&space.own_pending, space.own_pending - 1)
-    while space != NULL:
-        space.pending -= 1
-        space = space.parent
+    relaxed_store_i64(&node.own_pending, node.own_pending - 1)
+    while node != NULL:
+        node.pending -= 1
+        node = node.parent
     lock_release(&core.lock)
-    Py_DECREF(load)                               # what Space.running owned; the caller has another
+    Py_DECREF(load)                               # what Node.running owned; the caller has another
 
 
-cdef void fence_key_locked(Core* core, Space* space, Load found, uint32_t hash,
+cdef void fence_key_locked(Core* core, Node* node, Load found, uint32_t hash,
                            uint64_t since) noexcept:
     """Let the load of a key end in vain. Runs no user code.
 
@@ -234,40 +234,40 @@ cdef void fence_key_locked(Core* core, Space* space, Load found, uint32_t hash,
     """
     cdef PyObject* at
     if found is not None:
-        poke_flag(&found.fenced, True)
+        relaxed_store_flag(&found.fenced, True)
     if core.loads_begun != since and core.loads_count:
-        at = loads_bucket(core, hash)[0]
+        at = loads_bucket_locked(core, hash)[0]
         while at != NULL:
             if ((<Load>at).number > since and (<Load>at).hash == hash
-                    and (<Load>at).space == space):
-                poke_flag(&(<Load>at).fenced, True)
+                    and (<Load>at).node == node):
+                relaxed_store_flag(&(<Load>at).fenced, True)
             at = (<Load>at).next_in_bucket
 
 
-cdef void fence_all_locked(Space* space) noexcept:
-    cdef PyObject* at = space.running
+cdef void fence_all_locked(Node* node) noexcept:
+    cdef PyObject* at = node.running
     while at != NULL:
-        poke_flag(&(<Load>at).fenced, True)
+        relaxed_store_flag(&(<Load>at).fenced, True)
         at = (<Load>at).older
 
 
-cdef void fence_below_locked(Space* space) noexcept:
-    cdef Space* child = space.child
-    fence_all_locked(space)
+cdef void fence_below_locked(Node* node) noexcept:
+    cdef Node* child = node.child
+    fence_all_locked(node)
     while child != NULL:
         if child.pending:
             fence_below_locked(child)
         child = child.next
 
 
-cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
+cdef void fence_tags_locked(Node* node, tuple tags, bint every) noexcept:
     """Fence the loads, here and below, that bear the tags; the others remember that they are lost.
 
     A load may learn its tags only at its end, so that with `every` each of the tags counts as lost:
     a result that might have been covered is not stored.
     """
-    cdef Space* child = space.child
-    cdef PyObject* at = space.running
+    cdef Node* child = node.child
+    cdef PyObject* at = node.running
     cdef Py_ssize_t borne
     cdef Load load
     while at != NULL:
@@ -279,24 +279,24 @@ cdef void fence_tags_locked(Space* space, tuple tags, bint every) noexcept:
         for tag in tags:
             borne += tag in load.tags
         if borne == len(tags) if every else borne > 0:
-            poke_flag(&load.fenced, True)
+            relaxed_store_flag(&load.fenced, True)
             continue
-        poke_i64(&load.n_losses, load.n_losses + 1)
+        relaxed_store_i64(&load.n_losses, load.n_losses + 1)
         for tag in tags:
             if (tag not in load.tags and tag not in load.lost
                     and dict_put_number(<PyObject*>load.lost, tag, load.n_losses) < 0):
                 PyErr_Clear()                     # no memory to remember it by
-                poke_flag(&load.fenced, True)
+                relaxed_store_flag(&load.fenced, True)
     while child != NULL:
         if child.pending:
             fence_tags_locked(child, tags, every)
         child = child.next
 
 
-cdef void fence_prefix_locked(Space* space, str prefix) noexcept:
-    cdef PyObject* at = space.running
+cdef void fence_prefix_locked(Node* node, str prefix) noexcept:
+    cdef PyObject* at = node.running
     while at != NULL:
         if (PyUnicode_Check((<Load>at).key)
                 and PyUnicode_Tailmatch((<Load>at).key, prefix, 0, PY_SSIZE_T_MAX, -1) == 1):
-            poke_flag(&(<Load>at).fenced, True)
+            relaxed_store_flag(&(<Load>at).fenced, True)
         at = (<Load>at).older

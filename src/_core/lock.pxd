@@ -62,54 +62,54 @@ cdef extern from * nogil:
     /* What is read without the lock, as a hint or for a value that one write sets whole. Without
        the GIL both sides say so; whoever decides by such a number looks again with the lock. */
     #ifdef Py_GIL_DISABLED
-    #define flowcache_peek_flag(place) _Py_atomic_load_int_relaxed(place)
-    #define flowcache_peek_u32(place) _Py_atomic_load_uint32_relaxed(place)
-    #define flowcache_peek_u64(place) _Py_atomic_load_uint64_relaxed(place)
-    #define flowcache_peek_i64(place) _Py_atomic_load_int64_relaxed(place)
-    #define flowcache_peek_ptr(place) ((PyObject *)_Py_atomic_load_ptr_acquire(place))
-    #define flowcache_poke_ptr(place, value) _Py_atomic_store_ptr_release((place), (value))
-    #define flowcache_count_up(place) ((void)_Py_atomic_add_int64((place), 1))
-    #define flowcache_poke_flag(place, value) _Py_atomic_store_int_relaxed((place), (value))
-    #define flowcache_poke_u32(place, value) _Py_atomic_store_uint32_relaxed((place), (value))
-    #define flowcache_poke_u64(place, value) _Py_atomic_store_uint64_relaxed((place), (value))
-    #define flowcache_poke_i64(place, value) _Py_atomic_store_int64_relaxed((place), (value))
-    static inline double flowcache_peek_double(double *place) {
-        uint64_t bits = _Py_atomic_load_uint64_relaxed((uint64_t *)place);
+    #define flowcache_load_flag(at) _Py_atomic_load_int_relaxed(at)
+    #define flowcache_load_u32(at) _Py_atomic_load_uint32_relaxed(at)
+    #define flowcache_load_u64(at) _Py_atomic_load_uint64_relaxed(at)
+    #define flowcache_load_i64(at) _Py_atomic_load_int64_relaxed(at)
+    #define flowcache_load_ptr(at) ((PyObject *)_Py_atomic_load_ptr_acquire(at))
+    #define flowcache_store_ptr(at, value) _Py_atomic_store_ptr_release((at), (value))
+    #define flowcache_count_up(at) ((void)_Py_atomic_add_int64((at), 1))
+    #define flowcache_store_flag(at, value) _Py_atomic_store_int_relaxed((at), (value))
+    #define flowcache_store_u32(at, value) _Py_atomic_store_uint32_relaxed((at), (value))
+    #define flowcache_store_u64(at, value) _Py_atomic_store_uint64_relaxed((at), (value))
+    #define flowcache_store_i64(at, value) _Py_atomic_store_int64_relaxed((at), (value))
+    static inline double flowcache_load_double(double *at) {
+        uint64_t bits = _Py_atomic_load_uint64_relaxed((uint64_t *)at);
         double value;
         memcpy(&value, &bits, sizeof(value));
         return value;
     }
-    static inline void flowcache_poke_double(double *place, double value) {
+    static inline void flowcache_store_double(double *at, double value) {
         uint64_t bits;
         memcpy(&bits, &value, sizeof(bits));
-        _Py_atomic_store_uint64_relaxed((uint64_t *)place, bits);
+        _Py_atomic_store_uint64_relaxed((uint64_t *)at, bits);
     }
     #else
-    #define flowcache_peek_flag(place) (*(place))
-    #define flowcache_peek_u32(place) (*(place))
-    #define flowcache_peek_u64(place) (*(place))
-    #define flowcache_peek_i64(place) (*(place))
-    #define flowcache_peek_ptr(place) (*(place))
-    #define flowcache_poke_ptr(place, value) ((void)(*(place) = (value)))
-    #define flowcache_count_up(place) ((void)(*(place) += 1))
-    #define flowcache_peek_double(place) (*(place))
-    #define flowcache_poke_flag(place, value) ((void)(*(place) = (value)))
-    #define flowcache_poke_u32(place, value) ((void)(*(place) = (value)))
-    #define flowcache_poke_u64(place, value) ((void)(*(place) = (value)))
-    #define flowcache_poke_i64(place, value) ((void)(*(place) = (value)))
-    #define flowcache_poke_double(place, value) ((void)(*(place) = (value)))
+    #define flowcache_load_flag(at) (*(at))
+    #define flowcache_load_u32(at) (*(at))
+    #define flowcache_load_u64(at) (*(at))
+    #define flowcache_load_i64(at) (*(at))
+    #define flowcache_load_ptr(at) (*(at))
+    #define flowcache_store_ptr(at, value) ((void)(*(at) = (value)))
+    #define flowcache_count_up(at) ((void)(*(at) += 1))
+    #define flowcache_load_double(at) (*(at))
+    #define flowcache_store_flag(at, value) ((void)(*(at) = (value)))
+    #define flowcache_store_u32(at, value) ((void)(*(at) = (value)))
+    #define flowcache_store_u64(at, value) ((void)(*(at) = (value)))
+    #define flowcache_store_i64(at, value) ((void)(*(at) = (value)))
+    #define flowcache_store_double(at, value) ((void)(*(at) = (value)))
     #endif
     """
-    bint peek_flag "flowcache_peek_flag"(bint* place)
-    uint32_t peek_u32 "flowcache_peek_u32"(uint32_t* place)
-    uint64_t peek_u64 "flowcache_peek_u64"(uint64_t* place)
-    int64_t peek_i64 "flowcache_peek_i64"(int64_t* place)
-    PyObject* peek_ptr "flowcache_peek_ptr"(PyObject** place)
-    void poke_ptr "flowcache_poke_ptr"(PyObject** place, PyObject* value)
-    void count_up "flowcache_count_up"(int64_t* place)
-    double peek_double "flowcache_peek_double"(double* place)
-    void poke_flag "flowcache_poke_flag"(bint* place, bint value)
-    void poke_u32 "flowcache_poke_u32"(uint32_t* place, uint32_t value)
-    void poke_u64 "flowcache_poke_u64"(uint64_t* place, uint64_t value)
-    void poke_i64 "flowcache_poke_i64"(int64_t* place, int64_t value)
-    void poke_double "flowcache_poke_double"(double* place, double value)
+    bint relaxed_load_flag "flowcache_load_flag"(bint* at)
+    uint32_t relaxed_load_u32 "flowcache_load_u32"(uint32_t* at)
+    uint64_t relaxed_load_u64 "flowcache_load_u64"(uint64_t* at)
+    int64_t relaxed_load_i64 "flowcache_load_i64"(int64_t* at)
+    PyObject* acquire_load_ptr "flowcache_load_ptr"(PyObject** at)
+    void release_store_ptr "flowcache_store_ptr"(PyObject** at, PyObject* value)
+    void count_up "flowcache_count_up"(int64_t* at)
+    double relaxed_load_double "flowcache_load_double"(double* at)
+    void relaxed_store_flag "flowcache_store_flag"(bint* at, bint value)
+    void relaxed_store_u32 "flowcache_store_u32"(uint32_t* at, uint32_t value)
+    void relaxed_store_u64 "flowcache_store_u64"(uint64_t* at, uint64_t value)
+    void relaxed_store_i64 "flowcache_store_i64"(int64_t* at, int64_t value)
+    void relaxed_store_double "flowcache_store_double"(double* at, double value)

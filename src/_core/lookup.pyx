@@ -1,20 +1,20 @@
 # Looking up: what is held for a key.
 
 
-cdef object look(Store store, Space* space, object key, bint counts):
+cdef object look(Store store, Node* node, object key, bint counts):
     """The fresh value, or MISSING; `counts`: as a hit or a miss, and it becomes the newest."""
     cdef Core* core = &store.core
-    cdef uint32_t hash = key_hash(space, key), i
+    cdef uint32_t hash = key_hash(node, key), i
     cdef Entry* e
     cdef double now = 0
     if store.clock is not None:
         now = store_now(store)
     lock_acquire(&core.lock)
     try:
-        if space.expires and store.clock is None:
+        if node.expires and store.clock is None:
             table_ask(&core.table, hash)
             now = clock_read()
-        i = store_find_locked(core, space, key, hash)
+        i = store_find_locked(core, node, key, hash)
         if i != NONE:
             e = entry_at(&core.slab, i)
             if e.deadline <= now:
@@ -24,29 +24,29 @@ cdef object look(Store store, Space* space, object key, bint counts):
             if i != NONE:
                 value = <object>e.value
                 if counts:
-                    space.counters.hits += 1
-                    lru_touch(&core.slab, &space.order, e, i)
+                    node.counters.hits += 1
+                    lru_touch(&core.slab, &node.order, e, i)
         if i == NONE:
-            space_guard(store, space)
+            node_guard(store, node)
             if counts:
-                space.counters.misses += 1
+                node.counters.misses += 1
     finally:
         lock_release(&core.lock)
     if i == NONE:
         if core_has_limbo(core):
             store_drain(store)
         if counts and core_hears(core, MISS):
-            emit(store, space, MISS, key, None, None)
+            emit(store, node, MISS, key, None, None)
         return MISSING
     if counts and core_hears(core, HIT):
-        emit(store, space, HIT, key, None, value)
+        emit(store, node, HIT, key, None, value)
     return value
 
 
-cdef inline object fresh_hit(Store store, Space* space, object key):
+cdef inline object fresh_hit(Store store, Node* node, object key):
     """The fresh value, counted as a hit and made the newest, or MISSING, with nothing counted."""
     cdef Core* core = &store.core
-    cdef uint32_t hash = key_hash(space, key), i
+    cdef uint32_t hash = key_hash(node, key), i
     cdef Entry* e
     cdef double now = 0
     if store.clock is not None:
@@ -54,62 +54,62 @@ cdef inline object fresh_hit(Store store, Space* space, object key):
     value = MISSING
     lock_acquire(&core.lock)
     try:
-        if space.expires and store.clock is None:
+        if node.expires and store.clock is None:
             table_ask(&core.table, hash)
             now = clock_read()
-        i = store_find_locked(core, space, key, hash)
+        i = store_find_locked(core, node, key, hash)
         if i != NONE:
             e = entry_at(&core.slab, i)
             if e.deadline > now:
                 value = <object>e.value
-                space.counters.hits += 1
-                lru_touch(&core.slab, &space.order, e, i)
+                node.counters.hits += 1
+                lru_touch(&core.slab, &node.order, e, i)
     finally:
         lock_release(&core.lock)
     if value is MISSING:
-        space_guard(store, space)
+        node_guard(store, node)
     elif core_hears(core, HIT):
-        emit(store, space, HIT, key, None, value)
+        emit(store, node, HIT, key, None, value)
     return value
 
 
-cdef object look_or(Store store, Space* space, object key, object default, bint counts):
-    value = look(store, space, key, counts)
+cdef object look_or(Store store, Node* node, object key, object default, bint counts):
+    value = look(store, node, key, counts)
     return default if value is MISSING else value
 
 
-cdef object look_or_raise(Store store, Space* space, object key):
-    value = look(store, space, key, True)
+cdef object look_or_raise(Store store, Node* node, object key):
+    value = look(store, node, key, True)
     if value is MISSING:
         raise KeyError(key)
     return value
 
 
-cdef dict look_many(Store store, Space* space, object keys):
+cdef dict look_many(Store store, Node* node, object keys):
     found = {}
-    space_guard(store, space)
+    node_guard(store, node)
     keys = listed_keys(keys)
     for key in keys:
         hash(key)                             # all are checked before any is looked up
     for key in keys:
-        value = look(store, space, key, True)
+        value = look(store, node, key, True)
         if value is not MISSING:
             found[key] = value
     return found
 
 
-cdef object seconds_left(Store store, Space* space, object key):
+cdef object seconds_left(Store store, Node* node, object key):
     """The seconds that the key stays fresh, or None: for ever."""
     cdef Core* core = &store.core
-    cdef uint32_t hash = key_hash(space, key), i
+    cdef uint32_t hash = key_hash(node, key), i
     cdef double now = store_now(store), deadline = 0, most = 0
     lock_acquire(&core.lock)
     try:
-        space_guard(store, space)
-        i = store_find_locked(core, space, key, hash)
+        node_guard(store, node)
+        i = store_find_locked(core, node, key, hash)
         if i != NONE:
             deadline = entry_at(&core.slab, i).deadline
-            most = fabs(entry_at(&core.slab, i).ttl)
+            most = entry_ttl(entry_at(&core.slab, i))
     finally:
         lock_release(&core.lock)
     if i == NONE or deadline <= now:
@@ -120,40 +120,40 @@ cdef object seconds_left(Store store, Space* space, object key):
     return min(deadline - now, most)
 
 
-cdef tuple held_for(Store store, Space* space, object key):
+cdef tuple held_for(Store store, Node* node, object key):
     """None, or (value, seconds left, ttl, seconds kept past it, kept for stale=)."""
     cdef Core* core = &store.core
-    cdef uint32_t hash = key_hash(space, key), i
-    cdef double now = store_now(store), left = 0, ttl = 0, keep = 0
-    cdef bint serves = False
+    cdef uint32_t hash = key_hash(node, key), i
+    cdef double now = store_now(store), left = 0, ttl = 0, grace = 0
+    cdef bint stale_ok = False
     cdef Entry* e
     value = MISSING
     lock_acquire(&core.lock)
     try:
-        space_guard(store, space)
-        i = store_find_locked(core, space, key, hash)
+        node_guard(store, node)
+        i = store_find_locked(core, node, key, hash)
         if i != NONE:
             e = entry_at(&core.slab, i)
             if entry_last(e) > now:
                 value = <object>e.value
                 left = e.deadline - now
-                ttl = fabs(e.ttl)
-                keep = entry_keep(e)
-                serves = signbit(e.ttl)
+                ttl = entry_ttl(e)
+                grace = entry_grace(e)
+                stale_ok = entry_stale_ok(e)
     finally:
         lock_release(&core.lock)
     # Made here: a tuple's allocation may run the collector, and with it whoever removes e.
-    return None if value is MISSING else (value, left, ttl, keep, serves)
+    return None if value is MISSING else (value, left, ttl, grace, stale_ok)
 
 
-cdef object touch_held(Store store, Space* space, object key):
+cdef object touch_held(Store store, Node* node, object key):
     """Make what is held for the key the most recent."""
     cdef Core* core = &store.core
-    cdef uint32_t hash = key_hash(space, key), i
+    cdef uint32_t hash = key_hash(node, key), i
     lock_acquire(&core.lock)
     try:
-        i = store_find_locked(core, space, key, hash)
+        i = store_find_locked(core, node, key, hash)
         if i != NONE:
-            lru_touch(&core.slab, &space.order, entry_at(&core.slab, i), i)
+            lru_touch(&core.slab, &node.order, entry_at(&core.slab, i), i)
     finally:
         lock_release(&core.lock)

@@ -12,7 +12,7 @@ cdef class Namespace:
     """
 
     cdef Store store
-    cdef Space* space
+    cdef Node* node
 
     def __cinit__(self):
         if type(self) is not Namespace:
@@ -20,9 +20,9 @@ cdef class Namespace:
             self.store = Store.__new__(Store)
             self.store.name = "flowcache"
             store_open(self.store, False)
-            poke_flag(&self.store.core.closed, True)
-            self.space = self.store.core.root
-            self.space.views += 1
+            relaxed_store_flag(&self.store.core.closed, True)
+            self.node = self.store.core.root
+            self.node.views += 1
 
     def __init__(self, *args, **kwargs):
         raise TypeError("a Namespace is made by namespace() of a cache")
@@ -36,30 +36,30 @@ cdef class Namespace:
     @property
     def path(self):
         """The names from the root down to this namespace; ``()`` for the root."""
-        return space_path(self.space)
+        return node_path(self.node)
 
     @property
     def name(self):
         """The last name of the path; for the root, the cache's ``name``."""
-        return self.store.name if self.space.parent == NULL else <object>self.space.name
+        return self.store.name if self.node.parent == NULL else <object>self.node.name
 
     def __repr__(self):
-        if self.space.parent == NULL:
+        if self.node.parent == NULL:
             return f"<flowcache.Cache {self.store.name!r}>"
         return f"<flowcache.Namespace {self.store.name!r} {'/'.join(map(repr, self.path))}>"
 
     def __eq__(self, other):
         if not isinstance(other, Namespace):
             return NotImplemented
-        return self.space == (<Namespace>other).space
+        return self.node == (<Namespace>other).node
 
     def __hash__(self):
-        return <Py_hash_t>(<size_t>self.space >> 4)
+        return <Py_hash_t>(<size_t>self.node >> 4)
 
     def __sizeof__(self):
         """The bytes of this object; for the root, with the memory that all entries take."""
         cdef Py_ssize_t size = object.__sizeof__(self)
-        return size + store_size(self.store) if self.space.parent == NULL else size
+        return size + store_size(self.store) if self.node.parent == NULL else size
 
     def __copy__(self):
         return self
@@ -78,7 +78,7 @@ namespace($self, /, *names, **settings)
 Return the namespace at the path of ``names`` below this one, made if need be.
 
 Each name is a non-empty ``str`` of at most 256 characters that neither begins nor ends with white
-space (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are
+node (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are
 those of :meth:`configure`, for the last name. Costs one dictionary look-up a name where the
 namespaces exist.
         """
@@ -86,7 +86,7 @@ namespaces exist.
 
     def namespaces(self):
         """Return an iterator over the names of the namespaces right below, oldest first."""
-        return names_below(self.store, self.space)
+        return names_below(self.store, self.node)
 
     def configure(self, **settings):
         """Change settings of this namespace; what is not named stays as it is.
@@ -97,20 +97,20 @@ namespaces exist.
         (:class:`Limits` for namespaces made right below from now on). A lower limit evicts at
         once. Raises ``TypeError``, ``ValueError`` or ``ConfigurationError``, and changes nothing.
         """
-        configure(self.store, self.space, settings)
+        configure(self.store, self.node, settings)
 
     @property
     def limits(self):
         """The settings in force here, as :class:`Limits`, but for ``child_limits``."""
-        return limits_of(self.store, self.space)
+        return limits_of(self.store, self.node)
 
     def stats(self):
         """Return the :class:`Stats` of this namespace and those below it: O(namespaces below)."""
-        return stats_of(self.store, self.space)
+        return stats_of(self.store, self.node)
 
     def reset_stats(self):
         """Set the counts of this namespace and those below to zero; totals above do not change."""
-        reset_counts(self.store, self.space)
+        reset_counts(self.store, self.node)
 
     def subscribe(self, listener, /, kinds=None):
         """Call ``listener(event)`` for events here and below; return a function that ends it.
@@ -133,11 +133,11 @@ namespaces exist.
 
     def get(self, key, /, default=None):
         """Return the fresh value of ``key``, else ``default``. Counts a hit or a miss. O(1)."""
-        return look_or(self.store, self.space, key, default, True)
+        return look_or(self.store, self.node, key, default, True)
 
     def peek(self, key, /, default=None):
         """Return the fresh value of ``key``, else ``default``; neither order nor counts change."""
-        return look_or(self.store, self.space, key, default, False)
+        return look_or(self.store, self.node, key, default, False)
 
     def set(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
         """Store ``value``, replacing value, TTL and tags of ``key``. O(1) but for evictions.
@@ -148,34 +148,34 @@ namespaces exist.
         (``True``: no end) in which ``fetch`` may serve the value while it loads a new one. Raises
         ``TypeError`` or ``ValueError`` for bad arguments, ``EntryTooHeavyError``, ``WeigherError``.
         """
-        set_one(self.store, self.space, key, value, ttl, tags, stale)
+        set_one(self.store, self.node, key, value, ttl, tags, stale)
 
     def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
         """Store ``value`` only if ``key`` has no fresh entry; say whether it was stored."""
-        return add_or_not(self.store, self.space, key, value, ttl, tags, stale)
+        return add_or_not(self.store, self.node, key, value, ttl, tags, stale)
 
     def delete(self, key, /):
         """Remove ``key``; say whether it had a fresh entry. A running load of it is not stored."""
-        return delete_one(self.store, self.space, key)
+        return delete_one(self.store, self.node, key)
 
     def pop(self, key, /, default=UNSET):
         """Remove ``key`` and return its fresh value, else ``default``, else raise ``KeyError``."""
-        return pop_one(self.store, self.space, key, default)
+        return pop_one(self.store, self.node, key, default)
 
     def popitem(self):
         """Remove the least recent fresh entry and return ``(key, value)``; ``KeyError`` if none."""
-        return pop_oldest(self.store, self.space)
+        return pop_oldest(self.store, self.node)
 
     def touch(self, key, /, ttl=UNSET):
         """Give the fresh entry of ``key`` a new TTL from now; say whether there was one.
 
         Neither order nor counts change. ``ttl=0`` expires it.
         """
-        return retime(self.store, self.space, key, ttl)
+        return retime(self.store, self.node, key, ttl)
 
     def ttl(self, key, /):
         """Return the seconds that ``key`` stays fresh, or ``None``: for ever; else ``KeyError``."""
-        return seconds_left(self.store, self.space, key)
+        return seconds_left(self.store, self.node, key)
 
     def incr(self, key, /, delta=1, *, default=0, ttl=UNSET):
         """Add ``delta`` to the counter at ``key``, atomically, and return the sum.
@@ -183,28 +183,28 @@ namespaces exist.
         An absent counter starts at ``default``, with ``ttl``; one that is there keeps its TTL, tags
         and weight. Raises ``TypeError`` where the value, ``delta`` or ``default`` is no ``int``.
         """
-        return add_to_counter(self.store, self.space, key, delta, default, ttl)
+        return add_to_counter(self.store, self.node, key, delta, default, ttl)
 
     # ------------------------------------------------------------------ as a mutable mapping
 
     def __getitem__(self, key):
-        return look_or_raise(self.store, self.space, key)
+        return look_or_raise(self.store, self.node, key)
 
     def __setitem__(self, key, value):
-        set_one(self.store, self.space, key, value, UNSET, (), None)
+        set_one(self.store, self.node, key, value, UNSET, (), None)
 
     def __delitem__(self, key):
-        delete_or_raise(self.store, self.space, key)
+        delete_or_raise(self.store, self.node, key)
 
     def __contains__(self, key):
-        return look(self.store, self.space, key, False) is not MISSING
+        return look(self.store, self.node, key, False) is not MISSING
 
     def __len__(self):
         """The number of this namespace's own fresh entries. O(1), and O(what is due here)."""
-        return fresh_count(self.store, self.space)
+        return fresh_count(self.store, self.node)
 
     def __iter__(self):
-        return iter(fresh_keys(self.store, self.space, -1))
+        return iter(fresh_keys(self.store, self.node, -1))
 
     def keys(self):
         """Return a ``KeysView`` of the fresh keys, least recent first.
@@ -226,25 +226,25 @@ namespaces exist.
 
         Counts a hit or a miss.
         """
-        return set_default(self.store, self.space, key, default)
+        return set_default(self.store, self.node, key, default)
 
     def update(self, other=(), /, **more):
         """Store each pair of a mapping or an iterable of pairs, then each keyword."""
-        set_many(self.store, self.space, pairs_of(other, more), UNSET, (), None)
+        set_many(self.store, self.node, pairs_of(other, more), UNSET, (), None)
 
     # ------------------------------------------------------------------ many keys
 
     def get_many(self, keys, /):
         """Return a ``dict`` of the keys that have a fresh entry. Each look-up is counted."""
-        return look_many(self.store, self.space, keys)
+        return look_many(self.store, self.node, keys)
 
     def set_many(self, mapping, /, *, ttl=UNSET, tags=(), stale=None):
         """Store each item of a mapping with one TTL and tags; all are checked before any is."""
-        set_many(self.store, self.space, pairs_of(mapping), ttl, tags, stale)
+        set_many(self.store, self.node, pairs_of(mapping), ttl, tags, stale)
 
     def delete_many(self, keys, /):
         """Remove the keys; return how many of them had a fresh entry."""
-        return delete_many(self.store, self.space, keys)
+        return delete_many(self.store, self.node, keys)
 
     def clear(self):
         """Remove every entry of this namespace and of those below it, and of no other.
@@ -253,28 +253,28 @@ namespaces exist.
         O(what is removed) up to some thousand entries; the memory of more comes back a little at
         a time, with later writes or ``sweep()``.
         """
-        return clear_all(self.store, self.space)
+        return clear_all(self.store, self.node)
 
     def invalidate_tag(self, tag, /):
         """Remove the entries, here and below, that bear the tag; return how many.
 
         Loads that run with the tag are not stored. Costs O(what is removed).
         """
-        return invalidate_tag(self.store, self.space, tag)
+        return invalidate_tag(self.store, self.node, tag)
 
     def invalidate_tags(self, tags, /, *, match="any"):
         """Remove the entries, here and below, that bear one of the tags, or (``match="all"``) each.
 
         Returns how many. Costs O(entries that bear the tags), with ``"all"`` the rarest of them.
         """
-        return invalidate_tags(self.store, self.space, tags, match)
+        return invalidate_tags(self.store, self.node, tags, match)
 
     def invalidate_prefix(self, prefix, /):
         """Remove this namespace's own entries whose ``str`` keys start so; return how many.
 
         Loads of such keys are not stored. Costs O(this namespace's own entries).
         """
-        return invalidate_prefix(self.store, self.space, prefix)
+        return invalidate_prefix(self.store, self.node, prefix)
 
     # ------------------------------------------------------------------ loading
 
@@ -366,8 +366,8 @@ suspend; what it returns can be awaited once, gathered, made a task, or dropped.
             # Calls under way, and views, would be left with the other entries.
             raise RuntimeError("a Cache is initialised once")
         store.core.root.views += 1
-        self.space.views -= 1
-        self.space = store.core.root
+        self.node.views -= 1
+        self.node = store.core.root
         self.store = store
 
     def _close(self):
@@ -386,23 +386,23 @@ suspend; what it returns can be awaited once, gathered, made a task, or dropped.
 
     def _sweep(self):
         """Expire and reclaim some of what is due; return how many expired, and if there is more."""
-        return sweep_some(self.store, self.space)
+        return sweep_some(self.store, self.node)
 
     def _listed(self):
         """The fresh keys and their values, as two lists; order and counts do not change."""
-        return fresh_items(self.store, self.space)
+        return fresh_items(self.store, self.node)
 
     def _tagged(self, str tag not None):
         """How many entries bear the tag, here and below."""
-        return bearers_of(self.store, self.space, tag)
+        return bearers_of(self.store, self.node, tag)
 
     def _begin(self, Load load not None, bint background=False):
         """Register a load; return it, or the one already running that is to be joined."""
-        return load_begin(self.store, self.space, self, load, background)
+        return load_begin(self.store, self.node, self, load, background)
 
     def _finish(self, Load load not None, value, ttl=UNSET, tags=(), stale=None, keep=None):
         """End a load: store its value if nothing has invalidated it; say whether it was stored."""
-        return load_finish(self.store, self.space, load, value, ttl, tags, stale, keep)
+        return load_finish(self.store, self.node, load, value, ttl, tags, stale, keep)
 
     def _abandon(self, Load load not None):
         """End a load without a value."""
@@ -410,27 +410,27 @@ suspend; what it returns can be awaited once, gathered, made a task, or dropped.
 
     def _held(self, key, /):
         """None, or (value, seconds left, ttl, seconds kept past it, kept for stale=)."""
-        return held_for(self.store, self.space, key)
+        return held_for(self.store, self.node, key)
 
     def _touch_hit(self, key, /):
         """Make what is held for the key the most recent."""
-        touch_held(self.store, self.space, key)
+        touch_held(self.store, self.node, key)
 
     def _count(self, str name not None, amount=1):
         """Add to one of this namespace's own counters."""
-        count_named(self.store, self.space, name, amount)
+        count_named(self.store, self.node, name, amount)
 
     def _emit(self, str kind not None, key, cause=None, value=None, error=None, double seconds=0.0):
         """Tell listeners what the face has seen."""
-        emit_named(self.store, self.space, kind, key, cause, value, error, seconds)
+        emit_named(self.store, self.node, kind, key, cause, value, error, seconds)
 
     def _listen(self, listener, int mask):
         """Let `listener` hear the kinds of `mask`; return what _unlisten takes."""
-        return listen(self.store, self.space, listener, mask)
+        return listen(self.store, self.node, listener, mask)
 
     def _unlisten(self, token):
         """End what _listen began. Twice is once."""
-        unlisten(self.store, self.space, token)
+        unlisten(self.store, self.node, token)
 
     def _check(self):
         """Recompute every count and link of the whole cache; AssertionError if any is wrong."""
@@ -441,7 +441,7 @@ cdef dict pairs_of(object other, dict more=None):
     """A dict of what a mapping, an iterable of pairs or another namespace holds now, and `more`."""
     if isinstance(other, Namespace):
         # By dict() each key would be looked up, and may be gone by then.
-        pairs = dict(zip(*fresh_items((<Namespace>other).store, (<Namespace>other).space)))
+        pairs = dict(zip(*fresh_items((<Namespace>other).store, (<Namespace>other).node)))
     else:
         pairs = dict(other)
     if more is not None:
@@ -509,25 +509,25 @@ cdef Namespace view_new(Store store):
     return view
 
 
-cdef inline void view_attach(Namespace view, Space* space) noexcept:
+cdef inline void view_attach_locked(Namespace view, Node* node) noexcept:
     """Let a new view be of this namespace, and hold it. Lock held."""
-    view.space = space
-    space_hold(&view.store.core, space)
+    view.node = node
+    node_hold_locked(&view.store.core, node)
 
 
 cdef void view_dealloc(PyObject* me) noexcept:
     """Replaces tp_dealloc of Namespace. Takes no reference to what is dying."""
-    cdef Space* space = (<Namespace>me).space
+    cdef Node* node = (<Namespace>me).node
     cdef Core* core
     PyObject_GC_UnTrack(me)
-    if space != NULL:
+    if node != NULL:
         core = &(<Namespace>me).store.core
         lock_acquire(&core.lock)
-        space_let_go(core, space)
+        node_let_go_locked(core, node)
         lock_release(&core.lock)
-        if peek_u32(&core.idle_count) > core.max_idle:
+        if relaxed_load_u32(&core.idle_count) > core.max_idle:
             store_trim_idle((<Namespace>me).store, 4)
-        (<Namespace>me).space = NULL
+        (<Namespace>me).node = NULL
     (<Namespace>me).store = None
     spare_give(me, type_of(Namespace))
 
@@ -535,30 +535,30 @@ cdef void view_dealloc(PyObject* me) noexcept:
 cdef void views_unmake(Store store, list made) noexcept:
     """Forget the namespaces that a refused call made, deepest first, but those in use by now."""
     cdef Core* core = &store.core
-    cdef Space* space
-    cdef Space* gone = NULL
+    cdef Node* node
+    cdef Node* gone = NULL
     cdef Py_ssize_t n = PyList_GET_SIZE(made)
     lock_acquire(&core.lock)
     while n > 0:
         n -= 1
-        space = (<Namespace>made[n]).space
-        if space == NULL:                         # the one that could not be made
+        node = (<Namespace>made[n]).node
+        if node == NULL:                         # the one that could not be made
             continue
-        if (space.views > 1 or space.entries or space.pending or space.child != NULL
-                or space.configured or core.limbo_count):
+        if (node.views > 1 or node.entries or node.pending or node.child != NULL
+                or node.configured or core.limbo_count):
             break
-        (<Namespace>made[n]).space = NULL         # the view, which is dropped next, is of nothing
-        space_forget(core, space)
-        space.next = gone
-        gone = space
+        (<Namespace>made[n]).node = NULL         # the view, which is dropped next, is of nothing
+        node_forget_locked(core, node)
+        node.next = gone
+        gone = node
     lock_release(&core.lock)
-    spaces_free(gone)
+    nodes_free(gone)
 
 
 cdef Namespace view_make(Namespace self, tuple names, dict settings):
     cdef Store store = self.store
     cdef Core* core = &store.core
-    cdef Space* space = self.space
+    cdef Node* node = self.node
     cdef Namespace view
     if core_is_closed(core):
         raise closed_error()
@@ -568,11 +568,11 @@ cdef Namespace view_make(Namespace self, tuple names, dict settings):
     lock_acquire(&core.lock)
     try:
         for name in names:
-            space = space_child(space, <PyObject*>name) if is_str(<PyObject*>name) else NULL
-            if space == NULL:
+            node = node_child_locked(node, <PyObject*>name) if is_str(<PyObject*>name) else NULL
+            if node == NULL:
                 break
         else:
-            view_attach(view, space)
+            view_attach_locked(view, node)
             names = None
     finally:
         lock_release(&core.lock)
@@ -587,18 +587,18 @@ cdef Namespace view_make_missing(Namespace self, object names, dict settings):
     """The rarer half of namespace(): check all names and settings, make what is missing."""
     cdef Store store = self.store
     cdef Core* core = &store.core
-    cdef Space* space = self.space
-    cdef Space* child
-    cdef Space* found
+    cdef Node* node = self.node
+    cdef Node* child
+    cdef Node* found
     cdef Namespace view
-    cdef Namespace above = self
+    cdef Namespace parent = self
     checked = []
     for name in names:
         checked.append(name_checked(name))
     names = checked
     if settings:
         settings_checked(settings)
-    if space.depth + len(names) > DEEPEST:
+    if node.depth + len(names) > DEEPEST:
         raise InvalidNamespaceError(f"name: a path has at most {DEEPEST} names")
     made = []
     try:
@@ -610,29 +610,29 @@ cdef Namespace view_make_missing(Namespace self, object names, dict settings):
             try:
                 if core_is_closed(core):
                     raise closed_error()
-                child = found = space_child(above.space, <PyObject*>name)
+                child = found = node_child_locked(parent.node, <PyObject*>name)
                 if child == NULL:
-                    child = space_make(store, above.space, name, children)
-                view_attach(view, child)      # holds it while those below are made
+                    child = node_make_locked(store, parent.node, name, children)
+                view_attach_locked(view, child)      # holds it while those below are made
             finally:
                 lock_release(&core.lock)
             if found != NULL:
                 made.pop()
-            above = view
+            parent = view
         if settings:
-            above.configure(**settings)
+            parent.configure(**settings)
     except BaseException:
         views_unmake(store, made)
         raise
-    if peek_u32(&core.idle_count) > core.max_idle:
+    if relaxed_load_u32(&core.idle_count) > core.max_idle:
         store_trim_idle(store, 4)
-    return above
+    return parent
 
 
 def _root_of(Store store not None):
     """A view of a store's root, for a background thread."""
     cdef Namespace view = view_new(store)
     lock_acquire(&store.core.lock)
-    view_attach(view, store.core.root)
+    view_attach_locked(view, store.core.root)
     lock_release(&store.core.lock)
     return view

@@ -6,21 +6,21 @@ cdef enum:
 # -------------------------------------------------------------------------- a heap that loses much
 
 # Each removal from a large heap costs a few misses of the processor's caches. Where much of a heap
-# goes, its entries only give up their seats, and one pass puts the rest together again.
+# goes, its entries only give up their heap index, and one pass puts the rest together again.
 
 
-cdef inline void sieve_begin(Core* core, Space* space, int64_t removals) noexcept:
-    """Expect so many removals here, and until sieve_end nothing else that asks the heap."""
-    if removals * 4 >= space.deadlines.n:
-        space.sieving = space.own
+cdef inline void compaction_begin_locked(Core* core, Node* node, int64_t removals) noexcept:
+    """Expect so many removals here, and until compaction_end_locked no other use of the heap."""
+    if removals * 4 >= node.deadlines.n:
+        node.compacting = node.own
 
 
-cdef inline void sieve_end(Core* core, Space* space) noexcept:
-    if space.own == 0:
-        space.deadlines.n = 0
-    elif space.own < space.sieving:
-        heap_sieve(&core.slab, &space.deadlines)
-    space.sieving = 0
+cdef inline void compaction_end_locked(Core* core, Node* node) noexcept:
+    if node.own == 0:
+        node.deadlines.n = 0
+    elif node.own < node.compacting:
+        heap_compact(&core.slab, &node.deadlines)
+    node.compacting = 0
 
 
 # ----------------------------------------------------------------------------------------- leaving
@@ -32,7 +32,7 @@ cdef inline void limbo_push_locked(Core* core, uint32_t i, Cause cause) noexcept
     e.links = cause
     e.newer = NONE
     if core.limbo_last == NONE:
-        poke_u32(&core.limbo_first, i)
+        relaxed_store_u32(&core.limbo_first, i)
     else:
         entry_at(&core.slab, core.limbo_last).newer = i
     core.limbo_last = i
@@ -42,7 +42,7 @@ cdef inline void limbo_push_locked(Core* core, uint32_t i, Cause cause) noexcept
 cdef inline void debris_push_locked(Core* core, uint32_t i) noexcept:
     """Leave entry i in the table for now, under the id of no namespace."""
     cdef Entry* e = entry_at(&core.slab, i)
-    e.space = NONE
+    e.node = NONE
     e.newer = NONE
     if core.debris_last == NONE:
         core.debris_first = i
@@ -60,33 +60,33 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
     later and a few at a time. Not so while somebody listens, who is told before the call ends.
     """
     cdef Entry* e = entry_at(&core.slab, i)
-    cdef Space* space = core.spaces[e.space]
-    lru_remove(&core.slab, &space.order, e)
-    if e.seat != NONE:
-        if space.sieving:
-            e.seat = NONE
+    cdef Node* node = core.nodes[e.node]
+    lru_remove(&core.slab, &node.order, e)
+    if e.heap_index != NONE:
+        if node.compacting:
+            e.heap_index = NONE
         else:
-            heap_remove(&core.slab, ENTRIES, &space.deadlines, e.seat)
+            heap_remove(&core.slab, ENTRIES, &node.deadlines, e.heap_index)
     entry_drop_tags_locked(core, e)
     if entry_counts_as_stale(e):
-        space.own_stale -= 1
-    space_add(core, space, -1, -entry_weight(&core.slab, i))
+        node.own_stale -= 1
+    node_add_locked(core, node, -1, -entry_weight(&core.slab, i))
     if cause == EXPIRED:
-        space.counters.expirations += 1
+        node.counters.expirations += 1
     elif cause == EVICTED or cause == OVER_LIMIT:
-        space.counters.evictions += 1
+        node.counters.evictions += 1
     elif cause != REPLACED:
-        space.counters.invalidations += 1
+        node.counters.invalidations += 1
     if core.limbo_count < core.at_once or core_hears(core, REMOVE):
         limbo_push_locked(core, i, cause)
     else:
         debris_push_locked(core, i)
-    idle_consider(core, space)
+    idle_consider_locked(core, node)
 
 
 # ------------------------------------------------------------------------- asking for memory ahead
 
-cdef inline void entry_prefetch(Core* core, uint32_t i) noexcept nogil:
+cdef inline void entry_prefetch_locked(Core* core, uint32_t i) noexcept nogil:
     """Ask for what the removal of entry i will touch: the table's bucket and its neighbours."""
     cdef Entry* e = entry_at(&core.slab, i)
     cdef Part* part
@@ -94,46 +94,46 @@ cdef inline void entry_prefetch(Core* core, uint32_t i) noexcept nogil:
     if core.limbo_count < core.at_once:
         part = table_part(&core.table, e.hash)
         prefetch(&part.buckets[part_home(part, e.hash)])
-    if e.space != NONE and e.seat != NONE and not core.spaces[e.space].sieving:
-        heap = &core.spaces[e.space].deadlines
-        prefetch(&heap.keys[e.seat])
-        prefetch(&heap.ids[e.seat])
+    if e.node != NONE and e.heap_index != NONE and not core.nodes[e.node].compacting:
+        heap = &core.nodes[e.node].deadlines
+        prefetch(&heap.keys[e.heap_index])
+        prefetch(&heap.ids[e.heap_index])
     if e.newer != NONE:
         prefetch(entry_at(&core.slab, e.newer))
     if e.older != NONE:
         prefetch(entry_at(&core.slab, e.older))
 
 
-cdef inline uint32_t scout_move(Core* core, uint32_t scout) noexcept nogil:
-    """Let a scout, who runs ahead of whoever walks an order or the debris, ask for one more."""
-    if scout == NONE:
+cdef inline uint32_t prefetcher_move_locked(Core* core, uint32_t prefetcher) noexcept nogil:
+    """Let a prefetcher, which goes ahead of a walk over an order or the debris, take a step."""
+    if prefetcher == NONE:
         return NONE
-    entry_prefetch(core, scout)
-    return entry_at(&core.slab, scout).newer
+    entry_prefetch_locked(core, prefetcher)
+    return entry_at(&core.slab, prefetcher).newer
 
 
-cdef inline uint32_t scout_begin(Core* core, uint32_t first) noexcept nogil:
-    """Send a scout ahead of the first of a walk."""
+cdef inline uint32_t prefetcher_begin_locked(Core* core, uint32_t first) noexcept nogil:
+    """Send a prefetcher ahead of the first entry of a walk."""
     cdef uint32_t _
     for _ in range(AHEAD):
-        first = scout_move(core, first)
+        first = prefetcher_move_locked(core, first)
     return first
 
 
 # -------------------------------------------------------------------------------- debris and limbo
 
-cdef inline bint debris_is_left(Core* core) noexcept nogil:
+cdef inline bint debris_is_left_locked(Core* core) noexcept nogil:
     return core.debris_count or core.debris != NULL or core.slab.surplus or core.tags.links_surplus
 
 
 cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
     """Put at most so many entries of debris in limbo, oldest first, and give a page back."""
-    cdef uint32_t i, scout
-    cdef Space* cut
+    cdef uint32_t i, prefetcher
+    cdef Node* cut
     cdef Entry* e
-    scout = scout_begin(core, core.debris_first) if most > 1 else NONE
+    prefetcher = prefetcher_begin_locked(core, core.debris_first) if most > 1 else NONE
     while most > 0 and core.debris_count:
-        scout = scout_move(core, scout)
+        prefetcher = prefetcher_move_locked(core, prefetcher)
         i = core.debris_first
         core.debris_first = entry_at(&core.slab, i).newer
         if core.debris_first == NONE:
@@ -141,14 +141,14 @@ cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
         core.debris_count -= 1
         limbo_push_locked(core, i, CLEARED)
         most -= 1
-    scout = NONE
+    prefetcher = NONE
     if most > 1 and core.debris != NULL:
-        scout = scout_begin(core, core.debris.order.oldest)
+        prefetcher = prefetcher_begin_locked(core, core.debris.order.oldest)
     while most > 0 and core.debris != NULL:
         cut = core.debris
         i = cut.order.oldest
         if i != NONE:
-            scout = scout_move(core, scout)
+            prefetcher = prefetcher_move_locked(core, prefetcher)
             e = entry_at(&core.slab, i)
             cut.order.oldest = e.newer
             if e.newer != NONE:
@@ -158,15 +158,15 @@ cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
             entry_drop_tags_locked(core, e)
             if entry_counts_as_stale(e):
                 cut.own_stale -= 1
-            space_add(core, cut, -1, -entry_weight(&core.slab, i))
+            node_add_locked(core, cut, -1, -entry_weight(&core.slab, i))
             # Its id may be another namespace's before the limbo is drained.
-            e.space = NONE
+            e.node = NONE
             limbo_push_locked(core, i, CLEARED)
             most -= 1
         else:
             core.debris = cut.next
-            space_give_id(core, cut.id)
-            space_free(cut)
+            node_give_id_locked(core, cut.id)
+            node_free(cut)
     if core.slab.surplus:
         slab_give_page(&core.slab)
     if core.tags.links_surplus:
@@ -179,18 +179,18 @@ cdef void store_trim_idle(Store store, Py_ssize_t most) noexcept:
     Runs as views are dropped, with whatever exception is in flight, and so raises and asks nothing.
     """
     cdef Core* core = &store.core
-    cdef Space* space
-    cdef Space* gone = NULL
+    cdef Node* node
+    cdef Node* gone = NULL
     lock_acquire(&core.lock)
     # An entry in limbo still names its namespace, for the listeners.
     while most > 0 and core.idle_count > core.max_idle and core.limbo_count == 0:
         most -= 1
-        space = core.idle_oldest
-        space_forget(core, space)
-        space.next = gone
-        gone = space
+        node = core.idle_oldest
+        node_forget_locked(core, node)
+        node.next = gone
+        gone = node
     lock_release(&core.lock)
-    spaces_free(gone)
+    nodes_free(gone)
 
 
 cdef int store_drain(Store store) except -1:
@@ -203,8 +203,8 @@ cdef int store_drain(Store store) except -1:
     cdef uint32_t i
     cdef Entry* e
     cdef Cause cause
-    cdef Space* space
-    cdef uint32_t where, scout, ahead
+    cdef Node* node
+    cdef uint32_t where, prefetcher, ahead
     cdef Py_ssize_t drained = 0
     error = None
     while core_has_limbo(core):
@@ -214,49 +214,49 @@ cdef int store_drain(Store store) except -1:
             lock_release(&core.lock)
             break
         e = entry_at(&core.slab, i)
-        poke_u32(&core.limbo_first, e.newer)
+        relaxed_store_u32(&core.limbo_first, e.newer)
         if core.limbo_first == NONE:
             core.limbo_last = NONE
         # What is dropped has mostly left the processor's caches long ago.
-        scout = core.limbo_first
+        prefetcher = core.limbo_first
         for ahead in range(4):
-            if scout == NONE:
+            if prefetcher == NONE:
                 break
             if ahead == 3:
-                prefetch(entry_at(&core.slab, scout).key)
-                prefetch(entry_at(&core.slab, scout).value)
-            scout = entry_at(&core.slab, scout).newer
+                prefetch(entry_at(&core.slab, prefetcher).key)
+                prefetch(entry_at(&core.slab, prefetcher).value)
+            prefetcher = entry_at(&core.slab, prefetcher).newer
         key = <object>e.key
         value = <object>e.value
         Py_DECREF(key)                            # the entry's own; the locals hold theirs
         Py_DECREF(value)
         cause = <Cause>e.links
-        where = e.space
+        where = e.node
         slab_give(&core.slab, i)
         if core.table.count == 0 and core.limbo_first == NONE and core.slab.n_pages > 1:
             slab_trim(&core.slab)
             links_trim(&core.tags)                # records may be pinned by a call under way
         core.limbo_count -= 1
         drained += 1
-        space = NULL
+        node = NULL
         if core_hears(core, REMOVE) and where != NONE:
-            space = core.spaces[where]
-            if space.parent == NULL and space != core.root:
-                space = NULL                      # cut off since then, when nobody listened
+            node = core.nodes[where]
+            if node.parent == NULL and node != core.root:
+                node = NULL                      # cut off since then, when nobody listened
             else:
-                space_hold(core, space)           # not to be forgotten before it is told
+                node_hold_locked(core, node)           # not to be forgotten before it is told
         lock_release(&core.lock)
-        if space != NULL:
+        if node != NULL:
             try:
-                emit(store, space, REMOVE, key, CAUSES[<int>cause], value)
+                emit(store, node, REMOVE, key, CAUSES[<int>cause], value)
             except BaseException as failure:
                 error = failure if error is None else error
             lock_acquire(&core.lock)
-            space_let_go(core, space)
+            node_let_go_locked(core, node)
             lock_release(&core.lock)
         key = None
         value = None
-    if peek_u32(&core.idle_count) > core.max_idle:
+    if relaxed_load_u32(&core.idle_count) > core.max_idle:
         store_trim_idle(store, drained + 4)
     if error is not None:
         raise error

@@ -1,7 +1,7 @@
 # Removing. What is removed decides what it costs.
 
 
-cdef object take(Store store, Space* space, object key, Cause cause, bint* fresh):
+cdef object take(Store store, Node* node, object key, Cause cause, bint* fresh):
     """Remove the entry of key and return its value; None, and `fresh` false, if none is held.
 
     An entry past its TTL goes as well, but is not `fresh`.
@@ -10,19 +10,19 @@ cdef object take(Store store, Space* space, object key, Cause cause, bint* fresh
     cdef uint32_t hash, i
     cdef Entry* e
     cdef double now
-    cdef uint64_t begun = peek_u64(&core.loads_begun)
+    cdef uint64_t begun = relaxed_load_u64(&core.loads_begun)
     cdef Load running = None
     fresh[0] = False
-    space_guard(store, space)
-    hash = key_hash(space, key)
+    node_guard(store, node)
+    hash = key_hash(node, key)
     now = store_now(store)
-    if space_has_loads(space):
-        running = load_find(core, space, key, hash, NULL)
+    if node_has_loads(node):
+        running = load_find(core, node, key, hash, NULL)
     value = None
     try:
         lock_acquire(&core.lock)
         try:
-            i = store_find_locked(core, space, key, hash)
+            i = store_find_locked(core, node, key, hash)
             if core_is_closed(core):
                 raise closed_error()
             if i != NONE:
@@ -30,8 +30,8 @@ cdef object take(Store store, Space* space, object key, Cause cause, bint* fresh
                 value = <object>e.value
                 fresh[0] = e.deadline > now
                 entry_unlink_locked(core, i, cause if entry_last(e) > now else EXPIRED)
-            if space_has_loads(space):
-                fence_key_locked(core, space, running, hash, begun)
+            if node_has_loads(node):
+                fence_key_locked(core, node, running, hash, begun)
         finally:
             lock_release(&core.lock)
     finally:
@@ -57,59 +57,59 @@ cdef enum:
     WORTH_CUTTING = 32            # once the limbo is full, for as many entries it is the less work
 
 
-cdef inline bint space_may_be_cut(Core* core, Space* space) noexcept:
+cdef inline bint node_may_be_cut_locked(Core* core, Node* node) noexcept:
     if core_hears(core, REMOVE):
         return False
-    return space.own > (core.at_once if core.limbo_count < core.at_once
-                        or core.at_once < WORTH_CUTTING else WORTH_CUTTING)
+    return node.own > (core.at_once if core.limbo_count < core.at_once
+                       or core.at_once < WORTH_CUTTING else WORTH_CUTTING)
 
 
-cdef int64_t space_cut_off_locked(Store store, Space* space, double now) noexcept:
+cdef int64_t node_cut_off_locked(Store store, Node* node, double now) noexcept:
     """Turn a namespace's own entries into debris; how many of them were held, and not due to
     expire anyway. -1, and nothing done, when memory is out.
 
     For a namespace whose tags have no records below it.
     """
     cdef Core* core = &store.core
-    cdef Space* cut
-    cdef uint32_t old = space.id, t, up
+    cdef Node* cut
+    cdef uint32_t old = node.id, t, up
     cdef int64_t due
-    if space_id_reserve(core) < 0:
+    if node_id_reserve_locked(core) < 0:
         return -1
-    cut = <Space*>calloc(1, sizeof(Space))
+    cut = <Node*>calloc(1, sizeof(Node))
     if cut == NULL:
         return -1
-    due = heap_due(core, &space.deadlines, 0, now, True)
-    space.counters.expirations += due
-    space.counters.invalidations += space.own - due
+    due = heap_due_locked(core, &node.deadlines, 0, now, True)
+    node.counters.expirations += due
+    node.counters.invalidations += node.own - due
     cut.id = old
-    cut.order = space.order
-    cut.own = space.own
-    cut.own_stale = space.own_stale
-    cut.own_weight = space.own_weight
-    cut.entries = space.own
-    cut.weight = space.own_weight
+    cut.order = node.order
+    cut.own = node.own
+    cut.own_stale = node.own_stale
+    cut.own_weight = node.own_weight
+    cut.entries = node.own
+    cut.weight = node.own_weight
     cut.max_entries = -1
     cut.max_weight = -1
     cut.share = 1.0
-    cut.tags = space.tags
+    cut.tags = node.tags
     cut.next = core.debris
     core.debris = cut
-    core.spaces[old] = cut
-    space_take_id(core, space)
-    space.order.newest = NONE
-    space.order.oldest = NONE
-    heap_free(&space.deadlines)
-    space.own_stale = 0
-    space.tags = NULL
-    if space.parent != NULL:
-        if space.member.seat[<int>BY_DUE] != NONE:
-            space.parent.due.ids[space.member.seat[<int>BY_DUE]] = space.id
-        if space.member.seat[<int>BY_ENTRIES] != NONE:
-            space.parent.by_entries.ids[space.member.seat[<int>BY_ENTRIES]] = space.id
-        if space.member.seat[<int>BY_WEIGHT] != NONE:
-            space.parent.by_weight.ids[space.member.seat[<int>BY_WEIGHT]] = space.id
-    space_add(core, space, -<int64_t>space.own, -space.own_weight)
+    core.nodes[old] = cut
+    node_take_id_locked(core, node)
+    node.order.newest = NONE
+    node.order.oldest = NONE
+    heap_free(&node.deadlines)
+    node.own_stale = 0
+    node.tags = NULL
+    if node.parent != NULL:
+        if node_heap_index(node, BY_DUE) != NONE:
+            node.parent.due.ids[node_heap_index(node, BY_DUE)] = node.id
+        if node_heap_index(node, BY_ENTRIES) != NONE:
+            node.parent.by_entries.ids[node_heap_index(node, BY_ENTRIES)] = node.id
+        if node_heap_index(node, BY_WEIGHT) != NONE:
+            node.parent.by_weight.ids[node_heap_index(node, BY_WEIGHT)] = node.id
+    node_add_locked(core, node, -<int64_t>node.own, -node.own_weight)
     if cut.tags != NULL:
         # Its tags' records go with it, and no longer count above.
         for t in (<dict>cut.tags).values():
@@ -117,42 +117,42 @@ cdef int64_t space_cut_off_locked(Store store, Space* space, double now) noexcep
             if up != NONE:
                 tag_unhang(&core.tags, t)
                 tag_release_locked(core, up)
-    idle_consider(core, space)
+    idle_consider_locked(core, node)
     return cut.own - due
 
 
-cdef int64_t clear_locked(Store store, Space* space, double now) noexcept:
+cdef int64_t clear_locked(Store store, Node* node, double now) noexcept:
     """Remove all of a namespace and of those below it, and let its running loads end in vain."""
     cdef Core* core = &store.core
     cdef int64_t removed = 0, cut
-    cdef uint32_t scout
-    cdef Space* child = space.child
-    if space_has_loads(space):
-        fence_all_locked(space)
-    while child != NULL:                          # first those below: see space_cut_off_locked
+    cdef uint32_t prefetcher
+    cdef Node* child = node.child
+    if node_has_loads(node):
+        fence_all_locked(node)
+    while child != NULL:                          # first those below: see node_cut_off_locked
         if child.entries or child.pending:
             removed += clear_locked(store, child, now)
         child = child.next
-    if space_may_be_cut(core, space):
-        cut = space_cut_off_locked(store, space, now)
+    if node_may_be_cut_locked(core, node):
+        cut = node_cut_off_locked(store, node, now)
         if cut >= 0:
             return removed + cut
-    sieve_begin(core, space, space.own)
-    scout = scout_begin(core, space.order.oldest)
-    while space.order.oldest != NONE:
-        scout = scout_move(core, scout)
-        removed += remove_one_locked(core, space.order.oldest, CLEARED, now)
-    sieve_end(core, space)
-    if space.deadlines.capacity > 64:
-        heap_free(&space.deadlines)
+    compaction_begin_locked(core, node, node.own)
+    prefetcher = prefetcher_begin_locked(core, node.order.oldest)
+    while node.order.oldest != NONE:
+        prefetcher = prefetcher_move_locked(core, prefetcher)
+        removed += remove_one_locked(core, node.order.oldest, CLEARED, now)
+    compaction_end_locked(core, node)
+    if node.deadlines.capacity > 64:
+        heap_free(&node.deadlines)
     return removed
 
 
-cdef bint bears_all(Core* core, uint32_t i, list tags) noexcept:
+cdef bint bears_all_locked(Core* core, uint32_t i, list tags) noexcept:
     cdef Entry* e = entry_at(&core.slab, i)
     cdef uint32_t t
     for name in tags:
-        t = tag_find(core.spaces[e.space], <str>name)
+        t = tag_find_locked(core.nodes[e.node], <str>name)
         if t == NONE or not entry_bears(&core.tags, e, t):
             return False
     return True
@@ -165,11 +165,11 @@ cdef int64_t tag_invalidate_locked(Store store, uint32_t t, list others, double 
     cdef int64_t own
     cdef uint32_t link, near, far, child, next, i, k
     cdef Tag* tag = &core.tags.records[t]
-    cdef Space* space = core.spaces[tag.space]
-    if (others is None and space.child == NULL and tag.total == space.own
-            and space_may_be_cut(core, space)):
+    cdef Node* node = core.nodes[tag.node]
+    if (others is None and node.child == NULL and tag.total == node.own
+            and node_may_be_cut_locked(core, node)):
         # All that the namespace holds bears the tag.
-        removed = space_cut_off_locked(store, space, now)
+        removed = node_cut_off_locked(store, node, now)
         if removed >= 0:
             return removed
         removed = 0
@@ -178,11 +178,11 @@ cdef int64_t tag_invalidate_locked(Store store, uint32_t t, list others, double 
     while child != NONE:
         own -= core.tags.records[child].total
         child = core.tags.records[child].next
-    sieve_begin(core, space, own)
+    compaction_begin_locked(core, node, own)
     # Pinned: the last removal must not free the record under the walk.
     tag.total += 1
     link = tag.first
-    # Two scouts run ahead of the walk: one asks for the entries, the other for their neighbours.
+    # Two prefetchers go ahead of the walk: one asks for entries, the other for their neighbours.
     near = link
     far = link
     for k in range(2 * AHEAD):
@@ -190,20 +190,20 @@ cdef int64_t tag_invalidate_locked(Store store, uint32_t t, list others, double 
             prefetch(&entry_at(&core.slab, link_at(&core.tags, far).entry).hash)
             far = link_at(&core.tags, far).older
         if k >= AHEAD and near != NONE:
-            entry_prefetch(core, link_at(&core.tags, near).entry)
+            entry_prefetch_locked(core, link_at(&core.tags, near).entry)
             near = link_at(&core.tags, near).older
     while link != NONE:
         if far != NONE:
             prefetch(&entry_at(&core.slab, link_at(&core.tags, far).entry).hash)
             far = link_at(&core.tags, far).older
         if near != NONE:
-            entry_prefetch(core, link_at(&core.tags, near).entry)
+            entry_prefetch_locked(core, link_at(&core.tags, near).entry)
             near = link_at(&core.tags, near).older
         i = link_at(&core.tags, link).entry
         link = link_at(&core.tags, link).older
-        if others is None or bears_all(core, i, others):
+        if others is None or bears_all_locked(core, i, others):
             removed += remove_one_locked(core, i, TAG, now)
-    sieve_end(core, space)
+    compaction_end_locked(core, node)
     child = core.tags.records[t].child
     while child != NONE:
         next = core.tags.records[child].next
@@ -214,22 +214,22 @@ cdef int64_t tag_invalidate_locked(Store store, uint32_t t, list others, double 
     return removed
 
 
-cdef int64_t invalidate(Store store, Space* space, tuple tags, bint every) except -1:
+cdef int64_t invalidate(Store store, Node* node, tuple tags, bint every) except -1:
     """invalidate_tag and invalidate_tags: `every`: only entries that bear all of them."""
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     cdef int64_t removed = 0
     cdef uint32_t t, rarest = NONE
-    space_guard_closed(store)
+    node_guard_closed(store)
     if tags is None:
         return 0
     others = [tag for tag in tags] if every else None
     lock_acquire(&core.lock)
     try:
-        if space.pending:
-            fence_tags_locked(space, tags, every)
+        if node.pending:
+            fence_tags_locked(node, tags, every)
         for tag in tags:
-            t = tag_find(space, <str>tag)
+            t = tag_find_locked(node, <str>tag)
             if every:
                 if t == NONE:
                     rarest = NONE
@@ -247,21 +247,21 @@ cdef int64_t invalidate(Store store, Space* space, tuple tags, bint every) excep
     return removed
 
 
-cdef bint delete_one(Store store, Space* space, object key) except -1:
+cdef bint delete_one(Store store, Node* node, object key) except -1:
     cdef bint fresh = False
-    take(store, space, key, DELETED, &fresh)
+    take(store, node, key, DELETED, &fresh)
     return fresh
 
 
-cdef int delete_or_raise(Store store, Space* space, object key) except -1:
-    if not delete_one(store, space, key):
+cdef int delete_or_raise(Store store, Node* node, object key) except -1:
+    if not delete_one(store, node, key):
         raise KeyError(key)
     return 0
 
 
-cdef object pop_one(Store store, Space* space, object key, object default):
+cdef object pop_one(Store store, Node* node, object key, object default):
     cdef bint fresh = False
-    value = take(store, space, key, DELETED, &fresh)
+    value = take(store, node, key, DELETED, &fresh)
     if fresh:
         return value
     if default is UNSET:
@@ -269,13 +269,13 @@ cdef object pop_one(Store store, Space* space, object key, object default):
     return default
 
 
-cdef tuple pop_oldest(Store store, Space* space):
+cdef tuple pop_oldest(Store store, Node* node):
     cdef Core* core = &store.core
     cdef double now
     cdef uint32_t i, hash
     cdef uint64_t begun = 0
     cdef Load running = None
-    space_guard(store, space)
+    node_guard(store, node)
     now = store_now(store)
     key = MISSING
     while True:
@@ -283,7 +283,7 @@ cdef tuple pop_oldest(Store store, Space* space):
         value = None                          # nothing is dropped under the lock
         lock_acquire(&core.lock)
         try:
-            i = space.order.oldest
+            i = node.order.oldest
             while i != NONE and entry_at(&core.slab, i).deadline <= now:
                 i = entry_at(&core.slab, i).newer
             if core_is_closed(core):
@@ -292,60 +292,60 @@ cdef tuple pop_oldest(Store store, Space* space):
                 raise KeyError("popitem(): the namespace is empty")
             key = <object>entry_at(&core.slab, i).key
             hash = entry_at(&core.slab, i).hash
-            if key is wanted or space.own_pending == 0:
+            if key is wanted or node.own_pending == 0:
                 value = <object>entry_at(&core.slab, i).value
-                if space_has_loads(space):
-                    fence_key_locked(core, space, running, hash, begun)
+                if node_has_loads(node):
+                    fence_key_locked(core, node, running, hash, begun)
                 # By its place and not by its key, whose hash may not be what it was.
                 entry_unlink_locked(core, i, DELETED)
                 break
         finally:
             lock_release(&core.lock)
-        begun = peek_u64(&core.loads_begun)
-        running = load_find(core, space, key, hash, NULL)  # runs user code: look again
+        begun = relaxed_load_u64(&core.loads_begun)
+        running = load_find(core, node, key, hash, NULL)  # runs user code: look again
     store_drain(store)
     return key, value
 
 
-cdef Py_ssize_t delete_many(Store store, Space* space, object keys) except -1:
+cdef Py_ssize_t delete_many(Store store, Node* node, object keys) except -1:
     cdef bint fresh = False
     cdef Py_ssize_t removed = 0
-    space_guard(store, space)
+    node_guard(store, node)
     keys = listed_keys(keys)
     for key in keys:
         hash(key)                             # all are checked before any is removed
     for key in keys:
-        take(store, space, key, DELETED, &fresh)
+        take(store, node, key, DELETED, &fresh)
         removed += fresh
     return removed
 
 
-cdef int64_t clear_all(Store store, Space* space) except -1:
+cdef int64_t clear_all(Store store, Node* node) except -1:
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     cdef int64_t removed
-    space_guard_closed(store)
+    node_guard_closed(store)
     lock_acquire(&core.lock)
-    removed = clear_locked(store, space, now)
+    removed = clear_locked(store, node, now)
     lock_release(&core.lock)
     if core_has_limbo(core):
         store_drain(store)
     return removed
 
 
-cdef int64_t invalidate_tag(Store store, Space* space, object tag) except -1:
+cdef int64_t invalidate_tag(Store store, Node* node, object tag) except -1:
     if not isinstance(tag, str):
         raise TypeError(f"tag: must be a str, got {type(tag).__name__}")
-    return invalidate(store, space, tags_checked(tag), False)
+    return invalidate(store, node, tags_checked(tag), False)
 
 
-cdef int64_t invalidate_tags(Store store, Space* space, object tags, object match) except -1:
+cdef int64_t invalidate_tags(Store store, Node* node, object tags, object match) except -1:
     if match not in ("any", "all"):
         raise ValueError(f'match: must be "any" or "all", got {shown(match)}')
-    return invalidate(store, space, tags_checked(tags), match == "all")
+    return invalidate(store, node, tags_checked(tags), match == "all")
 
 
-cdef int64_t invalidate_prefix(Store store, Space* space, object prefix) except -1:
+cdef int64_t invalidate_prefix(Store store, Node* node, object prefix) except -1:
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     cdef int64_t removed = 0
@@ -354,14 +354,14 @@ cdef int64_t invalidate_prefix(Store store, Space* space, object prefix) except 
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: must be a str, got {type(prefix).__name__}")
     prefix = str.__str__(prefix)
-    space_guard(store, space)
+    node_guard(store, node)
     lock_acquire(&core.lock)
     try:
-        if space_has_loads(space):
-            fence_prefix_locked(space, prefix)
-        # All of them are looked at, and a look at all seats costs less.
-        sieve_begin(core, space, space.own)
-        i = space.order.oldest
+        if node_has_loads(node):
+            fence_prefix_locked(node, prefix)
+        # All of them are looked at, and a look at all of the heap costs less.
+        compaction_begin_locked(core, node, node.own)
+        i = node.order.oldest
         far = i
         for _ in range(AHEAD):
             if far != NONE:
@@ -376,7 +376,7 @@ cdef int64_t invalidate_prefix(Store store, Space* space, object prefix) except 
                     and PyUnicode_Tailmatch(<object>e.key, prefix, 0, PY_SSIZE_T_MAX, -1) == 1):
                 removed += remove_one_locked(core, i, PREFIX, now)
             i = newer
-        sieve_end(core, space)
+        compaction_end_locked(core, node)
     finally:
         lock_release(&core.lock)
     if core_has_limbo(core):
@@ -392,7 +392,7 @@ cdef object store_close(Store store):
     if core_is_closed(core):
         lock_release(&core.lock)
         return
-    poke_flag(&core.closed, True)
+    relaxed_store_flag(&core.closed, True)
     if core_hears(core, REMOVE):
         clear_locked(store, core.root, -INFINITY)
     else:

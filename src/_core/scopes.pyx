@@ -106,7 +106,7 @@ cdef object context_here():
 
 cdef Scope scope_settled(Scope scope):
     """The innermost scope that counts: without those of blocks of this context that are lost."""
-    while (scope is not None and scope.block is not None and peek_flag(&scope.block.is_lost)
+    while (scope is not None and scope.block is not None and relaxed_load_flag(&scope.block.is_lost)
            and is_running(scope.block.home)):
         scope = scope.outer
     return scope
@@ -173,7 +173,7 @@ cdef object tenant_settled(Scope scope):
         collections_on(collected)
     if settled is None:
         return NO_TENANT
-    if (settled.block is None or not peek_flag(&settled.block.is_lost)
+    if (settled.block is None or not relaxed_load_flag(&settled.block.is_lost)
             or is_running(settled.context)):
         return settled.tenant
     return NO_TENANT
@@ -184,7 +184,7 @@ cdef inline object tenant_now():
     cdef Scope scope = scope_innermost()
     if scope is None:
         return NO_TENANT
-    if scope.block is not None and peek_flag(&scope.block.is_lost):
+    if scope.block is not None and relaxed_load_flag(&scope.block.is_lost):
         return tenant_settled(scope)
     return scope.tenant
 
@@ -224,7 +224,7 @@ cdef class TenantBlock:
         if self.state != OPEN:
             raise RuntimeError("tenant: the block is not open")
         self.state = ENDED
-        poke_flag(&self.is_lost, True)        # until its scope is out of that context
+        relaxed_store_flag(&self.is_lost, True)        # until its scope is out of that context
         home = self.home()
         if home is not None and <PyObject*>home is context_running():
             collected = collections_off()
@@ -233,13 +233,13 @@ cdef class TenantBlock:
                 PyContextVar_Set(scope_variable, scope_settled(scope_without(innermost, self)))
             finally:
                 collections_on(collected)
-            poke_flag(&self.is_lost, False)
+            relaxed_store_flag(&self.is_lost, False)
             if innermost is None or innermost.block is not self:
                 PyErr_WarnEx(TenantScopeWarning, OUT_OF_ORDER, 1)
             return
         # Copies of a context that is gone were all made before the block ended: they keep it.
         if home is None or scope_mend(home, self):
-            poke_flag(&self.is_lost, False)
+            relaxed_store_flag(&self.is_lost, False)
         PyErr_WarnEx(TenantScopeWarning, ELSEWHERE, 1)
 
 

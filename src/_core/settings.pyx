@@ -71,18 +71,18 @@ cdef struct Settings:
     PyObject* child_limits        # borrowed from the checked settings; NULL: none
 
 
-cdef int settings_read(Settings* into, Space* space, dict checked) except -1:
-    """Checked settings as a struct, what they leave out as it is in `space` (NULL: by default).
+cdef int settings_read_locked(Settings* into, Node* node, dict checked) except -1:
+    """Checked settings as a struct, what they leave out as it is in `node` (NULL: by default).
 
     Allocates nothing, so that putting them in force cannot fail half way.
     """
     into.has_ttl = "default_ttl" in checked
     into.default_ttl = checked["default_ttl"] if into.has_ttl else 0
-    into.max_entries = -1 if space == NULL else space.max_entries
-    into.max_weight = -1 if space == NULL else space.max_weight
-    into.max_pending = -1 if space == NULL else space.max_pending
-    into.reserved = 0 if space == NULL else space.reserved
-    into.share = 1.0 if space == NULL else space.share
+    into.max_entries = -1 if node == NULL else node.max_entries
+    into.max_weight = -1 if node == NULL else node.max_weight
+    into.max_pending = -1 if node == NULL else node.max_pending
+    into.reserved = 0 if node == NULL else node.reserved
+    into.share = 1.0 if node == NULL else node.share
     into.has_limits = "child_limits" in checked
     into.child_limits = NULL
     if "max_entries" in checked:
@@ -100,88 +100,88 @@ cdef int settings_read(Settings* into, Space* space, dict checked) except -1:
     return 0
 
 
-cdef int space_check_reservations(Space* parent, Space* space, Settings* settings) except -1:
-    """Refuse reservations that exceed a limit at or above them. `space` NULL: one to be made."""
+cdef int node_check_reservations_locked(Node* parent, Node* node, Settings* settings) except -1:
+    """Refuse reservations that exceed a limit at or above them. `node` NULL: one to be made."""
     cdef int64_t reserved = settings.reserved
     cdef int64_t limit = settings.max_entries
-    cdef int64_t below = 0 if space == NULL else space.reserved_below
+    cdef int64_t below = 0 if node == NULL else node.reserved_below
     cdef int64_t demand = reserved if reserved > below else below
-    cdef int64_t before = 0 if space == NULL else space_demand(space)
+    cdef int64_t before = 0 if node == NULL else node_demand_locked(node)
     cdef int64_t was
     if limit >= 0 and demand > limit:
         raise ConfigurationError(f"reserved: {demand} entries are reserved here or below, more "
                                  f"than max_entries={limit}")
     while parent != NULL:
-        was = space_demand(parent)
+        was = node_demand_locked(parent)
         below = parent.reserved_below + demand - before
         demand = parent.reserved if parent.reserved > below else below
         before = was
         if parent.max_entries >= 0 and demand > parent.max_entries and demand > was:
             raise ConfigurationError(
                 f"reserved: {demand} entries would be reserved below namespace "
-                f"{space_label(parent)}, more than its max_entries={parent.max_entries}")
+                f"{node_label(parent)}, more than its max_entries={parent.max_entries}")
         parent = parent.parent
     return 0
 
 
-cdef void space_inherit_ttl(Space* space, double ttl) noexcept:
+cdef void node_inherit_ttl_locked(Node* node, double ttl) noexcept:
     """Pass a default TTL on to those below that have none of their own."""
-    cdef Space* child = space.child
-    poke_double(&space.default_ttl, ttl)
+    cdef Node* child = node.child
+    relaxed_store_double(&node.default_ttl, ttl)
     while child != NULL:
         if not child.own_ttl:
-            space_inherit_ttl(child, ttl)
+            node_inherit_ttl_locked(child, ttl)
         child = child.next
 
 
-cdef void space_apply_locked(Store store, Space* space, Settings* settings) noexcept:
+cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcept:
     """Put settings in force. Allocates nothing and runs no user code."""
     cdef Core* core = &store.core
-    cdef int64_t before = space_demand(space)
-    cdef Space* above = space
+    cdef int64_t before = node_demand_locked(node)
+    cdef Node* ancestor = node
     cdef PyObject* old
     if settings.has_ttl:
-        space.own_ttl = True
-        space_inherit_ttl(space, settings.default_ttl)
-    space.max_entries = settings.max_entries
-    poke_i64(&space.max_weight, settings.max_weight)
-    space.max_pending = settings.max_pending
-    space.reserved = settings.reserved
-    space_demand_changed(space, before)
-    if settings.share != space.share:
-        space.share = settings.share
-        if space.member.seat[<int>BY_ENTRIES] != NONE:
-            heap_rekey(core.spaces, BY_ENTRIES, &space.parent.by_entries,
-                       space.member.seat[<int>BY_ENTRIES], -space_ratio(space, BY_ENTRIES, 0))
-        if space.member.seat[<int>BY_WEIGHT] != NONE:
-            heap_rekey(core.spaces, BY_WEIGHT, &space.parent.by_weight,
-                       space.member.seat[<int>BY_WEIGHT], -space_ratio(space, BY_WEIGHT, 0))
+        node.own_ttl = True
+        node_inherit_ttl_locked(node, settings.default_ttl)
+    node.max_entries = settings.max_entries
+    relaxed_store_i64(&node.max_weight, settings.max_weight)
+    node.max_pending = settings.max_pending
+    node.reserved = settings.reserved
+    node_demand_changed_locked(node, before)
+    if settings.share != node.share:
+        node.share = settings.share
+        if node_heap_index(node, BY_ENTRIES) != NONE:
+            heap_rekey(core.nodes, BY_ENTRIES, &node.parent.by_entries,
+                       node_heap_index(node, BY_ENTRIES), -node_ratio_locked(node, BY_ENTRIES, 0))
+        if node_heap_index(node, BY_WEIGHT) != NONE:
+            heap_rekey(core.nodes, BY_WEIGHT, &node.parent.by_weight,
+                       node_heap_index(node, BY_WEIGHT), -node_ratio_locked(node, BY_WEIGHT, 0))
     if settings.has_limits:
-        old = space.child_limits
-        Py_XINCREF(settings.child_limits)         # Space.child_limits owns it
-        space.child_limits = settings.child_limits
+        old = node.child_limits
+        Py_XINCREF(settings.child_limits)         # Node.child_limits owns it
+        node.child_limits = settings.child_limits
         Py_XDECREF(old)
     # What was reserved may now be taken, here and above.
-    while above.parent != NULL:
-        space_raise_by(core, above, BY_ENTRIES)
+    while ancestor.parent != NULL:
+        node_raise_by_locked(core, ancestor, BY_ENTRIES)
         if core.slab.weighs:
-            space_raise_by(core, above, BY_WEIGHT)
-        above = above.parent
+            node_raise_by_locked(core, ancestor, BY_WEIGHT)
+        ancestor = ancestor.parent
 
 
-cdef Space* space_make(Store store, Space* parent, str name, dict children) except NULL:
+cdef Node* node_make_locked(Store store, Node* parent, str name, dict children) except NULL:
     """Make a child that starts with its parent's child_limits. Lock held; runs no user code."""
-    cdef Space* space
+    cdef Node* node
     cdef Settings settings
     if parent.depth == DEEPEST:
         raise InvalidNamespaceError(f"name: a path has at most {DEEPEST} names")
     if parent.child_limits == NULL:
-        return space_new(&store.core, parent, name, children)
-    settings_read(&settings, NULL, <dict>parent.child_limits)
-    space_check_reservations(parent, NULL, &settings)
-    space = space_new(&store.core, parent, name, children)
-    space_apply_locked(store, space, &settings)
-    return space
+        return node_new_locked(&store.core, parent, name, children)
+    settings_read_locked(&settings, NULL, <dict>parent.child_limits)
+    node_check_reservations_locked(parent, NULL, &settings)
+    node = node_new_locked(&store.core, parent, name, children)
+    node_apply_locked(store, node, &settings)
+    return node
 
 
 cdef Store store_made(str name, object clock, object weigher, double max_pending_age,
@@ -197,8 +197,8 @@ cdef Store store_made(str name, object clock, object weigher, double max_pending
     store.core.max_pending_age = max_pending_age
     store.core.require_namespace = require_namespace
     store.core.max_idle = <uint32_t>min(max_idle, 1 << 30)
-    settings_read(&settings, store.core.root, checked)
-    space_check_reservations(NULL, store.core.root, &settings)
-    space_apply_locked(store, store.core.root, &settings)
+    settings_read_locked(&settings, store.core.root, checked)
+    node_check_reservations_locked(NULL, store.core.root, &settings)
+    node_apply_locked(store, store.core.root, &settings)
     store.core.opened = True
     return store

@@ -1,19 +1,19 @@
 # Store: one cache's memory; its keys and tags by name.
-cdef inline uint32_t hash_mix(Space* space, Py_hash_t hashed) noexcept nogil:
+cdef inline uint32_t hash_mix(Node* node, Py_hash_t hashed) noexcept nogil:
     """A key's hash as the table has it: never 0, and different in each namespace."""
     cdef uint32_t mixed = <uint32_t>(
-        ((<uint64_t>hashed ^ space.salt) * <uint64_t>0x9E3779B97F4A7C15) >> 32)
+        ((<uint64_t>hashed ^ node.salt) * <uint64_t>0x9E3779B97F4A7C15) >> 32)
     return mixed if mixed else 1
 
 
-cdef inline uint32_t key_hash(Space* space, object key) except 0:
+cdef inline uint32_t key_hash(Node* node, object key) except 0:
     """Hash and mix. May run the key's __hash__."""
     cdef Py_hash_t hashed = -1
     if is_str(<PyObject*>key):
         hashed = str_hash(<PyObject*>key)
     if hashed == -1:
         hashed = hash(key)
-    return hash_mix(space, hashed)
+    return hash_mix(node, hashed)
 
 
 cdef enum:
@@ -39,7 +39,7 @@ cdef class Store:
         self.core.debris_first = NONE
         self.core.debris_last = NONE
         self.core.at_once = AT_ONCE
-        poke_flag(&self.core.closed, True)
+        relaxed_store_flag(&self.core.closed, True)
         lock_list(&self.core.lock)
 
     def __init__(self):
@@ -50,11 +50,11 @@ cdef class Store:
         cdef uint32_t n
         store_release_entries(self)
         lock_unlist(&core.lock)
-        for n in range(core.spaces_used):
-            if core.spaces[n] != NULL:
-                space_free(core.spaces[n])
+        for n in range(core.nodes_used):
+            if core.nodes[n] != NULL:
+                node_free(core.nodes[n])
         free(core.loads)
-        free(core.spaces)
+        free(core.nodes)
         free(core.free_ids)
         core.root = NULL
         slab_free(&core.slab)
@@ -90,7 +90,7 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
     """Empty every structure at once. `taken` gets the slab with all entries, limbo and debris
     included, whose references are the caller's to drop. O(namespaces, tags, size of the table)."""
     cdef uint32_t n, t
-    cdef Space* space
+    cdef Node* node
     taken[0] = core.slab
     slab_init(&core.slab, taken.weighs)
     table_clear(&core.table)
@@ -99,40 +99,40 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
             Py_DECREF(<object>core.tags.records[t].name)      # a str: runs nobody's code
     tags_free(&core.tags)
     while core.debris != NULL:
-        space = core.debris
-        core.debris = space.next
-        space_give_id(core, space.id)
-        space_free(space)
-    for n in range(core.spaces_used):
-        space = core.spaces[n]
-        if space == NULL:
+        node = core.debris
+        core.debris = node.next
+        node_give_id_locked(core, node.id)
+        node_free(node)
+    for n in range(core.nodes_used):
+        node = core.nodes[n]
+        if node == NULL:
             continue
-        space.counters.invalidations += space.own
-        space.order.newest = NONE
-        space.order.oldest = NONE
-        space.own = 0
-        space.own_stale = 0
-        space.own_weight = 0
-        space.entries = 0
-        space.weight = 0
-        space.member.seat[0] = NONE
-        space.member.seat[1] = NONE
-        space.member.seat[2] = NONE
-        space.due.n = 0
-        space.by_entries.n = 0
-        space.by_weight.n = 0
-        heap_free(&space.deadlines)
-        if space.tags != NULL:
-            (<dict>space.tags).clear()                        # of str and int: nobody's code either
-    poke_u32(&core.limbo_first, NONE)
+        node.counters.invalidations += node.own
+        node.order.newest = NONE
+        node.order.oldest = NONE
+        node.own = 0
+        node.own_stale = 0
+        node.own_weight = 0
+        node.entries = 0
+        node.weight = 0
+        node.member.heap_index[0] = NONE
+        node.member.heap_index[1] = NONE
+        node.member.heap_index[2] = NONE
+        node.due.n = 0
+        node.by_entries.n = 0
+        node.by_weight.n = 0
+        heap_free(&node.deadlines)
+        if node.tags != NULL:
+            (<dict>node.tags).clear()                        # of str and int: nobody's code either
+    relaxed_store_u32(&core.limbo_first, NONE)
     core.limbo_last = NONE
     core.limbo_count = 0
     core.debris_first = NONE
     core.debris_last = NONE
     core.debris_count = 0
-    for n in range(core.spaces_used):
-        if core.spaces[n] != NULL:
-            idle_consider(core, core.spaces[n])
+    for n in range(core.nodes_used):
+        if core.nodes[n] != NULL:
+            idle_consider_locked(core, core.nodes[n])
 
 
 cdef void store_release_entries(Store store) noexcept:
@@ -140,22 +140,22 @@ cdef void store_release_entries(Store store) noexcept:
     cdef Core* core = &store.core
     cdef Slab taken
     cdef uint32_t n
-    cdef Space* space
+    cdef Node* node
     cdef PyObject* listeners
     cdef Load load
     lock_acquire(&core.lock)
-    poke_u32(&core.mask, 0)
+    relaxed_store_u32(&core.mask, 0)
     store_take_all_locked(core, &taken)
     lock_release(&core.lock)
     slab_drop(&taken)
-    for n in range(core.spaces_used):
-        space = core.spaces[n]
-        if space != NULL:
-            while space.running != NULL:
-                load = <Load>space.running        # holds it: load_unregister lets go of the list's
+    for n in range(core.nodes_used):
+        node = core.nodes[n]
+        if node != NULL:
+            while node.running != NULL:
+                load = <Load>node.running        # holds it: load_unregister lets go of the list's
                 load_unregister(load)
-            listeners = space.listeners
-            space.listeners = NULL
+            listeners = node.listeners
+            node.listeners = NULL
             Py_XDECREF(listeners)
 
 
@@ -170,9 +170,9 @@ cdef int store_open(Store store, bint weighs) except -1:
     core.secret *= <uint64_t>0xD6E8FEB86659FD93
     if table_init(&core.table) < 0:
         raise MemoryError()
-    core.root = space_new(core, NULL, None, {})
+    core.root = node_new_locked(core, NULL, None, {})
     core.root.default_ttl = 300.0
-    poke_flag(&core.closed, False)
+    relaxed_store_flag(&core.closed, False)
     return 0
 
 
@@ -181,7 +181,7 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     cdef Core* core = &store.core
     cdef Py_ssize_t size
     cdef uint32_t n
-    cdef Space* space
+    cdef Node* node
     lock_acquire(&core.lock)
     size = core.slab.n_pages * (page_bytes() + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
     size += core.slab.capacity * (sizeof(void*) + PAGE_WORDS * sizeof(uint64_t))
@@ -193,13 +193,13 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     size += core.tags.links_pages * (sizeof(Link) << LINK_BITS)
     size += core.tags.links_capacity * sizeof(void*) + core.tags.capacity * sizeof(Tag)
     size += core.loads_size * sizeof(void*)
-    size += core.spaces_capacity * (sizeof(void*) + sizeof(uint32_t))
-    for n in range(core.spaces_used):
-        space = core.spaces[n]
-        if space != NULL:
-            size += sizeof(Space)
-            size += (space.deadlines.capacity + space.due.capacity + space.by_entries.capacity
-                     + space.by_weight.capacity) * (sizeof(double) + sizeof(uint32_t))
+    size += core.nodes_capacity * (sizeof(void*) + sizeof(uint32_t))
+    for n in range(core.nodes_used):
+        node = core.nodes[n]
+        if node != NULL:
+            size += sizeof(Node)
+            size += (node.deadlines.capacity + node.due.capacity + node.by_entries.capacity
+                     + node.by_weight.capacity) * (sizeof(double) + sizeof(uint32_t))
     lock_release(&core.lock)
     return size
 
@@ -218,17 +218,17 @@ cdef inline double store_now(Store store) except? -1.0:
     return seconds
 
 
-cdef inline int space_guard_closed(Store store) except -1:
+cdef inline int node_guard_closed(Store store) except -1:
     if core_is_closed(&store.core):
         raise closed_error()
     return 0
 
 
-cdef inline int space_guard(Store store, Space* space) except -1:
+cdef inline int node_guard(Store store, Node* node) except -1:
     """Refuse what cannot be used: a closed cache, or the root where a namespace is required."""
     if core_is_closed(&store.core):
         raise closed_error()
-    if store.core.require_namespace and space.parent == NULL:
+    if store.core.require_namespace and node.parent == NULL:
         raise NamespaceRequiredError(
             "this cache takes no entries at its root: use namespace(...) or for_current_tenant()")
     return 0
@@ -236,8 +236,8 @@ cdef inline int space_guard(Store store, Space* space) except -1:
 
 # -------------------------------------------------------------------------------------------- keys
 
-cdef inline uint32_t store_search(Core* core, Space* space, PyObject* key,
-                                  uint32_t hash) noexcept nogil:
+cdef inline uint32_t store_search_locked(Core* core, Node* node, PyObject* key,
+                                         uint32_t hash) noexcept nogil:
     """The entry of key, NONE, or FAULT where only the keys' __eq__ can tell."""
     cdef Part* part = table_part(&core.table, hash)
     cdef uint32_t b = part_home(part, hash), tried = 0, i
@@ -250,7 +250,7 @@ cdef inline uint32_t store_search(Core* core, Space* space, PyObject* key,
         while same:
             i = bucket.entry[first_slot(same)]
             e = entry_at(&core.slab, i)
-            if e.space == space.id:
+            if e.node == node.id:
                 if e.key == key:
                     return i
                 if not is_str(key) or not is_str(e.key):
@@ -266,14 +266,14 @@ cdef inline uint32_t store_search(Core* core, Space* space, PyObject* key,
         b = part_next(part, hash, tried)
 
 
-cdef inline uint32_t store_find_locked(Core* core, Space* space, object key,
+cdef inline uint32_t store_find_locked(Core* core, Node* node, object key,
                                        uint32_t hash) except? FAULT:
     """The entry of key, or NONE. Runs a user's __eq__ only where two keys are not both str."""
-    cdef uint32_t i = store_search(core, space, <PyObject*>key, hash)
-    return i if i != FAULT else store_find_by_eq_locked(core, space, key, hash)
+    cdef uint32_t i = store_search_locked(core, node, <PyObject*>key, hash)
+    return i if i != FAULT else store_find_by_eq_locked(core, node, key, hash)
 
 
-cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
+cdef uint32_t store_find_by_eq_locked(Core* core, Node* node, object key,
                                       uint32_t hash) except? FAULT:
     """The same for any key. Lets the lock go while __eq__ runs, and starts again if the part of
     the table that it was in has changed meanwhile."""
@@ -292,7 +292,7 @@ cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
                     continue
                 i = part.buckets[b].entry[slot]
                 e = entry_at(&core.slab, i)
-                if e.space != space.id:
+                if e.node != node.id:
                     continue
                 candidate = e.key
                 if candidate == <PyObject*>key:
@@ -306,7 +306,7 @@ cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
                 if same < 0:
                     return FAULT
                 # A large namespace is cleared by giving it another id: see removing.
-                if changes != part.changes or e.space != space.id:
+                if changes != part.changes or e.node != node.id:
                     break
                 if same:
                     return i
@@ -322,62 +322,62 @@ cdef uint32_t store_find_by_eq_locked(Core* core, Space* space, object key,
 
 # ------------------------------------------------------------------------------------ tags by name
 
-cdef int dict_prepare(Core* core, PyObject** place) except -1:
-    """Put a dictionary, which `place` owns, where there is none. May run the collector."""
-    if peek_ptr(place) == NULL:
+cdef int dict_prepare(Core* core, PyObject** owner) except -1:
+    """Put a dictionary, which `owner` owns, where there is none. May run the collector."""
+    if acquire_load_ptr(owner) == NULL:
         made = {}
         lock_acquire(&core.lock)
-        if place[0] == NULL:                      # somebody may have been faster
+        if owner[0] == NULL:                      # another thread may have been faster
             Py_INCREF(made)
-            poke_ptr(place, <PyObject*>made)
+            release_store_ptr(owner, <PyObject*>made)
         lock_release(&core.lock)
     return 0
 
 
-cdef bint tags_are_prepared(Space* space) noexcept:
-    while space != NULL:
-        if space.tags == NULL:
+cdef bint tags_are_prepared_locked(Node* node) noexcept:
+    while node != NULL:
+        if node.tags == NULL:
             return False
-        space = space.parent
+        node = node.parent
     return True
 
 
-cdef int tags_prepare(Core* core, Space* space) except -1:
+cdef int tags_prepare(Core* core, Node* node) except -1:
     """Give the namespace and those above a dictionary of tags. May run the collector."""
-    while space != NULL:
-        dict_prepare(core, &space.tags)
-        space = space.parent
+    while node != NULL:
+        dict_prepare(core, &node.tags)
+        node = node.parent
     return 0
 
 
-cdef uint32_t tag_find(Space* space, str name) noexcept:
-    if space.tags == NULL:
+cdef uint32_t tag_find_locked(Node* node, str name) noexcept:
+    if node.tags == NULL:
         return NONE
-    cdef PyObject* found = PyDict_GetItemWithError(<object>space.tags, name)
+    cdef PyObject* found = PyDict_GetItemWithError(<object>node.tags, name)
     if found == NULL:
         return NONE
     return <uint32_t>PyLong_AsUnsignedLong(<object>found)
 
 
-cdef uint32_t tag_intern_locked(Core* core, Space* space, str name) noexcept:
+cdef uint32_t tag_intern_locked(Core* core, Node* node, str name) noexcept:
     """The record of the tag, made if need be, and above it too; FAULT, and nothing changed, when
     memory is out. Runs no user code: nothing is raised, for a traceback could run the collector."""
-    cdef uint32_t found = tag_find(space, name), parent = NONE
+    cdef uint32_t found = tag_find_locked(node, name), parent = NONE
     if found != NONE:
         return found
-    if space.parent != NULL:
-        parent = tag_intern_locked(core, space.parent, name)
+    if node.parent != NULL:
+        parent = tag_intern_locked(core, node.parent, name)
         if parent == FAULT:
             return FAULT
     if tag_reserve(&core.tags) < 0:
         tag_release_locked(core, parent)
         return FAULT
-    if dict_put_number(space.tags, name, tag_next(&core.tags)) < 0:
+    if dict_put_number(node.tags, name, tag_next(&core.tags)) < 0:
         PyErr_Clear()
         tag_release_locked(core, parent)
         return FAULT
     Py_INCREF(name)                               # Tag.name owns it
-    return tag_take(&core.tags, <PyObject*>name, space.id, parent)
+    return tag_take(&core.tags, <PyObject*>name, node.id, parent)
 
 
 cdef void tag_release_locked(Core* core, uint32_t t) noexcept:
@@ -391,7 +391,7 @@ cdef void tag_release_locked(Core* core, uint32_t t) noexcept:
             return
         name = tag.name
         parent = tag.parent
-        PyDict_DelItem(<object>core.spaces[tag.space].tags, <object>name)
+        PyDict_DelItem(<object>core.nodes[tag.node].tags, <object>name)
         tag_give(&core.tags, t)
         Py_DECREF(<object>name)
         t = parent

@@ -5,29 +5,30 @@ cdef enum:
 
 cdef struct Terms:
     double ttl            # seconds; INFINITY: never
-    double keep           # seconds past the deadline
-    bint serves           # keep was asked for by `stale=`
+    double grace           # seconds past the deadline
+    bint stale_ok           # the grace was asked for by `stale=`
     bint only_absent      # store only where nothing fresh is
     bint found            # answer: something fresh was, so that nothing was stored
     int64_t weight
 
 
-cdef inline int entry_fill_locked(Core* core, Space* space, uint32_t i, PyObject* value,
+cdef inline int entry_fill_locked(Core* core, Node* node, uint32_t i, PyObject* value,
                                   Terms* terms, double now, double bound) noexcept:
-    """Give entry i its value, deadline and seat. `bound` is no less than what the seat holds."""
+    """Give entry i its value and deadline. `bound` is no less than its key in the heap."""
     cdef Entry* e = entry_at(&core.slab, i)
     Py_INCREF(<object>value)                      # Entry.value owns it
     e.value = value
     entry_set_tracked(&core.slab, i, may_refer(e.key) or may_refer(value))
     e.deadline = now + terms.ttl
-    e.ttl = -<float>terms.ttl if terms.serves else <float>terms.ttl
-    e.keep = <float>terms.keep
-    if e.seat == NONE or e.deadline < bound:
-        entry_schedule_locked(core, space, i)
+    entry_set_ttl(e, terms.ttl, terms.stale_ok)
+    entry_set_grace(e, terms.grace, False)
+    if e.heap_index == NONE or e.deadline < bound:
+        entry_schedule_locked(core, node, i)
     return 0
 
 
-cdef inline bint entry_bears_all(Core* core, Entry* e, PyObject** names, Py_ssize_t n) noexcept:
+cdef inline bint entry_bears_all_locked(Core* core, Entry* e, PyObject** names,
+                                        Py_ssize_t n) noexcept:
     """Whether the entry bears just these tags, given in the order in which it came by them."""
     cdef uint32_t at = e.links
     cdef Link* link
@@ -42,7 +43,7 @@ cdef inline bint entry_bears_all(Core* core, Entry* e, PyObject** names, Py_ssiz
     return n == 0 and at == NONE
 
 
-cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* value, double ttl,
+cdef bint store_put_plain(Store store, Node* node, PyObject* key, PyObject* value, double ttl,
                           PyObject** names, Py_ssize_t n_tags, PyObject** dropped) noexcept:
     """Store where that takes nothing but the place of a value that bore the same tags, or of the
     oldest entry, which had none, as most stores into a cache that is full do. False: nothing is
@@ -60,27 +61,27 @@ cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* va
     # The weigher, and not whether the slab weighs: that is written again when the cache is closed.
     if (not is_str(key) or str_hash(key) == -1 or store.clock is not None
             or store.weigher is not None or not ttl > 0
-            or (core.require_namespace and space.parent == NULL)):
+            or (core.require_namespace and node.parent == NULL)):
         return False
-    hash = hash_mix(space, str_hash(key))
+    hash = hash_mix(node, str_hash(key))
     lock_acquire(&core.lock)
-    if core.mask or space.own_pending or core.closed:
+    if core.mask or node.own_pending or core.closed:
         lock_release(&core.lock)
         return False
     table_ask(&core.table, hash)
     now = clock_read()
-    i = store_search(core, space, key, hash)
-    if (i != FAULT and not debris_is_left(core) and space_bound(core.root) > now
-            and heap_reserve(&space.deadlines, space.deadlines.n + 1) == 0):
+    i = store_search_locked(core, node, key, hash)
+    if (i != FAULT and not debris_is_left_locked(core) and node_bound_locked(core.root) > now
+            and heap_reserve(&node.deadlines, node.deadlines.n + 1) == 0):
         if i != NONE:
             e = entry_at(&core.slab, i)
             if (e.deadline > now and not entry_counts_as_stale(e)
-                    and entry_bears_all(core, e, names, n_tags)):
-                lru_touch(&core.slab, &space.order, e, i)
+                    and entry_bears_all_locked(core, e, names, n_tags)):
+                lru_touch(&core.slab, &node.order, e, i)
                 dropped[0] = e.value
                 done = True
         elif n_tags == 0 and table_reserve(&core.table, hash) == 0:
-            i = store_reuse_locked(core, space, now, dropped)
+            i = store_reuse_locked(core, node, now, dropped)
             if i != NONE:
                 e = entry_at(&core.slab, i)
                 Py_INCREF(<object>key)            # Entry.key owns it
@@ -90,11 +91,11 @@ cdef bint store_put_plain(Store store, Space* space, PyObject* key, PyObject* va
                 done = True
         if done:
             terms.ttl = ttl
-            terms.keep = 0
-            terms.serves = False
+            terms.grace = 0
+            terms.stale_ok = False
             bound = e.deadline
-            entry_fill_locked(core, space, i, value, &terms, now, bound)
-            space.counters.sets += 1
+            entry_fill_locked(core, node, i, value, &terms, now, bound)
+            node.counters.sets += 1
     lock_release(&core.lock)
     return done
 
@@ -108,7 +109,7 @@ cdef void store_unpin_locked(Core* core, uint32_t* pins, uint32_t n, uint32_t* f
         free(pins)
 
 
-cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, object value,
+cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, object value,
                           Terms* terms, tuple tags, double now, Load load,
                           PyObject** dropped) except -1:
     """Store; 1 if done, 0 if not (only_absent, ttl=0, no room but its own, or a load in vain).
@@ -123,22 +124,22 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
     cdef uint32_t n_tags = 0
     cdef Entry* e = NULL
     cdef int64_t before = 0
-    cdef double bound = INFINITY                  # no less than what the seat holds
+    cdef double bound = INFINITY                  # no less than its key in the heap
     cdef bint room, over = False
     cdef uint32_t steps = SETTLE_A_FEW
     while True:
-        i = store_find_locked(core, space, key, hash)
-        if tags is None or tags_are_prepared(space):
+        i = store_find_locked(core, node, key, hash)
+        if tags is None or tags_are_prepared_locked(node):
             break
         # The first tags here, or the first since clear() took their dictionary away.
         lock_release(&core.lock)
         try:
-            tags_prepare(core, space)
+            tags_prepare(core, node)
         finally:
             lock_acquire(&core.lock)
     if core_is_closed(core):
         raise closed_error()
-    if load is not None and not load_stands(load, tags, now):
+    if load is not None and not load_stands_locked(load, tags, now):
         return 0
     if i != NONE:
         e = entry_at(&core.slab, i)
@@ -151,7 +152,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
             entry_unlink_locked(core, i, EXPIRED if over else REPLACED)
         return 0
     if core.slab.weighs:
-        space_check_weight(space, terms.weight)
+        node_check_weight(node, terms.weight)
         if core.root.max_weight < 0 and core.root.weight + terms.weight > <int64_t>1 << 62:
             # No sum of weights overflows.
             raise EntryTooHeavyError(
@@ -166,7 +167,7 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
                 free(pins)
             raise MemoryError()
         for tag in tags:
-            j = tag_intern_locked(core, space, <str>tag)
+            j = tag_intern_locked(core, node, <str>tag)
             if j == FAULT:
                 store_unpin_locked(core, pins, n_tags, few)
                 raise MemoryError()
@@ -175,57 +176,57 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
             n_tags += 1
     if (((i == NONE or over) and (table_reserve(&core.table, hash) < 0
                                   or slab_reserve(&core.slab, core.root.max_entries) < 0))
-            or heap_reserve(&space.deadlines, space.deadlines.n + 1) < 0):
+            or heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0):
         store_unpin_locked(core, pins, n_tags, few)
         raise MemoryError()
 
     if over:
         entry_unlink_locked(core, i, EXPIRED)
         i = NONE
-    space.counters.sets += 1
+    node.counters.sets += 1
     if i == NONE:
-        i = store_reuse_locked(core, space, now, dropped)
+        i = store_reuse_locked(core, node, now, dropped)
         if i != NONE:
             e = entry_at(&core.slab, i)
             bound = e.deadline
         else:
-            if not space_admit_locked(core, space, 1, terms.weight, 0, now):
+            if not node_admit_locked(core, node, 1, terms.weight, 0, now):
                 store_unpin_locked(core, pins, n_tags, few)
-                space.counters.evictions += 1     # the newcomer itself: all else is reserved
-                space.counters.evictions_caused += 1
+                node.counters.evictions += 1     # the newcomer itself: all else is reserved
+                node.counters.evictions_caused += 1
                 return 0
             i = slab_take(&core.slab)
             e = entry_at(&core.slab, i)
-            e.space = space.id
-            e.seat = NONE
+            e.node = node.id
+            e.heap_index = NONE
             e.links = NONE
-            lru_push(&core.slab, &space.order, i)
+            lru_push(&core.slab, &node.order, i)
             if core.slab.weighs:
                 core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
-            space_add(core, space, 1, terms.weight)
+            node_add_locked(core, node, 1, terms.weight)
         Py_INCREF(key)                            # Entry.key owns it
         e.key = <PyObject*>key
         e.hash = hash
         table_put(&core.table, hash, i)
     else:
-        lru_touch(&core.slab, &space.order, e, i)
+        lru_touch(&core.slab, &node.order, e, i)
         if core.slab.weighs:
             before = entry_weight(&core.slab, i)
-            room = space_admit_locked(core, space, 0, terms.weight - before, 1, now)
+            room = node_admit_locked(core, node, 0, terms.weight - before, 1, now)
             if not room:
                 store_unpin_locked(core, pins, n_tags, few)
                 entry_unlink_locked(core, i, EVICTED)
-                space.counters.evictions_caused += 1
+                node.counters.evictions_caused += 1
                 return 0
             core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
-            space_add(core, space, 0, terms.weight - before)
+            node_add_locked(core, node, 0, terms.weight - before)
         dropped[0] = e.value
         if entry_counts_as_stale(e):
-            space.own_stale -= 1
+            node.own_stale -= 1
         else:
             bound = e.deadline
         entry_drop_tags_locked(core, e)
-    entry_fill_locked(core, space, i, <PyObject*>value, terms, now, bound)
+    entry_fill_locked(core, node, i, <PyObject*>value, terms, now, bound)
     if n_tags:
         for j in range(n_tags):
             if not entry_bears(&core.tags, e, pins[j]):
@@ -233,20 +234,21 @@ cdef int store_put_locked(Store store, Space* space, object key, uint32_t hash, 
         store_unpin_locked(core, pins, n_tags, few)
     # A few of what is due anywhere, so that expired entries go as the cache is used.
     for _ in range(2):
-        if core.root.deadlines.n + core.root.due.n == 0 or space_bound(core.root) > now:
+        if core.root.deadlines.n + core.root.due.n == 0 or node_bound_locked(core.root) > now:
             break
-        space_settle_one_locked(core, core.root, now, True, &steps)
-    if debris_is_left(core):
+        node_settle_one_locked(core, core.root, now, True, &steps)
+    if debris_is_left_locked(core):
         debris_reclaim_locked(core, A_FEW)
     return 1
 
 
-cdef int terms_of(Store store, Space* space, Terms* terms, object ttl, object stale) except -1:
-    terms.ttl = peek_double(&space.default_ttl) if ttl is UNSET else seconds_of(ttl, "ttl", True)
-    terms.keep = 0
+cdef int terms_of(Store store, Node* node, Terms* terms, object ttl, object stale) except -1:
+    terms.ttl = (relaxed_load_double(&node.default_ttl) if ttl is UNSET
+                 else seconds_of(ttl, "ttl", True))
+    terms.grace = 0
     if stale is not None:
-        terms.keep = seconds_of(stale, "stale", False, True)
-    terms.serves = terms.keep > 0
+        terms.grace = seconds_of(stale, "stale", False, True)
+    terms.stale_ok = terms.grace > 0
     terms.only_absent = False
     terms.found = False
     terms.weight = 0
@@ -268,88 +270,88 @@ cdef int64_t weigh(Store store, object key, object value) except -1:
     return weight
 
 
-cdef bint put(Store store, Space* space, object key, object value, Terms* terms, tuple tags,
+cdef bint put(Store store, Node* node, object key, object value, Terms* terms, tuple tags,
               uint32_t hash, Load load=None) except -1:
     """Store one entry and all that goes with it: fences, what is dropped, who is told."""
     cdef Core* core = &store.core
     cdef PyObject* dropped[2]                     # a value and a key that the store let go of
     cdef bint stored
     cdef double now = store_now(store)
-    cdef uint64_t begun = peek_u64(&core.loads_begun)
+    cdef uint64_t begun = relaxed_load_u64(&core.loads_begun)
     cdef Load running = None
     dropped[0] = NULL
     dropped[1] = NULL
-    if load is None and space_has_loads(space):
-        running = load_find(core, space, key, hash, NULL)
+    if load is None and node_has_loads(node):
+        running = load_find(core, node, key, hash, NULL)
     try:
         lock_acquire(&core.lock)
         try:
-            stored = store_put_locked(store, space, key, hash, value, terms, tags, now, load,
+            stored = store_put_locked(store, node, key, hash, value, terms, tags, now, load,
                                       dropped)
-            if load is None and space_has_loads(space) and (stored or not terms.only_absent):
-                fence_key_locked(core, space, running, hash, begun)
+            if load is None and node_has_loads(node) and (stored or not terms.only_absent):
+                fence_key_locked(core, node, running, hash, begun)
         finally:
             lock_release(&core.lock)
         # With a key beside it, it was evicted while nobody listened.
         if dropped[0] != NULL and dropped[1] == NULL and core_hears(core, REMOVE):
-            emit(store, space, REMOVE, key, "replaced", <object>dropped[0])
+            emit(store, node, REMOVE, key, "replaced", <object>dropped[0])
     finally:
         Py_XDECREF(dropped[0])                    # what Entry.value owned
         Py_XDECREF(dropped[1])                    # what Entry.key owned
         if core_has_limbo(core):
             store_drain(store)
     if stored and core_hears(core, SET):
-        emit(store, space, SET, key, None, value)
+        emit(store, node, SET, key, None, value)
     return stored
 
 
-cdef int set_one(Store store, Space* space, object key, object value, object ttl, object tags,
+cdef int set_one(Store store, Node* node, object key, object value, object ttl, object tags,
                  object stale) except -1:
     cdef Terms terms
     cdef uint32_t hash
-    space_guard(store, space)
-    terms_of(store, space, &terms, ttl, stale)
+    node_guard(store, node)
+    terms_of(store, node, &terms, ttl, stale)
     checked = None if tags is () else tags_checked(tags)
-    hash = key_hash(space, key)
+    hash = key_hash(node, key)
     if store.weigher is not None:
         terms.weight = weigh(store, key, value)
-    put(store, space, key, value, &terms, <tuple>checked, hash)
+    put(store, node, key, value, &terms, <tuple>checked, hash)
     return 0
 
 
-cdef bint add_one(Store store, Space* space, object key, object value, object ttl, object tags,
+cdef bint add_one(Store store, Node* node, object key, object value, object ttl, object tags,
                   object stale, bint* found) except -1:
     """What ``add`` does; ``found``: something fresh was there."""
     cdef Terms terms
     cdef uint32_t hash
     cdef bint stored
-    space_guard(store, space)
-    terms_of(store, space, &terms, ttl, stale)
+    node_guard(store, node)
+    terms_of(store, node, &terms, ttl, stale)
     terms.only_absent = True
     checked = None if tags is () else tags_checked(tags)
-    hash = key_hash(space, key)
+    hash = key_hash(node, key)
     if store.weigher is not None:
         terms.weight = weigh(store, key, value)
-    stored = put(store, space, key, value, &terms, <tuple>checked, hash)
+    stored = put(store, node, key, value, &terms, <tuple>checked, hash)
     found[0] = terms.found
     return stored
 
 
-cdef object raise_counter(Store store, Space* space, object key, uint32_t hash, object delta):
+cdef object raise_counter(Store store, Node* node, object key, uint32_t hash, object delta):
     """Add to a fresh int in place and return the sum; None if there is no fresh entry."""
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     cdef uint32_t i
     cdef Entry* e
-    cdef uint64_t begun = peek_u64(&core.loads_begun)
+    cdef uint64_t begun = relaxed_load_u64(&core.loads_begun)
     cdef Load running = None
     total = None
     old = None
-    if space_has_loads(space):
-        running = load_find(core, space, key, hash, NULL)
+    if node_has_loads(node):
+        running = load_find(core, node, key, hash, NULL)
     lock_acquire(&core.lock)
     try:
-        i = store_find_locked(core, space, key, hash)
+        i = store_find_locked(core, node, key, hash)
         if core_is_closed(core):
             raise closed_error()
         if i != NONE and entry_at(&core.slab, i).deadline > now:
@@ -361,116 +363,116 @@ cdef object raise_counter(Store store, Space* space, object key, uint32_t hash, 
             Py_INCREF(total)                      # Entry.value owns it
             e.value = <PyObject*>total
             Py_DECREF(old)                        # what Entry.value owned; `old` holds another
-            lru_touch(&core.slab, &space.order, e, i)
-            space.counters.sets += 1
-            if space_has_loads(space):
-                fence_key_locked(core, space, running, hash, begun)
+            lru_touch(&core.slab, &node.order, e, i)
+            node.counters.sets += 1
+            if node_has_loads(node):
+                fence_key_locked(core, node, running, hash, begun)
     finally:
         lock_release(&core.lock)
     if total is not None:
         if core_hears(core, REMOVE):
-            emit(store, space, REMOVE, key, "replaced", old)
+            emit(store, node, REMOVE, key, "replaced", old)
         if core_hears(core, SET):
-            emit(store, space, SET, key, None, total)
+            emit(store, node, SET, key, None, total)
     return total
 
 
-cdef bint add_or_not(Store store, Space* space, object key, object value, object ttl, object tags,
+cdef bint add_or_not(Store store, Node* node, object key, object value, object ttl, object tags,
                      object stale) except -1:
     cdef bint found = False
-    return add_one(store, space, key, value, ttl, tags, stale, &found)
+    return add_one(store, node, key, value, ttl, tags, stale, &found)
 
 
-cdef object add_to_counter(Store store, Space* space, object key, object delta, object default,
+cdef object add_to_counter(Store store, Node* node, object key, object delta, object default,
                            object ttl):
     cdef Terms terms
     cdef uint32_t hash
-    space_guard(store, space)
+    node_guard(store, node)
     for what, number in (("delta", delta), ("default", default)):
         if type(number) is not int:
             raise TypeError(f"{what}: must be an int, got {type(number).__name__}")
-    terms_of(store, space, &terms, ttl, None)
+    terms_of(store, node, &terms, ttl, None)
     terms.only_absent = True
-    hash = key_hash(space, key)
+    hash = key_hash(node, key)
     terms.weight = weigh(store, key, default + delta)
     for _ in range(OFTEN):
-        total = raise_counter(store, space, key, hash, delta)
+        total = raise_counter(store, node, key, hash, delta)
         if total is not None:
             return total
-        # ttl=0, or a cache whose room is all reserved, keeps none; but somebody may have made
-        # the counter since.
+        # ttl=0, or a cache whose room is all reserved, keeps none; but another thread
+        # may have made the counter since.
         terms.found = False
-        put(store, space, key, default + delta, &terms, None, hash)
+        put(store, node, key, default + delta, &terms, None, hash)
         if not terms.found:
             break
     return default + delta
 
 
-cdef object set_default(Store store, Space* space, object key, object default):
+cdef object set_default(Store store, Node* node, object key, object default):
     cdef bint found = True
-    value = look(store, space, key, True)
+    value = look(store, node, key, True)
     for _ in range(OFTEN):
         if value is not MISSING:
             return value
-        add_one(store, space, key, default, UNSET, (), None, &found)
-        # ttl=0, or a cache whose room is all reserved, keeps none; but somebody may have
-        # stored one since.
+        add_one(store, node, key, default, UNSET, (), None, &found)
+        # ttl=0, or a cache whose room is all reserved, keeps none; but another
+        # thread may have stored one since.
         if not found:
             return default
-        value = look(store, space, key, False)
+        value = look(store, node, key, False)
     return default
 
 
-cdef object set_many(Store store, Space* space, dict items, object ttl, object tags, object stale):
+cdef object set_many(Store store, Node* node, dict items, object ttl, object tags, object stale):
     """Store each item of a dict of the caller's own; all are checked before any is stored."""
     cdef Terms terms
-    space_guard(store, space)
-    terms_of(store, space, &terms, ttl, stale)
+    node_guard(store, node)
+    terms_of(store, node, &terms, ttl, stale)
     tags = None if tags is () else tags_checked(tags)
     pairs = PyDict_Items(items)
     hashes = []
     weights = []
     for key, _ in pairs:
-        hashes.append(key_hash(space, key))
+        hashes.append(key_hash(node, key))
     for key, value in pairs:
         weights.append(weigh(store, key, value))
     if terms.ttl > 0:
         for weight in weights:
-            space_check_weight(space, <int64_t>weight)
+            node_check_weight(node, <int64_t>weight)
     for (key, value), hash, weight in zip(pairs, hashes, weights):
         terms.weight = weight
-        put(store, space, key, value, &terms, <tuple>tags, <uint32_t>hash)
+        put(store, node, key, value, &terms, <tuple>tags, <uint32_t>hash)
 
 
-cdef bint retime(Store store, Space* space, object key, object ttl) except -1:
+cdef bint retime(Store store, Node* node, object key, object ttl) except -1:
     """Give the fresh entry of the key another TTL; False if there is none."""
     cdef Core* core = &store.core
     cdef Terms terms
     cdef uint32_t hash, i
     cdef double now
     cdef Entry* e
-    space_guard(store, space)
-    terms_of(store, space, &terms, ttl, None)
-    hash = key_hash(space, key)
+    node_guard(store, node)
+    terms_of(store, node, &terms, ttl, None)
+    hash = key_hash(node, key)
     now = store_now(store)
     lock_acquire(&core.lock)
     try:
-        i = store_find_locked(core, space, key, hash)
+        i = store_find_locked(core, node, key, hash)
         if i == NONE or entry_at(&core.slab, i).deadline <= now:
             return False
         if terms.ttl <= 0:
             entry_unlink_locked(core, i, EXPIRED)
         else:
-            if heap_reserve(&space.deadlines, space.deadlines.n + 1) < 0:
+            if heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0:
                 raise MemoryError()
             e = entry_at(&core.slab, i)
             if entry_counts_as_stale(e):
                 # A clock that went back had it counted; it is fresh again.
-                e.keep = -e.keep
-                space.own_stale -= 1
+                entry_set_grace(e, entry_grace(e), False)
+                node.own_stale -= 1
             e.deadline = now + terms.ttl
-            e.ttl = -<float>terms.ttl if signbit(e.ttl) else <float>terms.ttl
-            entry_schedule_locked(core, space, i)
+            entry_set_ttl(e, terms.ttl, entry_stale_ok(e))
+            entry_schedule_locked(core, node, i)
     finally:
         lock_release(&core.lock)
     if core_has_limbo(core):

@@ -11,7 +11,7 @@ cdef struct Link:                 # one entry's one tag: 20 bytes
 
 cdef struct Tag:
     PyObject* name                # owned; an exact str
-    uint32_t space                # the id of its namespace
+    uint32_t node                # the id of its namespace
     uint32_t first                # newest link, or NONE
     uint32_t total                # links here and below
     uint32_t parent               # the tag in the namespace above, or NONE; free: the next free one
@@ -169,7 +169,7 @@ cdef inline uint32_t tag_next(Tags* tags) noexcept nogil:
     return tags.free if tags.free != NONE else tags.used
 
 
-cdef inline uint32_t tag_take(Tags* tags, PyObject* name, uint32_t space,
+cdef inline uint32_t tag_take(Tags* tags, PyObject* name, uint32_t node,
                               uint32_t parent) noexcept nogil:
     """Make a record below `parent`. There is room: tag_reserve came before. Takes over `name`."""
     cdef uint32_t t = tags.free
@@ -181,7 +181,7 @@ cdef inline uint32_t tag_take(Tags* tags, PyObject* name, uint32_t space,
         tags.used += 1
     tag = &tags.records[t]
     tag.name = name
-    tag.space = space
+    tag.node = node
     tag.first = NONE
     tag.total = 0
     tag.parent = parent

@@ -26,7 +26,7 @@ class _testing:
     def debris(Namespace namespace not None):
         """How many entries are out of reach and still hold their memory."""
         cdef Core* core = &namespace.store.core
-        cdef Space* cut = core.debris
+        cdef Node* cut = core.debris
         cdef uint32_t debris = core.debris_count
         while cut != NULL:
             debris += cut.own
@@ -37,7 +37,7 @@ class _testing:
     def probe_length(Namespace namespace not None, key):
         """The number of the table's buckets that a look-up of the key examines at most."""
         cdef Core* core = &namespace.store.core
-        cdef uint32_t hash = key_hash(namespace.space, key), b, tried = 1
+        cdef uint32_t hash = key_hash(namespace.node, key), b, tried = 1
         cdef Part* part = table_part(&core.table, hash)
         b = part_home(part, hash)
         while part.buckets[b].overflow and tried < part_most(part):
@@ -48,4 +48,4 @@ class _testing:
     @staticmethod
     def namespaces_held(Namespace namespace not None):
         """How many namespaces the whole cache remembers, its root included."""
-        return namespace.store.core.spaces_used - namespace.store.core.free_count
+        return namespace.store.core.nodes_used - namespace.store.core.free_count

@@ -1,4 +1,4 @@
-# The tree of namespaces. A Space is what the core keeps of one namespace; Core is what it keeps of
+# The tree of namespaces. A Node is what the core keeps of one namespace; Core is what it keeps of
 # one cache.
 #
 # Nothing here runs a user's code. Dictionaries hold exact str keys and int values, of children the
@@ -23,12 +23,12 @@ cdef struct Counters:
 cdef enum Kind:
     HIT, MISS, STALE_HIT, SET, REMOVE, LOAD, LOAD_ERROR, REFRESH, SWEEP, KINDS_COUNT
 
-cdef struct Space:
+cdef struct Node:
     Member member                 # comes first: heaps know it by that
     # What a hit touches shares a cache line.
     Order order                   # its entries, oldest to newest
     uint64_t salt                 # mixed into each key's hash
-    uint32_t id                   # Entry.space; index into Core.spaces
+    uint32_t id                   # Entry.node; index into Core.nodes
     uint32_t own                  # entries, stale ones included
     uint32_t own_stale            # those of them past their deadline
     uint32_t views                # live Namespace objects, and listeners
@@ -37,10 +37,10 @@ cdef struct Space:
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
 
-    Space* parent                 # NULL: the root, or a namespace that is no more
-    Space* child                  # first child
-    Space* next                   # siblings
-    Space* previous
+    Node* parent                 # NULL: the root, or a namespace that is no more
+    Node* child                  # first child
+    Node* next                   # siblings
+    Node* previous
     uint32_t children_count
     uint32_t depth                # 0: the root
     PyObject* name                # owned; an exact str, the root: None
@@ -67,29 +67,29 @@ cdef struct Space:
     double share
 
     Heap deadlines                # its own entries
-    uint32_t sieving              # entries when heap_sieve became due (see reclaim); 0: it is not
+    uint32_t compacting           # entries when heap_compact became due (see reclaim); 0: it is not
     Heap due                      # children by the earliest deadline in them
     Heap by_entries               # children by -entries / share
     Heap by_weight                # children by -weight / share; only with a weigher
 
-    Space* idle_newer
-    Space* idle_older
+    Node* idle_newer
+    Node* idle_older
 
 cdef struct Core:
     Slab slab
     Table table
     Tags tags
-    Space* root
-    Space** spaces                # by id; NULL: free
-    uint32_t spaces_used
-    uint32_t spaces_capacity
+    Node* root
+    Node** nodes                # by id; NULL: free
+    uint32_t nodes_used
+    uint32_t nodes_capacity
     uint32_t* free_ids
     uint32_t free_count
     uint32_t next_rank
     uint64_t secret               # makes this cache's salts its own
     uint64_t salts                # salts handed out
-    Space* idle_newest
-    Space* idle_oldest
+    Node* idle_newest
+    Node* idle_oldest
     uint32_t idle_count
     uint32_t max_idle
     uint32_t limbo_first          # entries that are out of every structure and wait to be dropped
@@ -99,7 +99,7 @@ cdef struct Core:
     uint32_t debris_first         # entries that nobody can reach and whose memory goes later
     uint32_t debris_last
     uint32_t debris_count
-    Space* debris                 # the same, cut off from a namespace all together: see removing
+    Node* debris                 # the same, cut off from a namespace all together: see removing
     uint32_t mask                 # kinds of events that somebody listens to
     uint32_t listening[KINDS_COUNT]   # how many listeners, by kind
     bint opened                   # false: closed, and nobody's yet
@@ -116,20 +116,20 @@ cdef struct Core:
 
 cdef inline bint core_hears(Core* core, int kind) noexcept nogil:
     """Whether somebody listens to the kind of event."""
-    return peek_u32(&core.mask) & (<uint32_t>1 << kind) != 0
+    return relaxed_load_u32(&core.mask) & (<uint32_t>1 << kind) != 0
 
 
 cdef inline bint core_is_closed(Core* core) noexcept nogil:
-    return peek_flag(&core.closed)
+    return relaxed_load_flag(&core.closed)
 
 
 cdef inline bint core_has_limbo(Core* core) noexcept nogil:
     """Whether something waits to be dropped: true for whoever has just put it there."""
-    return peek_u32(&core.limbo_first) != NONE
+    return relaxed_load_u32(&core.limbo_first) != NONE
 
 
-cdef inline bint space_has_loads(Space* space) noexcept nogil:
-    return peek_i64(&space.own_pending) != 0
+cdef inline bint node_has_loads(Node* node) noexcept nogil:
+    return relaxed_load_i64(&node.own_pending) != 0
 
 
 cdef extern from *:
@@ -150,129 +150,134 @@ cdef enum:
     DEEPEST = 64                  # names in a path: recursion follows the tree
 
 
-cdef inline double space_bound(Space* space) noexcept nogil:
+cdef inline uint32_t node_heap_index(Node* node, Ranking by) noexcept nogil:
+    """Where the namespace is in a heap of its parent's, or NONE."""
+    return node.member.heap_index[<int>by]
+
+
+cdef inline double node_bound_locked(Node* node) noexcept nogil:
     """The earliest moment at which something may be due in the namespace or below it."""
     cdef double bound = INFINITY
-    if space.deadlines.n:
-        bound = space.deadlines.keys[0]
-    if space.due.n and space.due.keys[0] < bound:
-        bound = space.due.keys[0]
+    if node.deadlines.n:
+        bound = node.deadlines.keys[0]
+    if node.due.n and node.due.keys[0] < bound:
+        bound = node.due.keys[0]
     return bound
 
 
-cdef inline void space_due_by(Core* core, Space* space, double key) noexcept nogil:
+cdef inline void node_due_by_locked(Core* core, Node* node, double key) noexcept nogil:
     """Let the namespaces above know of something due at `key`."""
-    cdef Space* parent = space.parent
+    cdef Node* parent = node.parent
     while parent != NULL:
-        if space.member.seat[<int>BY_DUE] == NONE:
-            heap_push(core.spaces, BY_DUE, &parent.due, key, space.id)
-        elif key < parent.due.keys[space.member.seat[<int>BY_DUE]]:
-            heap_rekey(core.spaces, BY_DUE, &parent.due, space.member.seat[<int>BY_DUE], key)
+        if node_heap_index(node, BY_DUE) == NONE:
+            heap_push(core.nodes, BY_DUE, &parent.due, key, node.id)
+        elif key < parent.due.keys[node_heap_index(node, BY_DUE)]:
+            heap_rekey(core.nodes, BY_DUE, &parent.due, node_heap_index(node, BY_DUE), key)
         else:
             return
-        space = parent
-        parent = space.parent
+        node = parent
+        parent = node.parent
 
 
-cdef inline double space_ratio(Space* space, Seating by, int64_t extra) noexcept nogil:
-    cdef int64_t held = space.entries if by == BY_ENTRIES else space.weight
-    return <double>(held + extra) / space.share
+cdef inline double node_ratio_locked(Node* node, Ranking by, int64_t extra) noexcept nogil:
+    cdef int64_t held = node.entries if by == BY_ENTRIES else node.weight
+    return <double>(held + extra) / node.share
 
 
-cdef inline void space_raise_by(Core* core, Space* space, Seating by) noexcept nogil:
-    cdef Space* parent = space.parent
+cdef inline void node_raise_by_locked(Core* core, Node* node, Ranking by) noexcept nogil:
+    cdef Node* parent = node.parent
     cdef Heap* heap = &parent.by_entries if by == BY_ENTRIES else &parent.by_weight
-    cdef double key = -space_ratio(space, by, 0)
-    cdef uint32_t seat = space.member.seat[<int>by]
-    if seat == NONE:
-        if space.entries > space.reserved:
-            heap_push(core.spaces, by, heap, key, space.id)
-    elif key < heap.keys[seat]:
-        heap_rekey(core.spaces, by, heap, seat, key)
+    cdef double key = -node_ratio_locked(node, by, 0)
+    cdef uint32_t index = node_heap_index(node, by)
+    if index == NONE:
+        if node.entries > node.reserved:
+            heap_push(core.nodes, by, heap, key, node.id)
+    elif key < heap.keys[index]:
+        heap_rekey(core.nodes, by, heap, index, key)
 
 
-cdef inline void space_add(Core* core, Space* space, int64_t entries,
-                           int64_t weight) noexcept nogil:
+cdef inline void node_add_locked(Core* core, Node* node, int64_t entries,
+                                 int64_t weight) noexcept nogil:
     """Count what came or went, here and above. The heaps need to know only of what came."""
-    poke_u32(&space.own, <uint32_t>(<int64_t>space.own + entries))
-    space.own_weight += weight
+    relaxed_store_u32(&node.own, <uint32_t>(<int64_t>node.own + entries))
+    node.own_weight += weight
     while True:
-        space.entries += entries
-        space.weight += weight
-        if space.parent == NULL:
+        node.entries += entries
+        node.weight += weight
+        if node.parent == NULL:
             return
         if entries > 0 or weight > 0:
-            space_raise_by(core, space, BY_ENTRIES)
+            node_raise_by_locked(core, node, BY_ENTRIES)
             if core.slab.weighs:
-                space_raise_by(core, space, BY_WEIGHT)
-        space = space.parent
+                node_raise_by_locked(core, node, BY_WEIGHT)
+        node = node.parent
 
 
-cdef inline bint space_is_within(Space* space, Space* top) noexcept nogil:
-    while space != NULL and space.depth > top.depth:
-        space = space.parent
-    return space == top
+cdef inline bint node_is_within_locked(Node* node, Node* top) noexcept nogil:
+    while node != NULL and node.depth > top.depth:
+        node = node.parent
+    return node == top
 
 
 cdef inline object closed_error():
     return CacheClosedError("the cache is closed")
 
 
-cdef object space_path(Space* space):
+cdef object node_path(Node* node):
     """The names from the root down, as a tuple."""
     names = []
-    while space.parent != NULL:
-        names.append(<object>space.name)
-        space = space.parent
+    while node.parent != NULL:
+        names.append(<object>node.name)
+        node = node.parent
     names.reverse()
     return tuple(names)
 
 
-cdef object space_label(Space* space):
-    return "/".join(map(repr, space_path(space))) if space.parent != NULL else "(the root)"
+cdef object node_label(Node* node):
+    return "/".join(map(repr, node_path(node))) if node.parent != NULL else "(the root)"
 
 
 # ---------------------------------------------------------------------------------------- the idle
 
-cdef inline void idle_unlink(Core* core, Space* space) noexcept nogil:
-    if space.idle_newer != NULL:
-        space.idle_newer.idle_older = space.idle_older
+cdef inline void idle_unlink_locked(Core* core, Node* node) noexcept nogil:
+    if node.idle_newer != NULL:
+        node.idle_newer.idle_older = node.idle_older
     else:
-        core.idle_newest = space.idle_older
-    if space.idle_older != NULL:
-        space.idle_older.idle_newer = space.idle_newer
+        core.idle_newest = node.idle_older
+    if node.idle_older != NULL:
+        node.idle_older.idle_newer = node.idle_newer
     else:
-        core.idle_oldest = space.idle_newer
-    space.is_idle = False
-    poke_u32(&core.idle_count, core.idle_count - 1)
+        core.idle_oldest = node.idle_newer
+    node.is_idle = False
+    relaxed_store_u32(&core.idle_count, core.idle_count - 1)
 
 
-cdef inline void idle_consider(Core* core, Space* space) noexcept nogil:
+cdef inline void idle_consider_locked(Core* core, Node* node) noexcept nogil:
     """List the namespace as the most recent idle one, if nothing holds it any more."""
-    if (space.views == 0 and space.entries == 0 and space.pending == 0 and space.child == NULL
-            and not space.configured and not space.is_idle and space.parent != NULL):
-        space.idle_newer = NULL
-        space.idle_older = core.idle_newest
+    if (node.views == 0 and node.entries == 0 and node.pending == 0 and node.child == NULL
+            and not node.configured and not node.is_idle and node.parent != NULL):
+        node.idle_newer = NULL
+        node.idle_older = core.idle_newest
         if core.idle_newest != NULL:
-            core.idle_newest.idle_newer = space
+            core.idle_newest.idle_newer = node
         else:
-            core.idle_oldest = space
-        core.idle_newest = space
-        space.is_idle = True
-        poke_u32(&core.idle_count, core.idle_count + 1)
+            core.idle_oldest = node
+        core.idle_newest = node
+        node.is_idle = True
+        relaxed_store_u32(&core.idle_count, core.idle_count + 1)
 
 
-cdef inline void space_hold(Core* core, Space* space) noexcept:
+cdef inline void node_hold_locked(Core* core, Node* node) noexcept:
     """Hold the namespace as a view does: it is not forgotten."""
-    space.views += 1
-    if space.is_idle:
-        idle_unlink(core, space)
+    node.views += 1
+    if node.is_idle:
+        idle_unlink_locked(core, node)
 
 
-cdef inline void space_let_go(Core* core, Space* space) noexcept:
-    space.views -= 1
-    if space.views == 0:
-        idle_consider(core, space)
+cdef inline void node_let_go_locked(Core* core, Node* node) noexcept:
+    node.views -= 1
+    if node.views == 0:
+        idle_consider_locked(core, node)
 
 
 # ------------------------------------------------------------------------------------------ counts
@@ -292,90 +297,90 @@ cdef inline void counters_add(Counters* into, Counters* what) noexcept nogil:
     into.load_seconds += what.load_seconds
 
 
-cdef void space_total(Space* space, Counters* into) noexcept nogil:
+cdef void node_total_locked(Node* node, Counters* into) noexcept nogil:
     """Add what happened in the namespace and below it. Costs O(namespaces below)."""
-    cdef Space* child = space.child
-    counters_add(into, &space.counters)
-    counters_add(into, &space.forgotten)
+    cdef Node* child = node.child
+    counters_add(into, &node.counters)
+    counters_add(into, &node.forgotten)
     while child != NULL:
-        space_total(child, into)
+        node_total_locked(child, into)
         child = child.next
 
 
-cdef void space_reset(Space* space) noexcept nogil:
-    cdef Space* child = space.child
-    memset(&space.counters, 0, sizeof(Counters))
-    memset(&space.forgotten, 0, sizeof(Counters))
+cdef void node_reset_locked(Node* node) noexcept nogil:
+    cdef Node* child = node.child
+    memset(&node.counters, 0, sizeof(Counters))
+    memset(&node.forgotten, 0, sizeof(Counters))
     while child != NULL:
-        space_reset(child)
+        node_reset_locked(child)
         child = child.next
 
 
 # --------------------------------------------------------------------------------- birth and death
 
-cdef inline int64_t space_demand(Space* space) noexcept nogil:
-    return space.reserved if space.reserved > space.reserved_below else space.reserved_below
+cdef inline int64_t node_demand_locked(Node* node) noexcept nogil:
+    return node.reserved if node.reserved > node.reserved_below else node.reserved_below
 
 
-cdef void space_demand_changed(Space* space, int64_t before) noexcept nogil:
+cdef void node_demand_changed_locked(Node* node, int64_t before) noexcept nogil:
     """Pass a change of what a namespace demands (`before`: until now) on to those above it."""
-    cdef int64_t after, above
-    while space.parent != NULL:
-        after = space_demand(space)
+    cdef int64_t after, demanded
+    while node.parent != NULL:
+        after = node_demand_locked(node)
         if after == before:
             return
-        above = space_demand(space.parent)
-        space.parent.reserved_below += after - before
-        before = above
-        space = space.parent
+        demanded = node_demand_locked(node.parent)
+        node.parent.reserved_below += after - before
+        before = demanded
+        node = node.parent
 
 
-cdef int space_id_reserve(Core* core) noexcept nogil:
+cdef int node_id_reserve_locked(Core* core) noexcept nogil:
     """Make sure that one more id can be taken; -1 when memory is out."""
     cdef void* grown
     cdef uint32_t wanted
-    if core.free_count or core.spaces_used < core.spaces_capacity:
+    if core.free_count or core.nodes_used < core.nodes_capacity:
         return 0
-    wanted = core.spaces_capacity * 2 if core.spaces_capacity else 8
-    grown = realloc(core.spaces, wanted * sizeof(Space*))
+    wanted = core.nodes_capacity * 2 if core.nodes_capacity else 8
+    grown = realloc(core.nodes, wanted * sizeof(Node*))
     if grown == NULL:
         return -1
-    core.spaces = <Space**>grown
+    core.nodes = <Node**>grown
     grown = realloc(core.free_ids, wanted * sizeof(uint32_t))
     if grown == NULL:
         return -1
     core.free_ids = <uint32_t*>grown
-    core.spaces_capacity = wanted
+    core.nodes_capacity = wanted
     return 0
 
 
-cdef inline uint32_t space_next_id(Core* core) noexcept nogil:
-    return core.free_ids[core.free_count - 1] if core.free_count else core.spaces_used
+cdef inline uint32_t node_next_id_locked(Core* core) noexcept nogil:
+    return core.free_ids[core.free_count - 1] if core.free_count else core.nodes_used
 
 
-cdef inline void space_take_id(Core* core, Space* space) noexcept nogil:
-    space.id = space_next_id(core)
+cdef inline void node_take_id_locked(Core* core, Node* node) noexcept nogil:
+    node.id = node_next_id_locked(core)
     if core.free_count:
         core.free_count -= 1
     else:
-        core.spaces_used += 1
-    core.spaces[space.id] = space
+        core.nodes_used += 1
+    core.nodes[node.id] = node
 
 
-cdef inline void space_give_id(Core* core, uint32_t id) noexcept nogil:
-    core.spaces[id] = NULL
+cdef inline void node_give_id_locked(Core* core, uint32_t id) noexcept nogil:
+    core.nodes[id] = NULL
     core.free_ids[core.free_count] = id
     core.free_count += 1
 
 
-cdef Space* space_new(Core* core, Space* parent, object name, dict children) except NULL:
+cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children) except NULL:
     """Make a namespace without settings below `parent` (NULL: the root). Every allocation first.
 
     `children` is its new dictionary: to make it here could run the collector, and user code.
     """
-    cdef Space* space = NULL
+    cdef Node* node = NULL
     cdef uint32_t wanted
-    if space_id_reserve(core) < 0:
+    if node_id_reserve_locked(core) < 0:
         raise MemoryError()
     if parent != NULL:
         wanted = parent.children_count + 1
@@ -383,99 +388,99 @@ cdef Space* space_new(Core* core, Space* parent, object name, dict children) exc
                 or heap_reserve(&parent.by_entries, wanted) < 0
                 or (core.slab.weighs and heap_reserve(&parent.by_weight, wanted) < 0)):
             raise MemoryError()
-    space = <Space*>calloc(1, sizeof(Space))
-    if space == NULL:
+    node = <Node*>calloc(1, sizeof(Node))
+    if node == NULL:
         raise MemoryError()
-    if parent != NULL and dict_put_number(parent.children, name, <size_t>space) < 0:
-        free(space)
+    if parent != NULL and dict_put_number(parent.children, name, <size_t>node) < 0:
+        free(node)
         return NULL
-    space_take_id(core, space)
-    space.order.newest = NONE
-    space.order.oldest = NONE
-    space.parent = parent
-    space.member.rank = core.next_rank
+    node_take_id_locked(core, node)
+    node.order.newest = NONE
+    node.order.oldest = NONE
+    node.parent = parent
+    node.member.rank = core.next_rank
     core.next_rank += 1
     core.salts += 1
-    space.salt = (core.secret ^ core.salts) * <uint64_t>0x9E3779B97F4A7C15
-    space.salt ^= space.salt >> 29
-    Py_INCREF(name)                               # Space.name owns it
-    space.name = <PyObject*>name
-    Py_INCREF(children)                           # Space.children owns it
-    space.children = <PyObject*>children
-    space.max_entries = -1
-    space.max_weight = -1
-    space.max_pending = -1
-    space.share = 1.0
-    space.member.seat[0] = NONE
-    space.member.seat[1] = NONE
-    space.member.seat[2] = NONE
+    node.salt = (core.secret ^ core.salts) * <uint64_t>0x9E3779B97F4A7C15
+    node.salt ^= node.salt >> 29
+    Py_INCREF(name)                               # Node.name owns it
+    node.name = <PyObject*>name
+    Py_INCREF(children)                           # Node.children owns it
+    node.children = <PyObject*>children
+    node.max_entries = -1
+    node.max_weight = -1
+    node.max_pending = -1
+    node.share = 1.0
+    node.member.heap_index[0] = NONE
+    node.member.heap_index[1] = NONE
+    node.member.heap_index[2] = NONE
     if parent != NULL:
-        space.depth = parent.depth + 1
-        poke_double(&space.default_ttl, parent.default_ttl)
-        space.next = parent.child
+        node.depth = parent.depth + 1
+        relaxed_store_double(&node.default_ttl, parent.default_ttl)
+        node.next = parent.child
         if parent.child != NULL:
-            parent.child.previous = space
-        parent.child = space
+            parent.child.previous = node
+        parent.child = node
         parent.children_count += 1
         if parent.is_idle:
-            idle_unlink(core, parent)
-    return space
+            idle_unlink_locked(core, parent)
+    return node
 
 
-cdef inline Space* space_child(Space* space, PyObject* name) noexcept:
+cdef inline Node* node_child_locked(Node* node, PyObject* name) noexcept:
     """The namespace of this name, an exact str, right below; NULL if there is none."""
-    cdef PyObject* found = PyDict_GetItemWithError(<object>space.children, <object>name)
-    return NULL if found == NULL else <Space*>PyLong_AsSize_t(found)
+    cdef PyObject* found = PyDict_GetItemWithError(<object>node.children, <object>name)
+    return NULL if found == NULL else <Node*>PyLong_AsSize_t(found)
 
 
-cdef void space_forget(Core* core, Space* space) noexcept:
+cdef void node_forget_locked(Core* core, Node* node) noexcept:
     """Take a namespace that nothing holds out of the tree; its counts stay with its parent.
 
     The caller frees it once the lock is let go.
     """
-    cdef Space* parent = space.parent
-    cdef int64_t before = space_demand(parent)
-    if space.is_idle:
-        idle_unlink(core, space)
-    space_total(space, &parent.forgotten)
-    parent.reserved_below -= space_demand(space)
-    space_demand_changed(parent, before)
-    if space.member.seat[<int>BY_DUE] != NONE:
-        heap_remove(core.spaces, BY_DUE, &parent.due, space.member.seat[<int>BY_DUE])
-    if space.member.seat[<int>BY_ENTRIES] != NONE:
-        heap_remove(core.spaces, BY_ENTRIES, &parent.by_entries, space.member.seat[<int>BY_ENTRIES])
-    if space.member.seat[<int>BY_WEIGHT] != NONE:
-        heap_remove(core.spaces, BY_WEIGHT, &parent.by_weight, space.member.seat[<int>BY_WEIGHT])
-    if space.previous != NULL:
-        space.previous.next = space.next
+    cdef Node* parent = node.parent
+    cdef int64_t before = node_demand_locked(parent)
+    if node.is_idle:
+        idle_unlink_locked(core, node)
+    node_total_locked(node, &parent.forgotten)
+    parent.reserved_below -= node_demand_locked(node)
+    node_demand_changed_locked(parent, before)
+    if node_heap_index(node, BY_DUE) != NONE:
+        heap_remove(core.nodes, BY_DUE, &parent.due, node_heap_index(node, BY_DUE))
+    if node_heap_index(node, BY_ENTRIES) != NONE:
+        heap_remove(core.nodes, BY_ENTRIES, &parent.by_entries, node_heap_index(node, BY_ENTRIES))
+    if node_heap_index(node, BY_WEIGHT) != NONE:
+        heap_remove(core.nodes, BY_WEIGHT, &parent.by_weight, node_heap_index(node, BY_WEIGHT))
+    if node.previous != NULL:
+        node.previous.next = node.next
     else:
-        parent.child = space.next
-    if space.next != NULL:
-        space.next.previous = space.previous
+        parent.child = node.next
+    if node.next != NULL:
+        node.next.previous = node.previous
     parent.children_count -= 1
-    del (<object>parent.children)[<object>space.name]
-    space_give_id(core, space.id)
-    idle_consider(core, parent)
+    del (<object>parent.children)[<object>node.name]
+    node_give_id_locked(core, node.id)
+    idle_consider_locked(core, parent)
 
 
-cdef void space_free(Space* space) noexcept:
+cdef void node_free(Node* node) noexcept:
     """Free the struct and what it owns. Entries, loads and the tree are gone or go with it."""
-    heap_free(&space.deadlines)
-    heap_free(&space.due)
-    heap_free(&space.by_entries)
-    heap_free(&space.by_weight)
-    Py_XDECREF(space.name)
-    Py_XDECREF(space.children)
-    Py_XDECREF(space.tags)
-    Py_XDECREF(space.listeners)
-    Py_XDECREF(space.child_limits)
-    free(space)
+    heap_free(&node.deadlines)
+    heap_free(&node.due)
+    heap_free(&node.by_entries)
+    heap_free(&node.by_weight)
+    Py_XDECREF(node.name)
+    Py_XDECREF(node.children)
+    Py_XDECREF(node.tags)
+    Py_XDECREF(node.listeners)
+    Py_XDECREF(node.child_limits)
+    free(node)
 
 
-cdef void spaces_free(Space* gone) noexcept:
+cdef void nodes_free(Node* gone) noexcept:
     """Free namespaces that were forgotten, a list of them by `next`."""
-    cdef Space* space
+    cdef Node* node
     while gone != NULL:
-        space = gone
-        gone = space.next
-        space_free(space)
+        node = gone
+        gone = node.next
+        node_free(node)
