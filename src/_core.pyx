@@ -125,11 +125,8 @@ cdef extern from "Python.h":
     void PyErr_SetString(object kind, const char* message)
     bint Py_UNICODE_ISSPACE(Py_UCS4 character)
 
-# What the Python face does for the core: cold calls, and calls that build the face's own types.
-cdef object face_fetch, face_afetch, face_fetch_any, face_refresh, face_arefresh
-cdef object face_fetch_many, face_afetch_many, face_wrap, face_cached, face_for_current_tenant
-cdef object face_keys, face_values, face_items
-cdef object face_subscribe, face_dispatch, face_stats, face_is_async, face_limits_type
+# The module of the Python half whose functions and types the core uses: see _connect.
+cdef object face = None
 
 include "_core/clock.pxd"
 include "_core/memory.pxd"
@@ -169,32 +166,10 @@ include "_core/cached.pyx"
 include "_core/testing.pyx"
 
 
-def _connect(*, fetch_miss, afetch_miss, fetch_any, refresh, arefresh, fetch_many, afetch_many,
-             wrap, cached, for_current_tenant, subscribe, dispatch, stats, is_async, limits_type,
-             keys, values, items):
-    """Take the functions of the Python face. Called once, when flowcache is imported."""
-    global face_fetch, face_afetch, face_fetch_any, face_refresh, face_arefresh
-    global face_fetch_many, face_afetch_many, face_wrap, face_cached, face_for_current_tenant
-    global face_subscribe, face_dispatch, face_stats, face_is_async, face_limits_type
-    global face_keys, face_values, face_items
-    face_fetch = fetch_miss
-    face_afetch = afetch_miss
-    face_fetch_any = fetch_any
-    face_refresh = refresh
-    face_arefresh = arefresh
-    face_fetch_many = fetch_many
-    face_afetch_many = afetch_many
-    face_wrap = wrap
-    face_cached = cached
-    face_for_current_tenant = for_current_tenant
-    face_subscribe = subscribe
-    face_dispatch = dispatch
-    face_stats = stats
-    face_is_async = is_async
-    face_limits_type = limits_type
-    face_keys = keys
-    face_values = values
-    face_items = items
+def _connect(python_half not None):
+    """Take the module of what the Python half does for the core. Called once, at import."""
+    global face
+    face = python_half
 
 
 def _forked():

@@ -35,7 +35,7 @@ cdef int emit(Store store, Node* node, Kind kind, object key, object cause, obje
         lock_release(&store.core.lock)
     if targets is not None:
         name, path, listeners = targets
-        face_dispatch(listeners, KINDS[<int>kind], path, key, cause, value, error, seconds, name)
+        face.dispatch(listeners, KINDS[<int>kind], path, key, cause, value, error, seconds, name)
     return 0
 
 

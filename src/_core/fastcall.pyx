@@ -164,7 +164,7 @@ cdef bint object_is_async(object loader) except -1:
         flag = loader_flag(<PyObject*>loader)
         if flag >= 0:
             return flag
-    return face_is_async(loader)
+    return face.is_async(loader)
 
 
 cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
@@ -174,7 +174,7 @@ cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyO
             value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
             if value is not MISSING:
                 return ready_of(value) if is_async else value
-            load = face_afetch if is_async else face_fetch
+            load = face.afetch if is_async else face.fetch_miss
             return pass_on(<PyObject*>load, me, args, nargs, names)
     return pass_on(<PyObject*>slow_fetch, me, args, nargs, names)
 
@@ -185,7 +185,7 @@ cdef object namespace_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, Py
         value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
         if value is not MISSING:
             return ready_of(value)
-        load = face_afetch
+        load = face.afetch
         return pass_on(<PyObject*>load, me, args, nargs, names)
     return pass_on(<PyObject*>slow_afetch, me, args, nargs, names)
 

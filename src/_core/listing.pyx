@@ -128,7 +128,7 @@ cdef object limits_of(Store store, Node* node):
         "reserved": now.reserved,
         "share": now.share,
     }
-    return face_limits_type(**given)
+    return face.Limits(**given)
 
 
 cdef object stats_of(Store store, Node* node):
@@ -143,7 +143,7 @@ cdef object stats_of(Store store, Node* node):
     weight = node.weight
     pending = node.pending
     lock_release(&core.lock)
-    return face_stats(
+    return face.Stats(
         total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
         total.load_failures, total.load_seconds, total.sets, total.evictions,
         total.evictions_caused, total.expirations, total.invalidations, entries, weight,

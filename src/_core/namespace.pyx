@@ -119,7 +119,7 @@ namespaces exist.
         refresh, sweep; all by default. Listeners run after the change is complete; one that raises
         is logged.
         """
-        return face_subscribe(self, listener, kinds)
+        return face.subscribe(self, listener, kinds)
 
     def for_current_tenant(self, path=None, /):
         """Return a namespace that looks up ``tenancy.current_tenant`` at every call.
@@ -127,7 +127,7 @@ namespaces exist.
         ``path(tenant)`` gives the name or names below this one, by default ``f"tenant:{tenant}"``.
         With no tenant set a call raises ``TenantNotSetError``.
         """
-        return face_for_current_tenant(self, path)
+        return face.for_current_tenant(self, path)
 
     # ------------------------------------------------------------------ one key
 
@@ -211,15 +211,15 @@ namespaces exist.
 
         Each iteration is over the keys as they are when it begins; O(n).
         """
-        return face_keys(self)
+        return face.KeysView(self)
 
     def values(self):
         """Return a ``ValuesView`` of the fresh values, in the order of :meth:`keys`."""
-        return face_values(self)
+        return face.Values(self)
 
     def items(self):
         """Return an ``ItemsView`` of the fresh keys and values, in the order of :meth:`keys`."""
-        return face_items(self)
+        return face.Items(self)
 
     def setdefault(self, key, /, default=None):
         """Return the fresh value of ``key``; if there is none, store ``default`` and return it.
@@ -301,7 +301,7 @@ Raises what the loader raises, ``RecursiveLoadError``, ``LoadTimeoutError``, ``T
 tasks is loading the key it cannot wait for that task: it calls ``loader`` itself, at once.
 A hit costs one look-up, and looks at no option but ``refresh_ahead``.
         """
-        return face_fetch_any(self, key, loader, **options)
+        return face.fetch(self, key, loader, **options)
 
     def afetch(self, key, loader, /, **options):
         """\
@@ -316,15 +316,15 @@ load runs in a task of its own: cancelling one caller hurts no other, and the ta
 nobody waits for it any more. All else as for :meth:`fetch`. A hit makes no coroutine and does not
 suspend; what it returns can be awaited once, gathered, made a task, or dropped.
         """
-        return face_afetch(self, key, loader, **options)
+        return face.afetch(self, key, loader, **options)
 
     def refresh(self, key, loader, /, **options):
         """Load ``key`` even if it is fresh, and return the value. Options as for :meth:`fetch`."""
-        return face_refresh(self, key, loader, **options)
+        return face.refresh(self, key, loader, **options)
 
     def arefresh(self, key, loader, /, **options):
         """Load ``key`` even if it is fresh; await the value. Options as for :meth:`fetch`."""
-        return face_arefresh(self, key, loader, **options)
+        return face.arefresh(self, key, loader, **options)
 
     def fetch_many(self, keys, loader, /, **options):
         """Return a ``dict`` of ``keys``; ``loader(missing)`` is called once for those not held.
@@ -332,15 +332,15 @@ suspend; what it returns can be awaited once, gathered, made a task, or dropped.
         It returns a mapping; keys that it leaves out are left out of the result. Options: ``ttl``,
         ``tags``, ``stale``, ``store_if``.
         """
-        return face_fetch_many(self, keys, loader, **options)
+        return face.fetch_many(self, keys, loader, **options)
 
     def afetch_many(self, keys, loader, /, **options):
         """Await a ``dict`` of ``keys``; ``loader(missing)`` is awaited once for those not held."""
-        return face_afetch_many(self, keys, loader, **options)
+        return face.afetch_many(self, keys, loader, **options)
 
     def wrap(self, function, /, **options):
         """Return ``function`` cached here, sync or async by what it is. Options: see ``cached``."""
-        return face_wrap(self, function, **options)
+        return face.wrap(self, function, **options)
 
     def cached(self, function=None, /, **options):
         """Decorate a function so that its results are cached here.
@@ -351,7 +351,7 @@ suspend; what it returns can be awaited once, gathered, made a task, or dropped.
         ``timeout`` as for :meth:`fetch`. Without parentheses, ``@ns.cached``, all of them are the
         defaults.
         """
-        return face_cached(self, function, **options)
+        return face.cached(self, function, **options)
 
     # ------------------------------------------------------------------ for the Python face
 

@@ -33,7 +33,7 @@ cdef dict settings_checked(dict settings, int depth=0):
                 raise ValueError(f"share: must be a number from 1e-9 to 1e9, got {shown(value)}")
             value = share
         elif name == "child_limits":
-            if value is not None and not isinstance(value, face_limits_type):
+            if value is not None and not isinstance(value, face.Limits):
                 raise TypeError("child_limits: must be a flowcache.Limits or None, "
                                 f"got {type(value).__name__}")
             if value is not None:

@@ -10,7 +10,7 @@ acme.get("plan")
 
 from __future__ import annotations
 
-from . import _core, coroutines, events, listing, loading, tenancy, wrapping
+from . import _core, face, tenancy
 from .cache import Cache, Namespace, create_cache
 from .errors import (
     CacheClosedError,
@@ -57,23 +57,4 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_core._connect(
-    fetch_miss=loading.fetch_miss,
-    afetch_miss=loading.afetch,
-    fetch_any=loading.fetch,
-    refresh=loading.refresh,
-    arefresh=loading.arefresh,
-    fetch_many=loading.fetch_many,
-    afetch_many=loading.afetch_many,
-    wrap=wrapping.wrap,
-    cached=wrapping.cached,
-    for_current_tenant=tenancy.for_current_tenant,
-    subscribe=events.subscribe,
-    dispatch=events.dispatch,
-    stats=Stats,
-    is_async=coroutines.is_async,
-    limits_type=Limits,
-    keys=listing.KeysView,
-    values=listing.Values,
-    items=listing.Items,
-)
+_core._connect(face)

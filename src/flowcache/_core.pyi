@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from collections.abc import Mapping as AnyMapping
 from datetime import timedelta
-from types import GenericAlias, TracebackType
+from types import GenericAlias, ModuleType, TracebackType
 from typing import (
     Any,
     Final,
@@ -455,24 +455,4 @@ class _testing:  # noqa: N801  a name space, by the name of a module
     def namespaces_held(namespace: Namespace[Any]) -> int: ...
 
 def _enable_vectorcall(called: type[Called]) -> None: ...
-def _connect(
-    *,
-    fetch_miss: Callable[..., Any],
-    afetch_miss: Callable[..., Any],
-    fetch_any: Callable[..., Any],
-    refresh: Callable[..., Any],
-    arefresh: Callable[..., Any],
-    fetch_many: Callable[..., Any],
-    afetch_many: Callable[..., Any],
-    wrap: Callable[..., Any],
-    cached: Callable[..., Any],
-    for_current_tenant: Callable[..., Any],
-    subscribe: Callable[..., Any],
-    dispatch: Callable[..., Any],
-    stats: type[Stats],
-    is_async: Callable[[object], bool],
-    limits_type: type[Limits],
-    keys: Callable[..., Any],
-    values: Callable[..., Any],
-    items: Callable[..., Any],
-) -> None: ...
+def _connect(python_half: ModuleType) -> None: ...
