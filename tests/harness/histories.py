@@ -48,8 +48,9 @@ from flowcache import (
     create_cache,
 )
 from flowcache.loading import attempt, deadlock
-from flowcache.loading.load import Outcome, Running
-from flowcache.loading.run import Job
+from flowcache.loading.load import Load as Running
+from flowcache.loading.load import Outcome
+from flowcache.loading.run import Run
 
 THREADS = 4
 TASKS = 8
@@ -211,12 +212,12 @@ class History:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Record when loads are registered, who waits for which, and with what outcome."""
-        begin, in_thread, in_task = Job.begin, attempt.wait_in_thread, attempt.wait_in_task
+        begin, in_thread, in_task = Run.begin, attempt.wait_in_thread, attempt.wait_in_task
 
-        def begin_load(job: Job, key: Any) -> Running:
+        def begin_load(job: Run, key: Any) -> Running:
             before = self.ticket()
             running = begin(job, key)
-            if running.job is job:
+            if running.run is job:
                 self.registered[running] = before
             return running
 
@@ -231,7 +232,7 @@ class History:
             return outcome
 
         with (
-            mock.patch.object(Job, "begin", begin_load),
+            mock.patch.object(Run, "begin", begin_load),
             mock.patch.object(attempt, "wait_in_thread", wait_in_thread),
             mock.patch.object(attempt, "wait_in_task", wait_in_task),
         ):
@@ -466,7 +467,7 @@ class Round:
         def load(missing: list[str]) -> dict[str, Loaded[Value]]:
             running = deadlock.current_load()
             assert running is not None
-            loads = tuple(running.job.loads)
+            loads = tuple(running.run.loads)
             runs = [self.history.begin_load((name, own.key), own) for own in loads]
             time.sleep(0)
             error: BaseException | None = None

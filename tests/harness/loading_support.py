@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flowcache import Namespace
-from flowcache.loading.load import Running
+from flowcache.loading.load import Load
 
 PATIENCE = 30.0
 """Seconds after which a test that waits has failed. Nothing waits so long in code that works."""
@@ -174,9 +174,9 @@ def loads_left(cache: Namespace[Any]) -> list[str]:
     gc.collect()
     told = []
     for load in gc.get_objects():
-        if isinstance(load, Running):
+        if isinstance(load, Load):
             # A load that was never registered has no namespace of its own.
-            namespace = load.job.namespace
+            namespace = load.run.namespace
             path = namespace.path
             if namespace == (cache.namespace(*path) if path else cache):
                 told.append(f"the load of {load.key!r}: {load.outcome}")

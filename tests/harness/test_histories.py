@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from flowcache.loading.load import Outcome, Running, ThreadWaiter
-from flowcache.loading.run import Job
+from flowcache.loading.load import Load as Running
+from flowcache.loading.load import Outcome, ThreadWaiter
+from flowcache.loading.run import Run
 from harness import histories
 
 ENOUGH = 100_000
@@ -22,25 +23,25 @@ def test_a_short_history_is_clean() -> None:
 
 
 def store_although_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = Job._keep
+    keep = Run._keep
 
-    def keep_anyway(job: Job, load: Running, produced: Any, *seconds: float) -> None:
+    def keep_anyway(job: Run, load: Running, produced: Any, *seconds: float) -> None:
         keep(job, load, produced, *seconds)
         if load.fenced:
             value, _, tags, _ = job.call.unpack(produced)
             job.namespace.set(load.key, value, tags=tags)
 
-    monkeypatch.setattr(Job, "_keep", keep_anyway)
+    monkeypatch.setattr(Run, "_keep", keep_anyway)
 
 
 def load_beside_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = Job.begin
+    begin = Run.begin
 
-    def begin_own(job: Job, key: Any) -> Running:
+    def begin_own(job: Run, key: Any) -> Running:
         running = begin(job, key)
-        return running if running.job is job or job.many else job.begin_beside(running)
+        return running if running.run is job or job.many else job.begin_beside(running)
 
-    monkeypatch.setattr(Job, "begin", begin_own)
+    monkeypatch.setattr(Run, "begin", begin_own)
 
 
 def hand_over_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,13 +67,13 @@ def let_a_thread_sleep_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leave_a_load_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = Job._keep
+    keep = Run._keep
 
-    def keep_or_forget(job: Job, load: Running, *arguments: Any) -> None:
+    def keep_or_forget(job: Run, load: Running, *arguments: Any) -> None:
         keep(job, load, *arguments)
         job.namespace._begin(Running(job.namespace, ("left", id(load)), ()))
 
-    monkeypatch.setattr(Job, "_keep", keep_or_forget)
+    monkeypatch.setattr(Run, "_keep", keep_or_forget)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from flowcache import (
     create_cache,
 )
 from flowcache.loading import deadlock
-from flowcache.loading.run import Job
+from flowcache.loading.run import Run
 from harness.loading_support import (
     AsyncGate,
     Caller,
@@ -1001,13 +1001,13 @@ def test_who_timed_out_may_ask_again_before_the_load_has_begun(
     """Its thread leads no longer, so that waiting for the load is no recursion."""
     cache = create_cache()
     go_on = threading.Event()
-    run_apart = Job.run_apart
+    execute_apart = Run.execute_apart
 
-    def run_late(job: Job) -> None:
+    def run_late(job: Run) -> None:
         assert go_on.wait(30)
-        run_apart(job)
+        execute_apart(job)
 
-    monkeypatch.setattr(Job, "run_apart", run_late)
+    monkeypatch.setattr(Run, "execute_apart", run_late)
     for _ in range(2):
         with pytest.raises(LoadTimeoutError):
             cache.fetch("k", lambda: 1, timeout=0)

@@ -200,7 +200,7 @@ def test_a_waiter_that_leads_next_loads_in_its_own_context() -> None:
             joining = shared.afetch("k", whose)
         leader = asyncio.ensure_future(leading)
         await gate.begun.wait()
-        task = next(task for task in asyncio.all_tasks() if "_run_in_task" in repr(task))
+        task = next(task for task in asyncio.all_tasks() if "_execute_in_task" in repr(task))
         waiter = asyncio.ensure_future(joining)
         await settle()
         leader.cancel()

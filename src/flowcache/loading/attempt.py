@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
     from typing import Any
 
-    from .load import Running
+    from .load import Load
     from .options import Call
-    from .run import Job
+    from .run import Run
 
     Answer = tuple[Any]
     """A value, in a tuple of one: None means that there is none."""
@@ -46,8 +46,8 @@ def held_for(namespace: Any, key: Hashable) -> Held | None:
     found = namespace._held(key)
     if found is None:
         return None
-    value, left, ttl, keep, serves = found
-    return Held(value, left, ttl, keep, keep if serves else 0.0)
+    value, left, ttl, grace, is_served = found
+    return Held(value, left, ttl, grace, grace if is_served else 0.0)
 
 
 def look_up(namespace: Any, key: Hashable, call: Call) -> Held | None:
@@ -66,114 +66,114 @@ def look_up(namespace: Any, key: Hashable, call: Call) -> Held | None:
     return held
 
 
-def fall_back(job: Job, key: Hashable, *, timed_out: bool) -> Answer | None:
+def fall_back(run: Run, key: Hashable, *, timed_out: bool) -> Answer | None:
     """Return what may stand in for a load that raised or takes too long."""
-    held = held_for(job.namespace, key)
-    if held is None or not job.call.falls_back_on(held, timed_out=timed_out):
+    held = held_for(run.namespace, key)
+    if held is None or not run.call.falls_back_on(held, timed_out=timed_out):
         return None
     return (held.value,)
 
 
-def load_behind(job: Job, keys: list[Hashable]) -> None:
-    """Start a load that nobody waits for, of those keys that are neither resting nor loading.
+def load_behind(run: Run, keys: list[Hashable]) -> None:
+    """Start a load that nobody waits for, of those keys that are neither backing off nor loading.
 
-    It runs in a task of the job's loop, or without one in a thread of the pool.
+    It runs in a task of the run's loop, or without one in a thread of the pool.
     """
     try:
         for key in keys:
-            if backoff.is_resting(job.namespace, key):
+            if backoff.is_backing_off(run.namespace, key):
                 continue
             try:
-                load = job.begin(key)
-                while load.job.is_left():
-                    load.job.end()
-                    load = job.begin(key)
+                load = run.begin(key)
+                while load.run.is_left():
+                    load.run.end()
+                    load = run.begin(key)
             except TooManyLoadsError:
                 break
             # Another load may have ended between the look-up and the registration.
-            if load.job is job:
-                held = held_for(job.namespace, key)
-                if held is None or not job.call.is_due(held):
-                    job.give_up(load)
-        if not job.loads:
+            if load.run is run:
+                held = held_for(run.namespace, key)
+                if held is None or not run.call.is_due(held):
+                    run.give_up(load)
+        if not run.loads:
             return
-        if job.loop is None:
-            pool.submit(job)
+        if run.loop is None:
+            pool.submit(run)
         else:
-            job.start()
+            run.start_task()
     except BaseException:
-        job.withdraw()
+        run.withdraw()
         raise
 
 
-def attempt_in_thread(job: Job, key: Hashable, deadline: float | None) -> Outcome | None:
+def attempt_in_thread(run: Run, key: Hashable, deadline: float | None) -> Outcome | None:
     """Lead or join one load, and block until it is settled; None: `deadline` came first."""
     try:
-        return settle_in_thread(job, begin(job, key), deadline)
+        return settle_in_thread(run, begin(run, key), deadline)
     except BaseException:
-        job.withdraw()
+        run.withdraw()
         raise
 
 
-async def attempt_in_task(job: Job, key: Hashable, deadline: float | None) -> Outcome | None:
+async def attempt_in_task(run: Run, key: Hashable, deadline: float | None) -> Outcome | None:
     """Lead or join one load, and suspend until it is settled; None: `deadline` came first."""
     try:
-        return await settle_in_task(job, begin(job, key), deadline)
+        return await settle_in_task(run, begin(run, key), deadline)
     except BaseException:
-        job.withdraw()
+        run.withdraw()
         raise
 
 
-def begin(job: Job, key: Hashable) -> Running | Outcome:
-    """Register a load for the job, or find the one to join; an outcome if it needs none."""
+def begin(run: Run, key: Hashable) -> Load | Outcome:
+    """Register a load for the run, or find the one to join; an outcome if it needs none."""
     while True:
         try:
-            load = job.begin(key)
+            load = run.begin(key)
         except TooManyLoadsError:
-            answer = fall_back(job, key, timed_out=False)
+            answer = fall_back(run, key, timed_out=False)
             if answer is None:
                 raise
             return Outcome(answer[0])
-        if load.job is job:
+        if load.run is run:
             # Another load may have ended between the look-up and the registration.
-            held = None if job.is_refresh else job.namespace._held(key)
+            held = None if run.is_refresh else run.namespace._held(key)
             if held is not None and held[1] > 0:
-                job.give_up(load)
+                run.give_up(load)
                 return Outcome(held[0])
             return load
-        if load.job.may_be_joined():
-            count_joined(job, key)
+        if load.run.may_be_joined():
+            count_joined(run, key)
             return load
 
 
-def count_joined(job: Job, key: Hashable) -> None:
+def count_joined(run: Run, key: Hashable) -> None:
     """Count a miss that joins a running load, once however often it has to start again."""
-    joined = job.call.joined
-    if not job.is_refresh and key not in joined:
+    joined = run.call.joined
+    if not run.is_refresh and key not in joined:
         joined.add(key)
-        job.namespace._count("coalesced", 1)
+        run.namespace._count("coalesced", 1)
 
 
-def settle_in_thread(job: Job, load: Running | Outcome, deadline: float | None) -> Outcome | None:
-    """Run the job if the load is its own, or wait for who runs it; None: `deadline` came first."""
+def settle_in_thread(run: Run, load: Load | Outcome, deadline: float | None) -> Outcome | None:
+    """Run the run if the load is its own, or wait for who runs it; None: `deadline` came first."""
     if isinstance(load, Outcome):
         return load
     waiting, here = deadlock.current_load(), running_loop()
-    seen = 0 if load.job is job else load.losses
+    seen = 0 if load.run is run else load.losses
     beside = None
     if not deadlock.may_wait(waiting, load, here):
         # This thread's loop would have to run meanwhile: load it here, beside that one, which waits
         # for us now.
-        beside, load, seen = load, job.begin_beside(load), 0
+        beside, load, seen = load, run.begin_beside(load), 0
         deadlock.wait_for(beside, load)
         deadlock.may_wait(waiting, load, here)
     try:
-        if load.job is job and not job.is_started:
+        if load.run is run and not run.is_started:
             if deadline is None:
-                job.run()
+                run.execute()
                 return load.outcome
-            job.run_in_thread()
-        refuse_own_thread(job, load)
+            run.execute_in_thread()
+        refuse_own_thread(run, load)
         return wait_in_thread(load, deadline, seen)
     finally:
         deadlock.stop_waiting(waiting, load, here)
@@ -182,62 +182,60 @@ def settle_in_thread(job: Job, load: Running | Outcome, deadline: float | None) 
         del beside, load  # The loader's frame, and so its error's traceback, holds this frame.
 
 
-def refuse_own_thread(job: Job, load: Running) -> None:
+def refuse_own_thread(run: Run, load: Load) -> None:
     """Raise if what leads the load is a call below this one on the same thread.
 
     A loader's own calls were told apart before, by the context. What is left is code that runs
     between the steps of a call: the key's own methods, a finalizer, a handler of a signal.
     """
-    leader = load.job
-    if leader is not job and leader.thread == threading.get_ident() and load.outcome is None:
+    leader = load.run
+    if leader is not run and leader.thread == threading.get_ident() and load.outcome is None:
         raise RecursiveLoadError(
             f"key: the call that loads {shown(load.key)} is the one that this call interrupts"
         )
 
 
-async def settle_in_task(
-    job: Job, load: Running | Outcome, deadline: float | None
-) -> Outcome | None:
-    """Start the job if the load is its own, and wait for it; None: `deadline` came first."""
+async def settle_in_task(run: Run, load: Load | Outcome, deadline: float | None) -> Outcome | None:
+    """Start the run if the load is its own, and wait for it; None: `deadline` came first."""
     if isinstance(load, Outcome):
         return load
     waiting = deadlock.current_load()
-    seen = 0 if load.job is job else load.losses
+    seen = 0 if load.run is run else load.losses
     deadlock.may_wait(waiting, load, None)
     try:
-        if load.job is job and not job.is_started:
-            job.start()
-        refuse_own_thread(job, load)
+        if load.run is run and not run.is_started:
+            run.start_task()
+        refuse_own_thread(run, load)
         return await wait_in_task(load, deadline, seen)
     finally:
         deadlock.stop_waiting(waiting, load, None)
 
 
-def conclude(job: Job, key: Hashable, outcome: Outcome | None) -> Answer | None:
+def conclude(run: Run, key: Hashable, outcome: Outcome | None) -> Answer | None:
     """Return what a load's outcome is to one of its callers, by the caller's own options.
 
-    None: nothing, start again (or leave the key out, if the job ran and it was absent). Raises what
+    None: nothing, start again (or leave the key out, if the run ran and it was absent). Raises what
     the loader raised, or `LoadTimeoutError`.
     """
     if outcome is None:
-        answer = fall_back(job, key, timed_out=True)
+        answer = fall_back(run, key, timed_out=True)
         if answer is None:
             raise LoadTimeoutError(
-                f"timeout: key {shown(key)} was not loaded within {job.call.timeout:g} s; "
+                f"timeout: key {shown(key)} was not loaded within {run.call.timeout:g} s; "
                 "the load goes on"
             )
         return answer
     if outcome is ABANDONED or outcome is ABSENT:
-        if job.struck is not None:
-            raise job.struck
+        if run.interrupted is not None:
+            raise run.interrupted
         return None
     error = outcome.error
     if error is None:
         return (outcome.value,)
-    answer = fall_back(job, key, timed_out=False) if isinstance(error, Exception) else None
+    answer = fall_back(run, key, timed_out=False) if isinstance(error, Exception) else None
     if answer is not None:
         return answer
-    error = outcome.error_for(job)
+    error = outcome.error_for(run)
     try:
         raise error
     finally:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 else:
     from flowcache.standins import NamedTuple
 
-__all__ = ["forget_failures", "is_resting", "note_failure"]
+__all__ = ["forget_failures", "is_backing_off", "note_failure"]
 
-SHORTEST_REST = 1.0
-LONGEST_REST = 30.0
+SHORTEST_DELAY = 1.0
+LONGEST_DELAY = 30.0
 """Seconds, on the cache's clock, in which a key is not tried again."""
 MOST_FAILURES = 10_000
 """Keys of a cache that are remembered to have failed; of more, the earliest tenth is forgotten."""
@@ -54,14 +54,14 @@ def last_failure(namespace: Any, key: Hashable) -> Failure | None:
     return failure
 
 
-def is_resting(namespace: Any, key: Hashable) -> bool:
+def is_backing_off(namespace: Any, key: Hashable) -> bool:
     """True while the last background load for what is held failed too recently to be repeated."""
     failure = last_failure(namespace, key)
     return failure is not None and namespace._now() < failure.again
 
 
 def note_failure(namespace: Any, key: Hashable) -> None:
-    """Remember that a background load failed: the rest is 1 s, then doubles up to 30 s."""
+    """Remember that a background load failed: the delay is 1 s, then doubles up to 30 s."""
     try:
         stamp = stamp_of(namespace, key)
     except CacheClosedError:
@@ -70,11 +70,11 @@ def note_failure(namespace: Any, key: Hashable) -> None:
         return  # Nothing is held any more that could be served meanwhile.
     failure = last_failure(namespace, key)
     in_a_row = 1 if failure is None else failure.in_a_row + 1
-    rest = min(LONGEST_REST, SHORTEST_REST * 2.0 ** min(in_a_row - 1, 30))
+    delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(in_a_row - 1, 30))
     which = hash((namespace, key))
     failures = _failures.setdefault(namespace._store(), {})
     failures.pop(which, None)  # To the end.
-    failures[which] = Failure(in_a_row, namespace._now() + rest, stamp)
+    failures[which] = Failure(in_a_row, namespace._now() + delay, stamp)
     if len(failures) > MOST_FAILURES:
         for earliest in list(failures)[: len(failures) - MOST_FAILURES * 9 // 10]:
             failures.pop(earliest, None)

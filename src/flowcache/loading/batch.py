@@ -11,7 +11,7 @@ from . import deadlock
 from .attempt import begin, conclude, load_behind, look_up, settle_in_task, settle_in_thread
 from .load import ABSENT, Outcome, own_loop
 from .options import Call
-from .run import Job
+from .run import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any
 
-    from .load import Running
+    from .load import Load
 
     BatchLoader = Callable[[list[Any]], Any]
 
@@ -37,16 +37,16 @@ def fetch_many(
     deadline = batch.call.deadline()
     batch.look_up_all(None)
     while batch.missing:
-        job = batch.new_job(None)
-        loads: list[Running] = []
+        run = batch.new_run(None)
+        loads: list[Load] = []
         try:
-            batch.begin_all(job, loads)
+            batch.begin_all(run, loads)
             while loads:
-                runner = job if loads[-1].job is job else batch.new_job(None)
+                runner = run if loads[-1].run is run else batch.new_run(None)
                 batch.take(runner, loads[-1].key, settle_in_thread(runner, loads[-1], deadline))
                 loads.pop()
         except BaseException:
-            job.withdraw()
+            run.withdraw()
             raise
         finally:
             loads.clear()  # A traceback would keep this frame, and so their values.
@@ -64,17 +64,17 @@ def afetch_many(
         deadline = batch.call.deadline()
         batch.look_up_all(loop)
         while batch.missing:
-            job = batch.new_job(loop)
-            loads: list[Running] = []
+            run = batch.new_run(loop)
+            loads: list[Load] = []
             try:
-                batch.begin_all(job, loads)
+                batch.begin_all(run, loads)
                 while loads:
-                    runner = job if loads[-1].job is job else batch.new_job(loop)
+                    runner = run if loads[-1].run is run else batch.new_run(loop)
                     settled = settle_in_task(runner, loads[-1], deadline)
                     batch.take(runner, loads[-1].key, await settled)
                     loads.pop()
             except BaseException:
-                job.withdraw()
+                run.withdraw()
                 raise
             finally:
                 loads.clear()
@@ -103,8 +103,8 @@ class Batch:
         self.missing: dict[Hashable, None] = {}
         self.found: dict[Hashable, Any] = {}
 
-    def new_job(self, loop: Loop | None, *, is_background: bool = False) -> Job:
-        return Job(
+    def new_run(self, loop: Loop | None, *, is_background: bool = False) -> Run:
+        return Run(
             self.namespace,
             self.loader,
             self.call,
@@ -129,19 +129,19 @@ class Batch:
                 if self.call.is_due(held):
                     due.append(key)
         if due:
-            load_behind(self.new_job(loop, is_background=True), due)
+            load_behind(self.new_run(loop, is_background=True), due)
 
-    def begin_all(self, job: Job, loads: list[Running]) -> None:
-        """Put the loads to wait for into `loads`: first those of others, last the job's own.
+    def begin_all(self, run: Run, loads: list[Load]) -> None:
+        """Put the loads to wait for into `loads`: first those of others, last the run's own.
 
-        The job's own are led together. They come last because the last is waited for first.
+        The run's own are led together. They come last because the last is waited for first.
         """
         others = []
         for key in list(self.missing):
-            load = begin(job, key)
+            load = begin(run, key)
             if isinstance(load, Outcome):
-                self.take(job, key, load)
-            elif load.job is job:
+                self.take(run, key, load)
+            elif load.run is run:
                 if loads:
                     deadlock.wait_for(load, loads[0])
                 loads.append(load)
@@ -149,10 +149,10 @@ class Batch:
                 others.append(load)
         loads[:0] = others
 
-    def take(self, job: Job, key: Hashable, outcome: Outcome | None) -> None:
+    def take(self, run: Run, key: Hashable, outcome: Outcome | None) -> None:
         """Take one key's result, or leave it missing, to be tried again."""
-        answer = conclude(job, key, outcome)
-        if answer is not None or (outcome is ABSENT and job.is_started):
+        answer = conclude(run, key, outcome)
+        if answer is not None or (outcome is ABSENT and run.is_started):
             del self.missing[key]
             if answer is not None:
                 self.found[key] = answer[0]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncio
     from contextvars import Token
 
-    from .load import Running
+    from .load import Load
 
 __all__ = [
     "Scope",
@@ -46,13 +46,13 @@ class Scope:
 
     __slots__ = ("load",)
 
-    def __init__(self, load: Running) -> None:
-        self.load: Running | None = load
+    def __init__(self, load: Load) -> None:
+        self.load: Load | None = load
 
 
 _scope: ContextVar[Scope | None] = ContextVar("flowcache_load", default=None)
 _lock = threading.RLock()
-_blocked: dict[asyncio.AbstractEventLoop, list[Running]] = {}
+_blocked: dict[asyncio.AbstractEventLoop, list[Load]] = {}
 
 
 def _forked() -> None:
@@ -64,13 +64,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def current_load() -> Running | None:
+def current_load() -> Load | None:
     """Return the load that the calling code is part of, or None."""
     scope = _scope.get()
     return None if scope is None else scope.load
 
 
-def enter_scope(load: Running) -> tuple[Scope, Token[Scope | None]]:
+def enter_scope(load: Load) -> tuple[Scope, Token[Scope | None]]:
     """Make `load` the current load of this context."""
     scope = Scope(load)
     return scope, _scope.set(scope)
@@ -84,7 +84,7 @@ def leave_scope(scope: Scope, token: Token[Scope | None] | None) -> None:
 
 
 def may_wait(
-    waiting: Running | None, target: Running, blocking: asyncio.AbstractEventLoop | None
+    waiting: Load | None, target: Load, blocking: asyncio.AbstractEventLoop | None
 ) -> bool:
     """Enter the edges to `target` from `waiting` and from the loop that the wait would block.
 
@@ -113,7 +113,7 @@ def may_wait(
 
 
 def _search(
-    waiting: Running | None, target: Running, blocking: asyncio.AbstractEventLoop | None
+    waiting: Load | None, target: Load, blocking: asyncio.AbstractEventLoop | None
 ) -> tuple[bool, bool]:
     """Follow the edges from `target`: do they reach `waiting`, or a load that needs `blocking`?"""
     needs_loop = False
@@ -126,7 +126,7 @@ def _search(
         if load.outcome is not None:
             continue
         after = list(load.waits)
-        loop = load.job.loop
+        loop = load.run.loop
         if loop is not None and loop is blocking:
             needs_loop = True
         elif loop is not None:
@@ -137,7 +137,7 @@ def _search(
 
 
 def stop_waiting(
-    waiting: Running | None, target: Running, blocking: asyncio.AbstractEventLoop | None
+    waiting: Load | None, target: Load, blocking: asyncio.AbstractEventLoop | None
 ) -> None:
     """Take back what `may_wait` entered."""
     if waiting is None and blocking is None:
@@ -152,7 +152,7 @@ def stop_waiting(
                 del _blocked[blocking]
 
 
-def wait_for(waiting: Running, target: Running) -> None:
+def wait_for(waiting: Load, target: Load) -> None:
     """Enter the edge of a load that cannot end before `target` does."""
     with _lock:
         waiting.waits.append(target)

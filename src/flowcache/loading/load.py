@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
         detached: bool
         loop: asyncio.AbstractEventLoop | None
-        loads: list[Running]
+        loads: list[Load]
+        namespace: Any
         thread: int | None
 
         def forsake(self) -> None: ...
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ABANDONED",
     "ABSENT",
+    "Load",
     "Outcome",
-    "Running",
     "own_loop",
     "running_loop",
     "wait_in_task",
@@ -83,10 +84,10 @@ class Outcome:
         # If it cannot be copied, `error` is the one that callers raise, and its own one grows.
         self._traceback: TracebackType | None = None if error is None else error.__traceback__
 
-    def error_for(self, job: Leader) -> BaseException:
+    def error_for(self, run: Leader) -> BaseException:
         """Return the error for a caller to raise: the loader's own for its leader, else a copy."""
         assert self.error is not None
-        error = self._original if job is self._leader else copy_error(self.error)
+        error = self._original if run is self._leader else copy_error(self.error)
         assert error is not None
         return error.with_traceback(self._traceback)
 
@@ -98,16 +99,16 @@ ABSENT = Outcome()
 """The same for a key that a batch loader left out; who asked for the batch does not try again."""
 
 
-class Running(_core.Load):
+class Load(_core.Load):
     """One running load of one key: its outcome once there is one, and who waits for that."""
 
-    job: Leader
+    run: Leader
     outcome: Outcome | None = None
 
     def __init__(self, namespace: Any, key: Hashable, tags: Iterable[str]) -> None:
         super().__init__(key, tags)
         self.waiters: dict[ThreadWaiter | TaskWaiter, None] = {}
-        self.waits: list[Running] = []
+        self.waits: list[Load] = []
         """The loads that this one's loader waits for; `deadlock` looks after it."""
 
     def settle(self, outcome: Outcome) -> None:
@@ -130,7 +131,7 @@ class Running(_core.Load):
         """Stop waiting. The last one to leave an async load that is not done has it cancelled."""
         self.waiters.pop(waiter, None)
         if self.outcome is None:
-            self.job.forsake()
+            self.run.forsake()
 
 
 class ThreadWaiter:
@@ -214,20 +215,20 @@ def wake_group(group: list[TaskWaiter]) -> None:
         waiter.wake()
 
 
-def wait_in_thread(load: Running, deadline: float | None, seen: int) -> Outcome | None:
+def wait_in_thread(load: Load, deadline: float | None, seen: int) -> Outcome | None:
     """Block until the load is settled; None: `deadline` on `time.monotonic` came first."""
     waiter = ThreadWaiter()
     load.waiters[waiter] = None
     try:
         if load.outcome is None and not waiter.wait(deadline):
             # Who runs out of patience still wants the result in the cache.
-            load.job.detached = True
+            load.run.detached = True
     finally:
         load.leave(waiter)
     return load.outcome_for(seen)
 
 
-async def wait_in_task(load: Running, deadline: float | None, seen: int) -> Outcome | None:
+async def wait_in_task(load: Load, deadline: float | None, seen: int) -> Outcome | None:
     """Suspend until the load is settled; None: `deadline` on `time.monotonic` came first."""
     loop = own_loop()
     waiter = TaskWaiter(loop)
@@ -240,7 +241,7 @@ async def wait_in_task(load: Running, deadline: float | None, seen: int) -> Outc
                 # In an empty context: a loop may keep a timer long after it was cancelled.
                 timer = Context().run(loop.call_later, left, waiter.expire)
             if not await waiter.future:
-                load.job.detached = True
+                load.run.detached = True
     finally:
         if timer is not None:
             timer.cancel()

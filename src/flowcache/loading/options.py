@@ -48,9 +48,9 @@ class Held(NamedTuple):
     left: float
     """Seconds of its TTL that are left; negative past it, `inf` without one."""
     ttl: float
-    keep: float
+    grace: float
     """Seconds that it is held past its TTL."""
-    serves: float
+    stale_ok: float
     """Those of them in which it is served at once, as it was stored with `stale=`."""
 
 
@@ -109,7 +109,9 @@ class Call:
 
     def takes_stale(self, held: Held) -> bool:
         """True if the value, past its TTL, is to be served at once."""
-        return -held.left <= min(held.keep, held.serves if self.window is None else self.window) > 0
+        return (
+            -held.left <= min(held.grace, held.stale_ok if self.window is None else self.window) > 0
+        )
 
     def is_ahead_of(self, held: Held) -> bool:
         """True if the value is fresh and so late in its TTL that it is to be loaded anew."""
@@ -129,8 +131,10 @@ class Call:
             return timed_out or self.stale_if_error is not None
         named = [seconds for seconds in (self.window, self.stale_if_error) if seconds is not None]
         if timed_out:
-            return -held.left <= min(held.keep, max(named, default=held.keep))
-        return self.stale_if_error is not None and -held.left <= min(held.keep, self.stale_if_error)
+            return -held.left <= min(held.grace, max(named, default=held.grace))
+        return self.stale_if_error is not None and -held.left <= min(
+            held.grace, self.stale_if_error
+        )
 
     def unpack(self, produced: Any) -> tuple[Any, Any, tuple[str, ...], bool]:
         """Return the value, TTL and tags that a loader asks for, and whether to store it."""

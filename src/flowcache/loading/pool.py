@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from .run import Job
+    from .run import Run
 
 __all__ = ["submit"]
 
@@ -22,13 +22,13 @@ class Pool:
     """A few daemon threads, made when they are first needed. They never hold up the exit."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[Context, Job]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Context, Run]] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         # Re-entrant: a finalizer that fetches may run while it is held.
         self._lock = threading.RLock()
 
-    def submit(self, job: Job) -> None:
-        """Run the job in a copy of the caller's context; `RuntimeError` if no thread starts."""
+    def submit(self, run: Run) -> None:
+        """Run the run in a copy of the caller's context; `RuntimeError` if no thread starts."""
         with self._lock:
             if len(self._threads) < THREADS:
                 name = f"flowcache-refresh-{len(self._threads) + 1}"
@@ -36,16 +36,16 @@ class Pool:
                 # In an empty context: a thread that keeps its starter's has it as long as it lives.
                 contextvars.Context().run(thread.start)
                 self._threads.append(thread)
-        job.offer()
-        self._queue.put((contextvars.copy_context(), job))
+        run.offer()
+        self._queue.put((contextvars.copy_context(), run))
 
     def _work(self) -> None:
         while True:
-            context, job = self._queue.get()
-            if job.claim():
-                context.run(job.run_apart)
+            context, run = self._queue.get()
+            if run.claim():
+                context.run(run.execute_apart)
             # Not kept alive until the next one comes.
-            del context, job
+            del context, run
 
 
 _pool = Pool()
@@ -60,9 +60,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def submit(job: Job) -> None:
-    """Have a thread of the pool run the job, in a copy of the caller's context."""
+def submit(run: Run) -> None:
+    """Have a thread of the pool run the run, in a copy of the caller's context."""
     try:
-        _pool.submit(job)
+        _pool.submit(run)
     except RuntimeError:
-        job.end()  # The interpreter is on its way out.
+        run.end()  # The interpreter is on its way out.

@@ -23,7 +23,7 @@ from flowcache.errors import CacheClosedError, EntryTooHeavyError
 from flowcache.reports import report, shown
 
 from . import backoff, deadlock
-from .load import ABANDONED, ABSENT, Outcome, Running, running_loop
+from .load import ABANDONED, ABSENT, Load, Outcome, running_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from .options import Call
 
-__all__ = ["Job"]
+__all__ = ["Run"]
 
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 """What strikes the thread that runs a loader and is none of its waiters' business."""
@@ -58,24 +58,24 @@ if hasattr(os, "register_at_fork"):
 
 
 class LoopWatch:
-    """Ends the jobs of an event loop that closes under them.
+    """Ends the runs of an event loop that closes under them.
 
     Nothing but a timer of that loop holds it. `close()` drops the timers, and with this one the
-    jobs, which no callback of the loop would ever end. It holds the jobs, so that no running load
+    runs, which no callback of the loop would ever end. It holds the runs, so that no running load
     is collected.
     """
 
-    __slots__ = ("__weakref__", "jobs")
+    __slots__ = ("__weakref__", "runs")
 
     def __init__(self) -> None:
-        self.jobs: set[Job] = set()
+        self.runs: set[Run] = set()
 
     def __call__(self) -> None:
         """The timer fires, ten years from now."""
 
     def __del__(self) -> None:
-        for job in list(self.jobs):  # In one step, which tuple() is not.
-            job.end()
+        for run in list(self.runs):  # In one step, which tuple() is not.
+            run.end()
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> LoopWatch:
@@ -90,7 +90,7 @@ class LoopWatch:
         return watch
 
 
-class Job:
+class Run:
     """A run of `loader` for the loads that it leads."""
 
     __slots__ = (
@@ -103,6 +103,7 @@ class Job:
         "forks",
         "forsaken",
         "handled",
+        "interrupted",
         "is_apart",
         "is_refresh",
         "is_started",
@@ -112,7 +113,6 @@ class Job:
         "many",
         "namespace",
         "stands_in_for",
-        "struck",
         "task",
         "thread",
         "watch",
@@ -148,10 +148,10 @@ class Job:
         self.handled: BaseException | None = None
         """The exception that the caller handles while the loader runs in its thread."""
         self.forks = _forks
-        self.loads: list[Running] = []
-        self.stands_in_for: Running | None = None
+        self.loads: list[Load] = []
+        self.stands_in_for: Load | None = None
         """The registered load in whose place the result is stored, for a run beside it."""
-        self.struck: BaseException | None = None
+        self.interrupted: BaseException | None = None
         """What ended the run and is for its first caller alone."""
         self.task: asyncio.Task[None] | None = None
         self.thread = None if loop is not None or background else threading.get_ident()
@@ -162,15 +162,15 @@ class Job:
 
     # Registering
 
-    def begin(self, key: Hashable) -> Running:
-        """Register a load of `key` for this job, or return the one that runs already.
+    def begin(self, key: Hashable) -> Load:
+        """Register a load of `key` for this run, or return the one that runs already.
 
         Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for an unhashable key.
         """
-        load = Running(self.namespace, key, self.call.tags)
-        load.job = self
+        load = Load(self.namespace, key, self.call.tags)
+        load.run = self
         try:
-            running: Running = self.namespace._begin(load, self.background)
+            running: Load = self.namespace._begin(load, self.background)
             if running is load:
                 self.loads.append(load)
         except BaseException:
@@ -180,15 +180,15 @@ class Job:
             raise
         return running
 
-    def begin_beside(self, target: Running) -> Running:
+    def begin_beside(self, target: Load) -> Load:
         """Make a load that is not registered; it is stored as `target`'s, if that still stands."""
-        load = Running(self.namespace, target.key, self.call.tags)
-        load.job = self
+        load = Load(self.namespace, target.key, self.call.tags)
+        load.run = self
         self.loads.append(load)
         self.stands_in_for = target
         return load
 
-    def give_up(self, load: Running) -> None:
+    def give_up(self, load: Load) -> None:
         """Let go of a load that need not run.
 
         Who has joined it looks again: what made it needless may have been invalidated since, by a
@@ -199,12 +199,12 @@ class Job:
         load.settle(ABANDONED)
 
     def offer(self) -> None:
-        """Let a thread of the pool claim the job, which is complete now."""
+        """Let a thread of the pool claim the run, which is complete now."""
         self.is_apart = True
         self._ticket.append(None)
 
     def claim(self) -> bool:
-        """Take the right to run a job of the pool, or to end it before it runs: True, once."""
+        """Take the right to run a run of the pool, or to end it before it runs: True, once."""
         try:
             self._ticket.pop()
         except IndexError:
@@ -228,7 +228,7 @@ class Job:
 
     # Running
 
-    def run(self) -> None:
+    def execute(self) -> None:
         """Run a sync loader to its end in this thread. Raises what is for this thread alone."""
         self.is_started = True
         self.thread = threading.get_ident()
@@ -250,20 +250,20 @@ class Job:
                     self._fail_all(error, perf_counter() - began)
                 else:
                     raise error
-        except BaseException as strike:
-            self.struck = strike
+        except BaseException as interrupt:
+            self.interrupted = interrupt
             raise
         finally:
             deadlock.leave_scope(scope, token)
             self.end()
 
-    def run_in_thread(self) -> None:
+    def execute_in_thread(self) -> None:
         """Run a sync loader in a daemon thread of its own, in a copy of the caller's context."""
-        run = contextvars.copy_context().run
+        within = contextvars.copy_context().run
         self.is_started = self.is_apart = True
         try:
             threading.Thread(
-                target=run, args=(self.run_apart,), name="flowcache-load", daemon=True
+                target=within, args=(self.execute_apart,), name="flowcache-load", daemon=True
             ).start()
         except BaseException:
             self.end()
@@ -272,24 +272,24 @@ class Job:
         if self.thread == threading.get_ident():
             self.thread = None  # Not this one any more, and the other has not begun.
 
-    def run_apart(self) -> None:
+    def execute_apart(self) -> None:
         """Run in a thread without a caller: what strikes it is for the first caller, or logged."""
         try:
-            self.run()
-        except BaseException as strike:
+            self.execute()
+        except BaseException as interrupt:
             if self.detached:
-                report("WARNING", "a background load was interrupted by %s", shown(strike))
+                report("WARNING", "a background load was interrupted by %s", shown(interrupt))
 
-    def start(self) -> None:
+    def start_task(self) -> None:
         """Run the loader, sync or async, in a task of this thread's running loop."""
         assert self.loop is not None
         assert self.context is not None
         self.is_started = self.is_apart = True
-        coroutine = self._run_in_task(self.loads[0])
+        coroutine = self._execute_in_task(self.loads[0])
         try:
             watch = LoopWatch.of(self.loop)
             self.watch = weakref.ref(watch)
-            watch.jobs.add(self)
+            watch.runs.add(self)
             # Not by `context=`, which a task factory of the application may not take.
             self.task = self.context.run(self.loop.create_task, coroutine)
             # A task that is cancelled before its first step never enters the coroutine.
@@ -299,7 +299,7 @@ class Job:
             self.end()
             raise
 
-    async def _run_in_task(self, load: Running) -> None:
+    async def _execute_in_task(self, load: Load) -> None:
         if load.outcome is not None:
             return  # The loop stood still, and somebody else has taken over.
         scope, _ = deadlock.enter_scope(load)
@@ -318,9 +318,9 @@ class Job:
                 self._fail_all(failure, perf_counter() - began)
             else:
                 self._deliver(produced, perf_counter() - began)
-        except BaseException as strike:
-            if not is_cancellation(strike):
-                self.struck = strike
+        except BaseException as interrupt:
+            if not is_cancellation(interrupt):
+                self.interrupted = interrupt
             raise
         finally:
             deadlock.leave_scope(scope, None)
@@ -330,7 +330,7 @@ class Job:
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self.end()
         if not task.cancelled():
-            task.exception()  # Seen: `struck` bears it, or it was raised out of the loop.
+            task.exception()  # Seen: `interrupted` bears it, or it was raised out of the loop.
 
     def forsake(self) -> None:
         """Cancel the task if nobody waits for any of its loads."""
@@ -358,13 +358,13 @@ class Job:
             load.settle(ABANDONED)
         watch = None if self.watch is None else self.watch()
         if watch is not None:
-            watch.jobs.discard(self)
+            watch.runs.discard(self)
         self.loads.clear()
         self.loader = self.watch = self.task = None
         self.stands_in_for = self.context = self.handled = None
 
     def withdraw(self) -> None:
-        """End a job whose first caller was struck, unless somebody else runs it."""
+        """End a run whose first caller was interrupted, unless somebody else runs it."""
         if not self.is_apart or self.claim():
             self.end()
 
@@ -374,7 +374,7 @@ class Job:
         return loader([load.key for load in self.loads]) if self.many else loader()
 
     def _deliver(self, produced: Any, seconds: float) -> None:
-        # Others may have ended the job meanwhile: then there is no load, and nobody to want this.
+        # Others may have ended the run meanwhile: then there is no load, and nobody to want this.
         if not self.many:
             for load in tuple(self.loads):
                 self._keep(load, produced, seconds, seconds)
@@ -403,7 +403,7 @@ class Job:
                 self._keep(load, value, seconds, counted)
             counted = 0.0
 
-    def _keep(self, load: Running, produced: Any, seconds: float, counted: float) -> None:
+    def _keep(self, load: Load, produced: Any, seconds: float, counted: float) -> None:
         """Store the value, unless an invalidation came before, and hand it to whoever waits."""
         namespace, call = self.namespace, self.call
         try:
@@ -440,7 +440,7 @@ class Job:
             self._fail(load, error, seconds, counted)
             counted = 0.0
 
-    def _fail(self, load: Running, error: BaseException, seconds: float, counted: float) -> None:
+    def _fail(self, load: Load, error: BaseException, seconds: float, counted: float) -> None:
         unseen = self.background or ((self.detached or self.forsaken) and not load.waiters)
         if self.background:
             # First: nobody may begin the next one before the key is known to rest.
@@ -458,7 +458,7 @@ class Job:
                 key=load.key,
             )
 
-    def _take_out(self, load: Running) -> None:
+    def _take_out(self, load: Load) -> None:
         if self.stands_in_for is None:
             with suppress(CacheClosedError):
                 self.namespace._abandon(load)

@@ -9,7 +9,7 @@ from flowcache.coroutines import is_async
 from .attempt import attempt_in_task, attempt_in_thread, conclude, load_behind, look_up
 from .load import own_loop
 from .options import Call
-from .run import Job
+from .run import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def fetch_miss(namespace: Any, key: Hashable, loader: Loader, /, **options: Any)
     if held is None:
         return load_in_thread(namespace, key, loader, call)
     if call.is_due(held):
-        load_behind(Job(namespace, loader, call, background=True), [key])
+        load_behind(Run(namespace, loader, call, background=True), [key])
     return held.value
 
 
@@ -54,8 +54,8 @@ def afetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> 
         if held is None:
             return await load_in_task(namespace, key, loader, call, context)
         if call.is_due(held):
-            job = Job(namespace, loader, call, loop=loop, context=context, background=True)
-            load_behind(job, [key])
+            run = Run(namespace, loader, call, loop=loop, context=context, background=True)
+            load_behind(run, [key])
         return held.value
 
     return afetch()
@@ -85,8 +85,8 @@ def load_in_thread(
     deadline = call.deadline()
     while True:
         # No local here, nor in what raises, holds an outcome: its traceback would hold it in turn.
-        job = Job(namespace, loader, call, is_refresh=is_refresh)
-        answer = conclude(job, key, attempt_in_thread(job, key, deadline))
+        run = Run(namespace, loader, call, is_refresh=is_refresh)
+        answer = conclude(run, key, attempt_in_thread(run, key, deadline))
         if answer is not None:
             return answer[0]
 
@@ -107,7 +107,7 @@ async def load_in_task(
     loop = own_loop()
     deadline = call.deadline()
     while True:
-        job = Job(namespace, loader, call, loop=loop, context=context, is_refresh=is_refresh)
-        answer = conclude(job, key, await attempt_in_task(job, key, deadline))
+        run = Run(namespace, loader, call, loop=loop, context=context, is_refresh=is_refresh)
+        answer = conclude(run, key, await attempt_in_task(run, key, deadline))
         if answer is not None:
             return answer[0]
