@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
-INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What strikes the thread that runs a loader and is none of its waiters' business."""
-
 FAR_FUTURE = 3650 * 86400.0
 """Seconds until the timer that watches over a loop would fire."""
 
@@ -239,9 +236,7 @@ class Run:
             try:
                 produced = self._produce()
                 error = None if not is_awaitable(produced) else refuse_awaitable(produced)
-            except INTERRUPTS:
-                raise
-            except BaseException as failure:
+            except Exception as failure:
                 self._fail_all(failure, perf_counter() - began)
             else:
                 if error is None:
@@ -251,7 +246,7 @@ class Run:
                 else:
                     raise error
         except BaseException as interrupt:
-            self.interrupted = interrupt
+            self._be_interrupted(interrupt)
             raise
         finally:
             deadlock.leave_scope(scope, token)
@@ -273,12 +268,9 @@ class Run:
             self.thread = None  # Not this one any more, and the other has not begun.
 
     def execute_apart(self) -> None:
-        """Run in a thread without a caller: what strikes it is for the first caller, or logged."""
-        try:
+        """Run in a thread without a caller: an interrupt is for the first caller, or logged."""
+        with suppress(BaseException):
             self.execute()
-        except BaseException as interrupt:
-            if self.detached:
-                report("WARNING", "a background load was interrupted by %s", shown(interrupt))
 
     def start_task(self) -> None:
         """Run the loader, sync or async, in a task of this thread's running loop."""
@@ -310,17 +302,14 @@ class Run:
                 produced = self._produce()
                 if is_awaitable(produced):
                     produced = await produced
-            except INTERRUPTS:
-                raise
-            except BaseException as failure:
-                if is_cancellation(failure) and is_being_cancelled():
-                    raise
+            except Exception as failure:
                 self._fail_all(failure, perf_counter() - began)
             else:
                 self._deliver(produced, perf_counter() - began)
         except BaseException as interrupt:
-            if not is_cancellation(interrupt):
-                self.interrupted = interrupt
+            # A cancellation from outside sends every caller back to the start.
+            if not (is_cancellation(interrupt) and is_being_cancelled()):
+                self._be_interrupted(interrupt)
             raise
         finally:
             deadlock.leave_scope(scope, None)
@@ -349,6 +338,19 @@ class Run:
                 contextvars.Context().run(loop.call_soon_threadsafe, cancel, task)
 
     # Ending
+
+    def _be_interrupted(self, interrupt: BaseException) -> None:
+        """Keep an exception that is no `Exception` for the first caller: no other is to raise it.
+
+        Interrupts, killed greenlets and time-outs of greenlets and task runners are meant for the
+        code that they were raised in. Of the callers that wait, one leads the next load.
+        """
+        self.interrupted = interrupt
+        if self.background:
+            for load in tuple(self.loads):
+                backoff.note_failure(self.namespace, load.key)
+        if self.detached:
+            report("WARNING", "a background load was interrupted by %s", shown(interrupt))
 
     def end(self) -> None:
         """Abandon what is not settled and let go of everything. At any time, by anybody, again."""
@@ -391,9 +393,7 @@ class Run:
             try:
                 absent = load.key not in produced
                 value = None if absent else produced[load.key]
-            except INTERRUPTS:
-                raise
-            except BaseException as error:
+            except Exception as error:
                 self._fail(load, error, seconds, counted)
             else:
                 if absent:
@@ -420,9 +420,7 @@ class Run:
                         call.stale,
                         call.stale_if_error,
                     )
-        except INTERRUPTS:
-            raise
-        except BaseException as error:
+        except Exception as error:
             self._fail(load, error, seconds, counted)
             return
         self._take_out(load)
