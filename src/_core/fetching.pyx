@@ -16,7 +16,11 @@ cdef Load load_begin(Store store, Node* node, object view, Load load, bint backg
 
 cdef bint load_finish(Store store, Node* node, Load load, object value, object ttl, object tags,
                       object stale, object keep) except -1:
-    """End a load: store its value if nothing has invalidated it; say whether it was stored."""
+    """End a load: store its value if nothing has invalidated it; say whether it was stored.
+
+    A value that is not to be kept (`ttl` of 0), that is too heavy, or that bears too many tags with
+    those of the calls that joined, takes away what the load was to replace.
+    """
     cdef Terms terms
     cdef double kept
     cdef uint32_t hash
@@ -33,10 +37,18 @@ cdef bint load_finish(Store store, Node* node, Load load, object value, object t
                 terms.stale_ok = False
         tags = None if tags is () else tags_checked(tags)
         hash = key_hash(node, load.key)
-        terms.weight = weigh(store, load.key, value)
+        terms.weight = weigh(store, load.key, value) if terms.ttl > 0 else 0
         if core_is_closed(&store.core):
             return False
-        return put(store, node, load.key, value, &terms, <tuple>tags, hash, load)
+        tags = load_close_tags(load, <tuple>tags)
+        if tags is not None and len(<tuple>tags) > MOST_TAGS:
+            terms.ttl = 0
+        try:
+            return put(store, node, load.key, value, &terms, <tuple>tags, hash, load)
+        except EntryTooHeavyError:
+            terms.ttl = 0
+            put(store, node, load.key, value, &terms, <tuple>tags, hash, load)
+            raise
     finally:
         load_unregister(load)
 

@@ -1,5 +1,8 @@
 # The running loads of a cache, and what fences them.
 
+cdef enum:
+    MOST_TAGS = 1024              # that a load and all that join it may bear together
+
 
 @cython.no_gc_clear                  # its end needs its namespace; Store breaks the cycles
 cdef class Load:
@@ -13,12 +16,13 @@ cdef class Load:
     cdef Core* core
     cdef Node* node                 # NULL: it was not begun
     cdef readonly object key
-    cdef readonly tuple tags
+    cdef tuple borne                  # tags of the call that began it and of those that joined it
     cdef readonly bint fenced
     cdef readonly double started      # cache clock
     cdef readonly bint background
     cdef int64_t n_losses             # invalidations of tags that it did not bear when they came
     cdef dict lost                    # those tags, each with the number of its first
+    cdef bint finishing               # its value is about to be stored: no more tags
     cdef bint registered              # in the table, in Node.running and in the counts
     cdef uint32_t hash                # of the key, mixed
     cdef uint64_t number              # Core.loads_begun when it was registered
@@ -33,7 +37,7 @@ cdef class Load:
         if self.lost is not None:
             raise RuntimeError("a Load is initialised once")
         self.key = key
-        self.tags = checked
+        self.borne = checked
         self.lost = lost                          # made here: a fence must not need memory
 
     @property
@@ -61,9 +65,56 @@ cdef bint load_stands_locked(Load load, tuple tags, double now):
     return True
 
 
-cdef bint load_may_be_joined(Load load, double now):
-    return (not relaxed_load_flag(&load.fenced)
-            and now - load.started <= load.core.max_pending_age)
+cdef tuple tags_together(tuple tags, tuple more):
+    """Both, each tag once, those of `tags` first; `tags` itself if there is nothing to add."""
+    cdef list added = []
+    cdef set known = set(tags)
+    for tag in more:
+        if tag not in known:
+            known.add(tag)
+            added.append(tag)
+    return tags + tuple(added) if added else tags
+
+
+cdef bint load_join(Load running, Load load, double now) except -1:
+    """Let a call join a running load; False: it has to begin its own.
+
+    The running load bears the call's tags from now on. It cannot if one of them was invalidated
+    since it began, or if its value is being stored. With too many tags it is not stored at all.
+    """
+    cdef Core* core = running.core
+    cdef tuple borne, together
+    cdef bint joins = False, is_settled = False
+    while not is_settled:
+        lock_acquire(&core.lock)
+        borne = running.borne
+        lock_release(&core.lock)
+        together = tags_together(borne, load.borne) if load.borne else borne
+        lock_acquire(&core.lock)
+        is_settled = running.borne is borne
+        if is_settled:
+            joins = not running.fenced and now - running.started <= core.max_pending_age
+            for tag in load.borne:
+                joins = joins and tag not in running.lost
+            if joins and together is not borne:
+                if running.finishing or not running.registered:
+                    joins = False
+                elif len(together) > MOST_TAGS:
+                    relaxed_store_flag(&running.fenced, True)
+                else:
+                    running.borne = together
+        lock_release(&core.lock)
+    return joins
+
+
+cdef tuple load_close_tags(Load load, tuple tags):
+    """Let no call add tags any more; return all that the load's value is to bear, or None."""
+    cdef tuple borne
+    lock_acquire(&load.core.lock)
+    load.finishing = True
+    borne = load.borne
+    lock_release(&load.core.lock)
+    return tags_together(() if tags is None else tags, borne) or None
 
 
 # The table of running loads: chained buckets by hash, newest first. A load is taken out by what it
@@ -148,7 +199,7 @@ cdef Load load_register(Core* core, Node* node, object view, Load load, double n
     cdef PyObject** bucket
     for _ in range(1000):
         running = load_find(core, node, load.key, load.hash, &changes)
-        if running is not None and load_may_be_joined(running, now):
+        if running is not None and load_join(running, load, now):
             return running
         lock_acquire(&core.lock)
         try:
@@ -277,13 +328,13 @@ cdef void fence_tags_locked(Node* node, tuple tags, bint every) noexcept:
             continue
         borne = 0
         for tag in tags:
-            borne += tag in load.tags
+            borne += tag in load.borne
         if borne == len(tags) if every else borne > 0:
             relaxed_store_flag(&load.fenced, True)
             continue
         relaxed_store_i64(&load.n_losses, load.n_losses + 1)
         for tag in tags:
-            if (tag not in load.tags and tag not in load.lost
+            if (tag not in load.borne and tag not in load.lost
                     and dict_put_number(<PyObject*>load.lost, tag, load.n_losses) < 0):
                 PyErr_Clear()                     # no memory to remember it by
                 relaxed_store_flag(&load.fenced, True)

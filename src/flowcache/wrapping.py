@@ -148,6 +148,19 @@ def claim_key(wrapper: Cached[Any, Any], inner: Callable[..., Any]) -> None:
         )
 
 
+def label_with_tags(label: str, tags: tuple[str, ...] | Callable[..., Any]) -> str:
+    """Return the label of a wrapper: another one for other tags.
+
+    What one wrapper keeps lacks the tags of the other, and so would outlive their invalidation.
+    """
+    if not tags:
+        return label
+    # No name has a single "#" that no number follows.
+    text = label_of(tags) if callable(tags) else repr(tuple(sorted(set(tags))))
+    # Interned, because compiled code compares labels by identity.
+    return sys.intern(f"{label}#tags={text}")
+
+
 def unfold(function: Callable[..., Any]) -> tuple[Callable[..., Any], Arguments, Keywords]:
     """Return what a bound method or a `partial` calls, and the arguments that it brings.
 
@@ -199,7 +212,8 @@ class Cached(_core.Called, Generic[P, R]):
         hash(key)
         if "_on_miss" in options:
             raise TypeError("wrap() got an unexpected option '_on_miss'")
-        Call("wrap", function, {"tags": () if callable(tags) else tags, **options})
+        own_tags = () if callable(tags) else tags_of(tags)
+        Call("wrap", function, {"tags": own_tags, **options})
         # Declared here: a class with annotations of its own would show them as each function's.
         self.__wrapped__: Callable[P, R]
         self.__qualname__: str
@@ -207,14 +221,14 @@ class Cached(_core.Called, Generic[P, R]):
         for name in ("cache_key", "invalidate", "refresh", "cache_info", "cache_clear"):
             self.__dict__.pop(name, None)  # What the function bears must not hide it.
         inner, self._args, self._kwargs = unfold(function)
-        self._label = label_of(inner)
+        self._label = label_with_tags(label_of(inner), tags if callable(tags) else own_tags)
         self._key = key
         self._typed = typed
         self._own_tag = f"flowcache.function:{hash(self._label):x}:{self._label[-200:]}"
         self._tags = tags if callable(tags) else None
         self._options = options
         if self._tags is None:
-            options["tags"] = (*tags_of(tags), self._own_tag)  # type: ignore[arg-type]
+            options["tags"] = (*own_tags, self._own_tag)
         self._is_async = is_async(function)
         if self._is_async:
             mark_as_async(self)
