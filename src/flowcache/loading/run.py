@@ -397,8 +397,7 @@ class Run:
                 self._fail(load, error, seconds, counted)
             else:
                 if absent:
-                    self._take_out(load)
-                    load.settle(ABSENT)
+                    self._leave_out(load)
                     continue
                 self._keep(load, value, seconds, counted)
             counted = 0.0
@@ -409,17 +408,18 @@ class Run:
         try:
             value, ttl, tags, store = call.unpack(produced)
             refuse_one_use(value, "loader")
-            if store and (call.store_if is None or plain_result(call.store_if(value), "store_if")):
-                # Closed: nowhere to store it. Too heavy: it is handed over all the same.
-                with suppress(CacheClosedError, EntryTooHeavyError):
-                    namespace._finish(
-                        self.stands_in_for or load,
-                        value,
-                        ttl,
-                        tags,
-                        call.stale,
-                        call.stale_if_error,
-                    )
+            if store and call.store_if is not None:
+                store = bool(plain_result(call.store_if(value), "store_if"))
+            # Closed: nowhere to store it. Too heavy: it is handed over all the same.
+            with suppress(CacheClosedError, EntryTooHeavyError):
+                namespace._finish(
+                    self.stands_in_for or load,
+                    value,
+                    ttl if store else 0,  # Not stored, and what it was to replace goes.
+                    tags,
+                    call.stale,
+                    call.stale_if_error,
+                )
         except Exception as error:
             self._fail(load, error, seconds, counted)
             return
@@ -431,6 +431,14 @@ class Run:
         self._emit("load", load.key, value, None, seconds)
         if self.is_refresh or self.background:
             self._emit("refresh", load.key, value, None, seconds)
+
+    def _leave_out(self, load: Load) -> None:
+        """End a load of a key that a batch loader left out: what it was to replace goes."""
+        with suppress(CacheClosedError):
+            self.namespace._finish(self.stands_in_for or load, None, 0, self.call.tags)
+        self._take_out(load)
+        backoff.forget_failures(self.namespace, load.key)
+        load.settle(ABSENT)
 
     def _fail_all(self, error: BaseException, seconds: float) -> None:
         counted = seconds
