@@ -7,6 +7,7 @@ as seconds to milliseconds do, or are out of order throughout has no right figur
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
 
 from .source import TraceError
@@ -36,8 +37,9 @@ class Times:
         self._newest = 0.0
         self._newest_line = 0
         self._longest_gap = 0.0
-        # Seconds late, line, line of the newest before it; of those that may yet be far.
-        self._far: list[tuple[float, int, int]] = []
+        # Of the requests that may yet be far out of order: by how many seconds, and on which line.
+        self._far = array("d")
+        self._far_lines = array("q")
         self.late = 0
         """Requests older than the newest before them."""
 
@@ -81,16 +83,17 @@ class Times:
         self.late += 1
         self._oldest = min(self._oldest, time)
         if seconds > FAR * (self._newest - self._oldest):
-            self._far.append((seconds, line, self._newest_line))
+            self._far.append(seconds)
+            self._far_lines.append(line)
 
     def finish(self) -> None:
         """Refuse a log that is out of order throughout."""
         span = self._newest - self._oldest
-        far = [late for late in self._far if late[0] > FAR * span]
+        far = [at for at, seconds in enumerate(self._far) if seconds > FAR * span]
         if len(far) > max(1, MANY * self._requests):
-            seconds, line, newest = far[0]
+            seconds, line = self._far[far[0]], self._far_lines[far[0]]
             raise TraceError(
-                f"{self._name}: line {line}: the time is {seconds:,.6g} s before that of line "
-                f"{newest}, and {len(far):,} of {self._requests:,} requests are as much out of "
+                f"{self._name}: line {line}: the time is {seconds:,.6g} s before that of an "
+                f"earlier line, and {len(far):,} of {self._requests:,} requests are as much out of "
                 f"order, {UNSURE}"
             )
