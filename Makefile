@@ -11,7 +11,7 @@ export PYTHONS TSAN_PYTHON
 
 NOX := $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help demo test lint format bench asan ubsan tsan valgrind fuzz coverage wheel clean
+.PHONY: help demo test lint format bench asan ubsan tsan valgrind fuzz coverage upstream wheel clean
 .PHONY: stress histories hostile matrix
 
 help:
@@ -27,10 +27,11 @@ help:
 	@echo "make fuzz    sequences of calls against the model, for three minutes"
 	@echo "make coverage  which lines and branches the suite reaches, in Python and in the core"
 	@echo "make stress, histories, hostile, matrix  the programs of tests/harness, for as long as ARGS says"
+	@echo "make upstream  the tests of the frameworks themselves, over flowcache's classes"
 	@echo "make wheel   sdist and wheel, in dist/"
 	@echo "make clean   remove all that these leave behind"
 
-demo test lint format bench asan ubsan valgrind fuzz coverage wheel:
+demo test lint format bench asan ubsan valgrind fuzz coverage upstream wheel:
 	@$(NOX) -s $@ -- $(ARGS)
 
 stress histories hostile matrix:

@@ -334,6 +334,16 @@ add_program("hostile", "Run programs drawn at random, whose guests call back int
 add_program("matrix", "Make each call with each thing that a guest may do at each place in it.")
 
 
+# ---------------------------------------------------------------------- upstreams' own tests
+
+
+@nox.session(python=FIRST_PYTHON)
+def upstream(session: nox.Session) -> None:
+    """Run the tests of the frameworks themselves, over flowcache's classes for them."""
+    install(session, *SUITE)
+    python(session, "scripts/upstream/upstream.py", *session.posargs)
+
+
 # ---------------------------------------------------------------------- figures, distributions
 
 

@@ -1,0 +1,104 @@
+"""Run the tests of the projects that flowcache stands in for, over flowcache's own classes.
+
+    python scripts/upstream/upstream.py [django] [dogpile] ...
+
+Run by the Python of an environment that holds flowcache and those projects. The tests come from the
+sdist of the very version that is installed, which pip fetches once into .venv/upstream. What a
+suite leaves out, and why, is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOWNLOADS = ROOT / ".venv" / "upstream"
+SUITES = Path(__file__).resolve().parent / "suites"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One project's tests, and the file that puts flowcache in the place of what they test."""
+
+    distribution: str
+    file: str
+    folders: tuple[str, ...] = ()
+    """Folders of the sdist to copy beside the file; none where the wheel holds the tests."""
+    arguments: tuple[str, ...] = ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
+
+
+KNOWN = {
+    "django": Suite(
+        "Django",
+        "django_suite.py",
+        ("tests/cache",),
+        ("-c", "import sys, django_suite; sys.exit(django_suite.main())"),
+    ),
+}
+
+
+def main() -> int:
+    """Run the suites that are named, or all; return how many failed."""
+    parser = argparse.ArgumentParser(description="Run upstreams' own tests over flowcache.")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(KNOWN))
+    named = parser.parse_args().suites or list(KNOWN)
+    unknown = [name for name in named if name not in KNOWN]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(KNOWN)}")
+    failed = [name for name in named if not run(KNOWN[name])]
+    print(f"upstream: {len(named) - len(failed)} of {len(named)} suites passed", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return len(failed)
+
+
+def run(suite: Suite) -> bool:
+    """Run one suite in a folder of its own; return whether it passed."""
+    version = importlib.metadata.version(suite.distribution)
+    print(f"--- {suite.distribution} {version}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(SUITES / suite.file, folder)
+        if suite.folders:
+            extract(fetch(suite.distribution, version), suite.folders, folder)
+        target = [] if suite.arguments[0] == "-c" else [suite.file]
+        # The tests' own settings for pytest, and what this project asks of its tests, stay out.
+        (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": name}
+        finished = subprocess.run(
+            [sys.executable, *suite.arguments, *target], cwd=folder, env=environment, check=False
+        )
+    return finished.returncode == 0
+
+
+def fetch(distribution: str, version: str) -> Path:
+    """Return the sdist of a distribution, fetched if it was not before."""
+    folder = DOWNLOADS / f"{distribution}-{version}"
+    if not any(folder.glob("*.tar.gz")):
+        wanted = ["--no-deps", "--no-binary", ":all:", f"{distribution}=={version}"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
+        subprocess.run([*command, *wanted], check=True)
+    (sdist,) = folder.glob("*.tar.gz")
+    return sdist
+
+
+def extract(sdist: Path, folders: tuple[str, ...], target: Path) -> None:
+    """Copy folders of an sdist into the target, each under its own name."""
+    with tempfile.TemporaryDirectory() as name, tarfile.open(sdist) as archive:
+        archive.extractall(name, filter="data")
+        (top,) = Path(name).iterdir()
+        for folder in folders:
+            shutil.copytree(top / folder, target / Path(folder).name, dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,461 @@
+"""The backend: Django's ``BaseCache`` over a namespace of the store behind a ``LOCATION``."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pickle
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.core.cache.backends.base import (
+    DEFAULT_TIMEOUT,
+    MEMCACHE_MAX_KEY_LENGTH,
+    BaseCache,
+    default_key_func,
+)
+from django.core.exceptions import ImproperlyConfigured
+
+from flowcache import EntryTooHeavyError, InvalidNamespaceError, Namespace, Stats
+from flowcache.contrib._namespaces import TenantNamespaces
+
+from .locks import Lock
+from .patterns import escape, prefix_of, regex_of
+from .stores import PICKLE, open_store
+from .tenants import tenant_from
+
+__all__ = ["FlowCache"]
+
+logger = logging.getLogger("flowcache")
+
+MISSING = object()
+
+ABSENT = 1 << 4096
+"""What ``incr`` begins with where there is no entry, to tell that there was none. With a TTL of 0
+nothing is stored then, so this is one step, and no other thread ever sees the value."""
+
+UNCHANGING = frozenset((str, int, float, bool, type(None)))
+"""Types whose values nobody can change: they are kept as they are, and a copy is no use."""
+
+
+class FlowCache(BaseCache):
+    """Django's cache in flowcache: every call of ``BaseCache``, sync and async, and some more.
+
+    ``LOCATION`` names a store of this process. Each ``KEY_PREFIX`` is a namespace in it, and each
+    tenant another, so ``clear()`` reaches neither other prefixes nor other tenants. ``OPTIONS``:
+    ``MAX_ENTRIES``, ``MAX_WEIGHT`` and ``WEIGHER`` (bytes of key and pickled value by default) and
+    ``SWEEP_INTERVAL``, as of ``create_cache``, for the whole store; ``TENANT_LIMITS``, a dict of
+    the fields of ``Limits``, for each tenant and for what belongs to none; ``SERIALIZER``:
+    ``"pickle"``, or ``None``, where callers share the very objects; ``TENANT``: ``None``,
+    ``"current"`` (the tenant of ``flowcache.tenancy``), ``"django-tenants"``, a callable without
+    arguments or its dotted path; ``ON_NO_TENANT``: ``"raise"`` or ``"shared"``.
+
+    Beyond ``BaseCache``: ``tags=`` where a value is stored, ``invalidate_tag``, ``delete_pattern``,
+    ``lock``, ``stats``. ``get_or_set`` with a callable runs it once, however many threads and tasks
+    ask. A value heavier than the limits allow is not stored, and replaces none, as with memcached;
+    a warning says so. Raises ``ImproperlyConfigured`` that names the option.
+    """
+
+    _makes_keys_as_django = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note whether a subclass has a way with keys of its own."""
+        super().__init_subclass__(**options)
+        cls._makes_keys_as_django = (
+            cls.make_key is BaseCache.make_key and cls.validate_key is BaseCache.validate_key
+        )
+
+    def __init__(self, location: str, params: dict[str, Any]) -> None:
+        store, options = open_store(location, params.get("OPTIONS", {}))
+        super().__init__(params)
+        self.store = store.cache
+        self._held_locks = store.held_locks
+        self._loading = store.loading
+        self._pickles = options["SERIALIZER"] == PICKLE
+        try:
+            self._namespaces = TenantNamespaces(
+                self.store,
+                tenant_from(options["TENANT"]),
+                options["ON_NO_TENANT"],
+                below=(f"[{self.key_prefix}]",),
+                name_of=lambda name: f"OPTIONS[{name.upper()!r}]",
+            )
+        except InvalidNamespaceError as error:
+            raise ImproperlyConfigured(f"KEY_PREFIX: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(str(error)) from error
+        self._fixed = self._namespaces.fixed
+
+    def make_and_validate_key(self, key: Any, version: Any = None) -> str:
+        """Return the key of an entry; warn of one that memcached would refuse.
+
+        Gives what Django's own calls give. Those take as long as all the rest of a hit.
+        """
+        if not self._makes_keys_as_django:
+            made: str = super().make_and_validate_key(key, version=version)
+            return made
+        if version is None:
+            version = self.version
+        if self.key_func is default_key_func:
+            made = f"{self.key_prefix!s}:{version!s}:{key!s}"
+        else:
+            made = self.key_func(key, self.key_prefix, version)
+        # A printable key without a space has no character that memcached would refuse.
+        if len(made) > MEMCACHE_MAX_KEY_LENGTH or " " in made or not made.isprintable():
+            self.validate_key(made)
+        return made
+
+    # One entry.
+
+    def get(self, key: Any, default: Any = None, version: Any = None) -> Any:
+        """Return the value of a key, else ``default``."""
+        key = self.make_and_validate_key(key, version=version)
+        namespace = self._fixed if self._fixed is not None else self._namespaces.current()
+        if not self._pickles:
+            return namespace.get(key, default)
+        stored = namespace.get(key, MISSING)
+        if stored is MISSING:
+            return default
+        return pickle.loads(stored) if type(stored) is bytes else stored
+
+    def set(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> None:
+        """Store a value. ``timeout``: seconds, ``None`` for ever; 0 and less store nothing."""
+        key = self.make_and_validate_key(key, version=version)
+        self._store(self._namespaces.current(), key, value, self._ttl(timeout), tags)
+
+    def add(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> bool:
+        """Store a value where there is none; return whether there was none."""
+        key = self.make_and_validate_key(key, version=version)
+        namespace = self._namespaces.current()
+        ttl = self._ttl(timeout)
+        stored = self._encode(value)
+        if ttl == 0:
+            return key not in namespace
+        try:
+            return namespace.add(key, stored, ttl=ttl, tags=tags)
+        except EntryTooHeavyError as error:
+            logger.warning("%s", error)
+            return False
+
+    def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
+        """Give a key a new timeout; return whether it was there."""
+        key = self.make_and_validate_key(key, version=version)
+        return self._namespaces.current().touch(key, ttl=self._ttl(timeout))
+
+    def delete(self, key: Any, version: Any = None) -> bool:
+        """Delete a key; return whether it was there."""
+        key = self.make_and_validate_key(key, version=version)
+        return self._namespaces.current().delete(key)
+
+    def has_key(self, key: Any, version: Any = None) -> bool:
+        """Tell whether a key has a value that has not expired."""
+        key = self.make_and_validate_key(key, version=version)
+        return key in self._namespaces.current()
+
+    def incr(self, key: Any, delta: int = 1, version: Any = None) -> int:
+        """Add to an ``int`` in one step, its timeout unchanged; ``ValueError`` if it is absent."""
+        if isinstance(delta, bool) or not isinstance(delta, int):
+            raise TypeError(f"delta: must be an int, got {type(delta).__name__}")
+        made = self.make_and_validate_key(key, version=version)
+        try:
+            result = self._namespaces.current().incr(made, delta, default=ABSENT, ttl=0)
+        except TypeError as error:
+            raise TypeError(f"key: the value of {key!r} is no int") from error
+        if result - delta == ABSENT:
+            raise ValueError(f"Key {key!r} not found")
+        return result
+
+    def get_or_set(
+        self,
+        key: Any,
+        default: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> Any:
+        """Return the value of a key, stored now if there is none: ``default``, or what it returns.
+
+        A callable runs once for all who wait. What is deleted while it runs is not stored.
+        """
+        if not callable(default):
+            value = self.get(key, MISSING, version=version)
+            if value is not MISSING:
+                return value
+            self.add(key, default, timeout=timeout, version=version, tags=tags)
+            return self.get(key, default, version=version)
+        key = self.make_and_validate_key(key, version=version)
+        namespace = self._namespaces.current()
+        with self._loading(namespace, key):
+            stored = namespace.fetch(
+                key, lambda: self._encode(default()), ttl=self._ttl(timeout), tags=tags
+            )
+        return self._decode(stored)
+
+    # Many entries.
+
+    def get_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
+        """Return the values of those keys that have one."""
+        made = {key: self.make_and_validate_key(key, version=version) for key in keys}
+        found = self._namespaces.current().get_many(made.values())
+        return {key: self._decode(found[one]) for key, one in made.items() if one in found}
+
+    def set_many(
+        self,
+        data: Mapping[Any, Any],
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> list[Any]:
+        """Store values; return the keys of those that are too heavy to be stored."""
+        made = {
+            self.make_and_validate_key(key, version=version): (key, self._encode(value))
+            for key, value in data.items()
+        }
+        namespace = self._namespaces.current()
+        ttl = self._ttl(timeout)
+        try:
+            values = {key: stored for key, (_, stored) in made.items()}
+            namespace.set_many(values, ttl=ttl, tags=tags)
+        except EntryTooHeavyError:
+            return [
+                key
+                for one, (key, stored) in made.items()
+                if not self._store_encoded(namespace, one, stored, ttl, tags)
+            ]
+        return []
+
+    def delete_many(self, keys: Iterable[Any], version: Any = None) -> None:
+        """Delete keys."""
+        made = [self.make_and_validate_key(key, version=version) for key in keys]
+        self._namespaces.current().delete_many(made)
+
+    def clear(self) -> None:
+        """Remove the entries of this tenant, or of none, under this ``KEY_PREFIX``; no others."""
+        self._namespaces.current().clear()
+
+    def invalidate_tag(self, tag: str) -> int:
+        """Remove the entries that ``clear()`` would reach and that bear a tag; return how many."""
+        return self._namespaces.current().invalidate_tag(tag)
+
+    def delete_pattern(self, pattern: str, version: Any = None) -> int:
+        """Delete the keys that match a pattern (``*``, ``?``, ``[a-z]``); return how many.
+
+        Costs a look at each key that ``clear()`` would reach.
+        """
+        if not isinstance(pattern, str):
+            raise TypeError(f"pattern: must be a str, got {type(pattern).__name__}")
+        version = self.version if version is None else version
+        pattern = self.key_func(pattern, escape(self.key_prefix), escape(str(version)))
+        namespace = self._namespaces.current()
+        prefix = prefix_of(pattern)
+        if prefix == "":
+            return namespace.clear()
+        if prefix is not None:
+            return namespace.invalidate_prefix(prefix)
+        matches = regex_of(pattern).fullmatch
+        keys = {key for key in (*self._loading.keys_of(namespace), *namespace) if matches(key)}
+        return namespace.delete_many(keys)
+
+    # Others.
+
+    def lock(
+        self,
+        key: Any,
+        version: Any = None,
+        timeout: float | None = None,
+        sleep: float | None = None,
+        blocking: bool = True,
+        blocking_timeout: float | None = None,
+        thread_local: bool = True,
+    ) -> Lock:
+        """Return the lock of a key among this process's threads; each tenant has its own.
+
+        ``sleep`` is what django-redis takes; a waiter here is woken, and needs none.
+        """
+        name = self.make_and_validate_key(key, version=version)
+        return Lock(
+            self._held_locks,
+            (self._namespaces.current().path, name),
+            timeout=timeout,
+            blocking=blocking,
+            blocking_timeout=blocking_timeout,
+            thread_local=thread_local,
+        )
+
+    def stats(self) -> Stats:
+        """Return the counters of the entries that ``clear()`` would reach."""
+        return self._namespaces.current().stats()
+
+    # The same for tasks: nothing here waits, so no call goes to another thread, as they would by
+    # Django's own defaults. Each calls its twin, where tools for debugging look.
+
+    async def aget(self, key: Any, default: Any = None, version: Any = None) -> Any:
+        """See :meth:`get`."""
+        return self.get(key, default, version)
+
+    async def aset(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> None:
+        """See :meth:`set`."""
+        self.set(key, value, timeout, version, tags=tags)
+
+    async def aadd(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> bool:
+        """See :meth:`add`."""
+        return self.add(key, value, timeout, version, tags=tags)
+
+    async def atouch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
+        """See :meth:`touch`."""
+        return self.touch(key, timeout, version)
+
+    async def adelete(self, key: Any, version: Any = None) -> bool:
+        """See :meth:`delete`."""
+        return self.delete(key, version)
+
+    async def ahas_key(self, key: Any, version: Any = None) -> bool:
+        """See :meth:`has_key`."""
+        return self.has_key(key, version)
+
+    async def aincr(self, key: Any, delta: int = 1, version: Any = None) -> int:
+        """See :meth:`incr`."""
+        return self.incr(key, delta, version)
+
+    async def aget_or_set(
+        self,
+        key: Any,
+        default: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> Any:
+        """See :meth:`get_or_set`. ``default`` may be a coroutine function."""
+        if not callable(default):
+            return self.get_or_set(key, default, timeout, version, tags=tags)
+        key = self.make_and_validate_key(key, version=version)
+        namespace = self._namespaces.current()
+
+        async def load() -> Any:
+            value = default()
+            return self._encode(await value if inspect.isawaitable(value) else value)
+
+        with self._loading(namespace, key):
+            stored = await namespace.afetch(key, load, ttl=self._ttl(timeout), tags=tags)
+        return self._decode(stored)
+
+    async def aget_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
+        """See :meth:`get_many`."""
+        return self.get_many(keys, version)
+
+    async def aset_many(
+        self,
+        data: Mapping[Any, Any],
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> list[Any]:
+        """See :meth:`set_many`."""
+        return self.set_many(data, timeout, version, tags=tags)
+
+    async def adelete_many(self, keys: Iterable[Any], version: Any = None) -> None:
+        """See :meth:`delete_many`."""
+        self.delete_many(keys, version)
+
+    async def aclear(self) -> None:
+        """See :meth:`clear`."""
+        self.clear()
+
+    async def ainvalidate_tag(self, tag: str) -> int:
+        """See :meth:`invalidate_tag`."""
+        return self.invalidate_tag(tag)
+
+    async def adelete_pattern(self, pattern: str, version: Any = None) -> int:
+        """See :meth:`delete_pattern`."""
+        return self.delete_pattern(pattern, version)
+
+    async def aclose(self, **_: Any) -> None:
+        """Do nothing, as ``close()`` does: the store is the process's, and not a request's."""
+
+    # What they share.
+
+    def _ttl(self, timeout: Any) -> float | None:
+        """Return Django's timeout as a TTL."""
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = self.default_timeout
+        if timeout is None:
+            return None
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise TypeError(
+                f"timeout: must be seconds as an int or a float, or None, got "
+                f"{type(timeout).__name__}"
+            )
+        if timeout != timeout:
+            raise ValueError("timeout: must be seconds, got nan")
+        return max(timeout, 0)
+
+    def _encode(self, value: Any) -> Any:
+        if not self._pickles or type(value) in UNCHANGING:
+            return value
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+    def _decode(self, stored: Any) -> Any:
+        return pickle.loads(stored) if self._pickles and type(stored) is bytes else stored
+
+    def _store(
+        self,
+        namespace: Namespace[Any],
+        key: str,
+        value: Any,
+        ttl: float | None,
+        tags: str | Iterable[str],
+    ) -> None:
+        self._store_encoded(namespace, key, self._encode(value), ttl, tags)
+
+    def _store_encoded(
+        self,
+        namespace: Namespace[Any],
+        key: str,
+        stored: Any,
+        ttl: float | None,
+        tags: str | Iterable[str],
+    ) -> bool:
+        """Store; return whether there was room. Where not, the old value must not stay either."""
+        try:
+            namespace.set(key, stored, ttl=ttl, tags=tags)
+        except EntryTooHeavyError as error:
+            namespace.delete(key)
+            logger.warning("%s", error)
+            return False
+        return True

@@ -1,0 +1,178 @@
+"""Stores by ``LOCATION``: instances of the backend, of every thread, share what they hold."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from flowcache import Cache, Limits, Namespace, create_cache
+
+from .locks import HeldLocks
+
+__all__ = ["PICKLE", "Store", "open_store", "root"]
+
+PICKLE = "pickle"
+
+ALIAS_OPTIONS = {"TENANT": None, "ON_NO_TENANT": "raise"}
+"""Options that each alias of a store may set for itself, with their defaults."""
+
+STORE_OPTIONS: dict[str, Any] = {
+    "MAX_ENTRIES": 10_000,
+    "MAX_WEIGHT": None,
+    "WEIGHER": None,
+    "TENANT_LIMITS": None,
+    "SWEEP_INTERVAL": None,
+    "SERIALIZER": PICKLE,
+}
+"""Options of a store, equal for all its aliases, with their defaults."""
+
+
+class RunningLoads:
+    """The keys that ``get_or_set`` loads now: ``delete_pattern`` must fence those that match."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callers: Counter[tuple[Namespace[Any], str]] = Counter()
+
+    @contextmanager
+    def __call__(self, namespace: Namespace[Any], key: str) -> Iterator[None]:
+        """List a key while its caller waits, until the value is stored."""
+        load = namespace, key
+        with self._lock:
+            self._callers[load] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._callers[load] -= 1
+                if not self._callers[load]:
+                    del self._callers[load]
+
+    def keys_of(self, namespace: Namespace[Any]) -> list[str]:
+        """Return the keys of a namespace that are listed now."""
+        with self._lock:
+            return [key for of, key in self._callers if of == namespace]
+
+
+@dataclass(frozen=True)
+class Store:
+    """What the aliases of one ``LOCATION`` share, in all threads."""
+
+    cache: Cache[Any]
+    options: Mapping[str, Any]
+    held_locks: HeldLocks = field(default_factory=HeldLocks)
+    loading: RunningLoads = field(default_factory=RunningLoads)
+
+
+stores: dict[str, Store] = {}
+stores_lock = threading.Lock()
+
+
+def open_store(location: str, given: Any) -> tuple[Store, dict[str, Any]]:
+    """Return the store of a ``LOCATION``, made if there is none, and the options of an alias.
+
+    Raises ``ImproperlyConfigured`` that names the option which is unknown or unsound, or is not
+    the same for two aliases of one store.
+    """
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"OPTIONS: must be a dict, got {type(given).__name__}")
+    known = {**ALIAS_OPTIONS, **STORE_OPTIONS}
+    for name in given:
+        if name not in known:
+            accepted = ", ".join(known)
+            raise ImproperlyConfigured(f"OPTIONS[{name!r}]: unknown; accepted: {accepted}")
+    options = {**known, **given}
+    if options["SERIALIZER"] not in (PICKLE, None):
+        raise ImproperlyConfigured(
+            f"OPTIONS['SERIALIZER']: must be 'pickle' or None, got {options['SERIALIZER']!r}"
+        )
+    of_store = {name: options[name] for name in STORE_OPTIONS}
+    with stores_lock:
+        if location not in stores:
+            stores[location] = Store(make_cache(location, of_store), of_store)
+        store = stores[location]
+    for name, value in of_store.items():
+        if value != store.options[name]:
+            raise ImproperlyConfigured(
+                f"OPTIONS[{name!r}]: is {value!r} here and {store.options[name]!r} for another "
+                f"alias of LOCATION {location!r}; aliases of one LOCATION share its store"
+            )
+    return store, options
+
+
+def make_cache(location: str, options: Mapping[str, Any]) -> Cache[Any]:
+    """Make the cache behind a ``LOCATION``."""
+    weigher = options["WEIGHER"]
+    if isinstance(weigher, str):
+        try:
+            weigher = import_string(weigher)
+        except ImportError as error:
+            raise ImproperlyConfigured(f"OPTIONS['WEIGHER']: {error}") from error
+    elif weigher is None and options["MAX_WEIGHT"] is not None:
+        if options["SERIALIZER"] is None:
+            raise ImproperlyConfigured(
+                "OPTIONS['WEIGHER']: is needed for MAX_WEIGHT where SERIALIZER is None; with "
+                "'pickle' the weight is the size in bytes unless a WEIGHER says otherwise"
+            )
+        weigher = size_of_entry
+    limits = options["TENANT_LIMITS"]
+    if limits is not None:
+        try:
+            limits = Limits(**limits)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"OPTIONS['TENANT_LIMITS']: {error}") from error
+    try:
+        return create_cache(
+            default_ttl=None,
+            max_entries=options["MAX_ENTRIES"],
+            max_weight=options["MAX_WEIGHT"],
+            weigher=weigher,
+            child_limits=limits,
+            require_namespace=True,
+            sweep_interval=options["SWEEP_INTERVAL"],
+            name=f"django:{location}" if location else "django",
+        )
+    except (TypeError, ValueError) as error:
+        # A message of `create_cache` begins with its parameter, which is the option's name.
+        parameter, _, what = str(error).partition(":")
+        raise ImproperlyConfigured(f"OPTIONS[{parameter.upper()!r}]:{what}") from error
+
+
+def size_of_entry(key: str, stored: Any) -> int:
+    """Weigh an entry by the bytes of its key and its pickled value."""
+    return len(key) + (len(stored) if type(stored) is bytes else sys.getsizeof(stored))
+
+
+def root(alias: str = "default") -> Cache[Any]:
+    """Return the whole store behind an alias, every tenant's entries: for operators.
+
+    Code that works for one tenant needs no more than the cache that Django gives it.
+    """
+    backend = caches[alias]
+    try:
+        store: Cache[Any] = backend.store
+    except AttributeError:
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]: its BACKEND is {type(backend).__qualname__}, not FlowCache"
+        ) from None
+    return store
+
+
+def forget_stores(*, setting: str, **_: Any) -> None:
+    """Forget the stores when a test overrides ``CACHES``: they begin anew, with its options."""
+    if setting == "CACHES":
+        with stores_lock:
+            stores.clear()
+
+
+setting_changed.connect(forget_stores)

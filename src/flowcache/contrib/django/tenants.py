@@ -1,0 +1,63 @@
+"""Presets for the option ``TENANT``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
+from django.utils.module_loading import import_string
+
+from flowcache import TenantNotSetError
+
+__all__ = ["schema_name", "tenant_from"]
+
+
+def schema_name() -> str:
+    """Return the schema of this thread's database connection, as django-tenants sets it.
+
+    ``TENANT: "django-tenants"`` means this function. The public schema is a tenant like any other.
+    Raises ``ImproperlyConfigured`` where the database's engine is not django-tenants', and
+    ``TenantNotSetError`` on an event loop: its requests share no connection with the thread whose
+    middleware has set the schema, so the answer would be another tenant's, or the public one.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise TenantNotSetError(
+            "TENANT 'django-tenants' reads the schema of a thread's database connection, which "
+            "code on an event loop does not have: use TENANT 'current' and TenantMiddleware"
+        )
+    try:
+        name: str = connection.schema_name
+    except AttributeError:
+        raise ImproperlyConfigured(
+            "OPTIONS['TENANT'] is 'django-tenants', but the database's ENGINE sets no schema: "
+            "it must be 'django_tenants.postgresql_backend'"
+        ) from None
+    return name
+
+
+PRESETS: dict[str, Callable[[], str | None]] = {"django-tenants": schema_name}
+
+
+def tenant_from(setting: Any) -> Any:
+    """Return the ``tenant`` of ``TenantNamespaces`` for ``OPTIONS["TENANT"]``.
+
+    A preset's name gives its function, a dotted path what it leads to.
+    """
+    if not isinstance(setting, str) or setting == "current":
+        return setting
+    if setting in PRESETS:
+        return PRESETS[setting]
+    try:
+        return import_string(setting)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"OPTIONS['TENANT']: must be None, 'current', 'django-tenants', a callable or the "
+            f"dotted path of one, got {setting!r}: {error}"
+        ) from error
