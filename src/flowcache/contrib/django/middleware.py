@@ -36,8 +36,8 @@ class TenantMiddleware:
     ``path_part`` and ``tenant_of``, which say where a request names its tenant, and, if you like,
     ``is_known`` and ``exempt``; all as of ``flowcache.contrib.wsgi.TenantMiddleware``, but
     ``tenant_of(request)`` takes Django's request. ``tenant_of`` and ``is_known`` are callables or
-    their dotted paths; under ASGI they may be async. A request without a tenant, or with an unsound one, is answered with 400, one for an
-    unknown tenant with 404.
+    their dotted paths; under ASGI they may be async. A request without a tenant, or with an
+    unsound one, is answered with 400, one for an unknown tenant with 404.
 
     It must stand before every middleware that uses a cache. The tenant is current for the view, and
     for a streamed response's parts. Raises ``ImproperlyConfigured`` that names the setting.
