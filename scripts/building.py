@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE_FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
-SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed")
+SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed", ".lua")
 
 
 def build_wheel(folder: Path, pip: Callable[..., object]) -> Path:
