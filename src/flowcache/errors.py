@@ -14,6 +14,7 @@ __all__ = [
     "RecursiveLoadError",
     "TenantNotSetError",
     "TenantScopeWarning",
+    "TierUnavailableError",
     "TooManyLoadsError",
     "WeigherError",
 ]
@@ -69,3 +70,7 @@ class TenantNotSetError(FlowcacheError, LookupError):
 
 class TenantScopeWarning(RuntimeWarning):
     """A block of ``tenant()`` ended out of order, or in another context than it began in."""
+
+
+class TierUnavailableError(FlowcacheError, ConnectionError):
+    """The tier has not confirmed an invalidation or a store; in this process it was done."""

@@ -1,0 +1,91 @@
+"""A breaker per server: after failures in a row it is left alone, then tried by one call at a time.
+
+Closed; open after five failures; half-open after a period; closed by an answer, or open again.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Breaker"]
+
+
+class Breaker:
+    """Counts failures in a row. Outside its lock, `on_change(state)` is told of each transition."""
+
+    __slots__ = (
+        "_clock",
+        "_failures",
+        "_lock",
+        "_most",
+        "_on_change",
+        "_period",
+        "_until",
+        "state",
+    )
+
+    def __init__(
+        self,
+        *,
+        failures: int = 5,
+        period: float = 1.0,
+        clock: Callable[[], float] = monotonic,
+        on_change: Callable[[str], None] | None = None,
+    ) -> None:
+        self._most = failures
+        self._period = period
+        self._clock = clock
+        self._on_change = on_change
+        self._lock = Lock()
+        self._failures = 0
+        self._until = 0.0
+        self.state: Literal["closed", "open", "half-open"] = "closed"
+
+    def admits(self) -> bool:
+        """Tell if a call may go to the server; in a half-open breaker one may, and the next not."""
+        if self.state == "closed":
+            return True
+        with self._lock:
+            now = self._clock()
+            if now < self._until:
+                return False
+            # The probe that is out has a period to come back; if it never does, another goes.
+            self._until = now + self._period
+            changed = self.state != "half-open"
+            self.state = "half-open"
+        if changed:
+            self._tell()
+        return True
+
+    def succeeded(self) -> None:
+        """Note a call that was answered."""
+        if self.state == "closed" and not self._failures:
+            return
+        with self._lock:
+            changed = self.state != "closed"
+            self.state = "closed"
+            self._failures = 0
+        if changed:
+            self._tell()
+
+    def failed(self) -> None:
+        """Note a call that was not answered."""
+        with self._lock:
+            self._failures += 1
+            opens = self.state == "half-open" or self._failures >= self._most
+            changed = opens and self.state != "open"
+            if opens:
+                self.state = "open"
+                if changed:
+                    self._until = self._clock() + self._period
+        if changed:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._on_change is not None:
+            self._on_change(self.state)

@@ -1,0 +1,660 @@
+"""The bus: one thread that hears of invalidations elsewhere, and the lease of what is held here.
+
+It keeps one connection to each primary that has buckets which this process follows. Messages and
+the replies to heart-beats arrive there in one order, so the reply to a heart-beat proves that all
+that was published before it has been applied. What is held in the process may be served until the
+time at which the last answered heart-beat was *sent*, plus the lease (rule 9).
+
+What one bucket goes through:
+
+    wanted -> subscribing -> attaching -> attached -> live
+      ^                                                |
+      '------------------- a gap ----------------------'
+
+A gap is a connection that ended, a slot that moved, a server with another history, or a list of
+members without this one. After it the log is replayed from the last message, or all that is held
+of the bucket is void (rule 10). Rules are numbered as in the package's docstring.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import threading
+import weakref
+from base64 import urlsafe_b64encode
+from collections import deque
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from flowcache.errors import ConfigurationError
+
+from .bell import Bell
+from .errors import ServerError, UnreachableError
+from .following import SOONEST, Acknowledgements, Following, Line
+from .message import Kind, Message
+from .resp import Push, ReplyError, pack
+from .script import script
+from .wire import forks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .following import Follower
+    from .layout import Bucket, Layout
+    from .servers import Servers
+    from .wire import Wire
+
+__all__ = ["LATE", "Bus", "new_token"]
+
+logger = logging.getLogger("flowcache")
+
+BEAT: Final = 0.5
+"""Seconds between heart-beats."""
+EARLY: Final = 0.010
+"""Seconds by which a lease ends before its time: the clock that a hit reads is a coarse one."""
+LATE: Final = 0.025
+"""Seconds that a wait for a whole lease takes longer than the lease."""
+LATEST: Final = 1.0
+"""Seconds until a server that could not be reached is tried again, at last."""
+
+
+def new_token() -> bytes:
+    """Return sixteen characters that no other process and no other call gets."""
+    return urlsafe_b64encode(os.urandom(12))
+
+
+class Bus:
+    """Follows buckets for one cache. The thread starts with the first bucket that is wanted."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        servers: Servers,
+        follower: Follower,
+        *,
+        lease: float = 2.0,
+        replicas: int | None = None,
+        shape: bytes = b"",
+    ) -> None:
+        self._layout = layout
+        self._servers = servers
+        self._follower = follower
+        self._lease = lease
+        self._replicas = replicas
+        self._shape = shape
+        self._closed = False
+        self._start()
+        _buses.add(self)
+
+    def _start(self) -> None:
+        """Begin as a new member of the fleet: at first, and in the child of a fork."""
+        self._forks = forks()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wake: socket.socket | None = None
+        self._following: dict[int, Following] = {}
+        self._lines: dict[int, Line] = {}
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._acknowledgements: dict[bytes, Acknowledgements] = {}
+        self._bells: dict[tuple[tuple[str, ...], object], list[Bell]] = {}
+        self._doubtful: dict[bytes, None] = {}
+        self._stopped = Bell()
+        self.member = new_token()
+        self.trouble: Exception | None = None
+        """Why a bucket is not live, as far as that is known."""
+        self.messages = 0
+
+    # For callers, on any thread
+
+    def follow(self, bucket: Bucket) -> Bell:
+        """Follow a bucket from now on; the bell rings when it is live."""
+        if self._forks != forks():
+            self._start()
+        following = self._following.get(bucket.number)
+        if following is None:
+            with self._lock:
+                following = self._following.setdefault(bucket.number, Following(bucket))
+                self._begin()
+            self._tell(lambda: None)
+        return following.bell
+
+    def is_live(self, bucket: Bucket, replid: bytes | None = None) -> bool:
+        """Tell if the lease lives, under this history (rule 8)."""
+        following = self._following.get(bucket.number)
+        return (
+            following is not None
+            and self._forks == forks()
+            and (replid is None or replid == following.replid)
+            and monotonic() < following.lease
+        )
+
+    def replicas_of(self, bucket: Bucket) -> int:
+        """Return how many replicas have to confirm what is written (rule 7)."""
+        if self._replicas is not None:
+            return self._replicas
+        following = self._following.get(bucket.number)
+        known = 0
+        if following is not None and following.line is not None:
+            known = following.line.replicas
+        if self._servers.is_known:
+            known = max(known, self._servers.share_of(bucket.slot).replicas)
+        return known
+
+    def has_left(self, bucket: Bucket, replid: bytes) -> bool:
+        """Tell if a history is one that this process has left."""
+        following = self._following.get(bucket.number)
+        return following is not None and replid in following.left
+
+    def note(self, bucket: Bucket, replid: bytes) -> None:
+        """Take the history of a confirmed write; another one ends the lease (rule 8)."""
+        following = self._following.get(bucket.number)
+        if following is None or not following.replid or following.replid == replid:
+            return
+        following.lease = 0.0
+        self._lend()
+        self._tell(lambda: self._renamed(following, replid))
+
+    def knows_members(self, bucket: Bucket, birth: bytes, replid: bytes) -> bool:
+        """Tell if a list of members is complete: born long ago, under this history (rule 11)."""
+        following = self._following.get(bucket.number)
+        return (
+            following is not None
+            and following.replid == replid
+            and following.birth == birth
+            and monotonic() >= following.born_at + self._lease + LATE
+        )
+
+    def doubt(self, operation: bytes) -> None:
+        """Apply this process's own message: its `set` timed out (rule 6)."""
+        self._doubtful[operation] = None
+        if len(self._doubtful) > 10_000:
+            with suppress(KeyError, StopIteration, RuntimeError):
+                del self._doubtful[next(iter(self._doubtful))]
+
+    def expect(self, operation: bytes) -> Acknowledgements:
+        """Gather the acknowledgements of a message that is about to be sent."""
+        acknowledgements = self._acknowledgements[operation] = Acknowledgements()
+        return acknowledgements
+
+    def expect_no_more(self, operation: bytes) -> None:
+        """Gather them no longer."""
+        self._acknowledgements.pop(operation, None)
+
+    def listen(self, path: tuple[str, ...], key: object) -> Bell:
+        """Return a bell that rings when a key's lease is given back, or its value changes."""
+        bell = Bell()
+        with self._lock:
+            self._bells.setdefault((path, key), []).append(bell)
+        return bell
+
+    def listen_no_more(self, path: tuple[str, ...], key: object, bell: Bell) -> None:
+        """Let go of a bell."""
+        with self._lock:
+            bells = self._bells.get((path, key), [])
+            if bell in bells:
+                bells.remove(bell)
+            if not bells:
+                self._bells.pop((path, key), None)
+
+    def close(self, patience: float = 1.0) -> None:
+        """Leave the fleet and end the thread; what is held is not served any more."""
+        self._closed = True
+        if self._forks != forks() or self._thread is None:
+            return
+        self._tell(lambda: None)
+        if threading.current_thread() is not self._thread:
+            self._stopped.wait(patience)
+
+    def _begin(self) -> None:
+        if self._thread is not None or self._closed:
+            return
+        ours, self._wake = socket.socketpair()
+        ours.setblocking(False)
+        self._wake.setblocking(False)
+        self._thread = threading.Thread(
+            target=_run,
+            args=(weakref.ref(self), ours, self._wake, self._lines),
+            name="flowcache-bus",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        self._inbox.append(what)
+        wake = self._wake
+        if wake is not None:
+            with suppress(OSError):  # A full pipe wakes it too, and a closed one has no reader.
+                wake.send(b"\0")
+
+    # The thread's own
+
+    def _turn(self, selector: selectors.BaseSelector, ours: socket.socket) -> float:
+        """Do what is due; return for how many seconds nothing else is."""
+        while self._inbox:
+            self._inbox.popleft()()
+        self._place_buckets()
+        now = monotonic()
+        soonest = now + BEAT
+        for line in list(self._lines.values()):
+            if line.wire is None:
+                if line.retry_at is not None and line.following:
+                    if line.retry_at <= now:
+                        self._dial(line)
+                    else:
+                        soonest = min(soonest, line.retry_at)
+                continue
+            try:
+                self._advance(line, now)
+                events = selectors.EVENT_READ
+                if line.flush():
+                    events |= selectors.EVENT_WRITE
+                key = selector.get_map().get(line.wire.sock)
+                if key is None:
+                    selector.register(line.wire.sock, events, line)
+                elif key.events != events:
+                    selector.modify(line.wire.sock, events, line)
+            except ServerError as error:
+                self._lose(line, selector, error)
+            soonest = min(soonest, line.next_beat)
+        return max(soonest - monotonic(), 0.0)
+
+    def _heard(self, line: Line, selector: selectors.BaseSelector) -> None:
+        try:
+            line.read(lambda push: self._pushed(line, push))
+        except (ServerError, ValueError) as error:
+            self._lose(line, selector, error)
+        except Exception as error:  # A follower that raises: what it holds cannot be trusted.
+            logger.exception("the bus could not apply what it heard; it begins again")
+            for following in line.following.values():
+                following.last = b""
+            self._lose(line, selector, error)
+
+    def _place_buckets(self) -> None:
+        """Put each bucket on the line of the primary that has it."""
+        if not self._servers.is_known:
+            if self._following and not self._lines:
+                # The servers are found by dialling any of them.
+                self._lines[0] = Line(None)
+                self._lines[0].following = self._following
+            return
+        self._lines.pop(0, None)
+        for following in list(self._following.values()):
+            try:
+                server = self._servers.share_of(following.bucket.slot).server
+            except UnreachableError as error:
+                self.trouble = error
+                continue
+            line = following.line
+            if line is not None and line.server is server:
+                continue
+            if line is not None:
+                line.following.pop(following.bucket.number, None)
+                self._gap(following)
+            line = self._lines.get(id(server))
+            if line is None:
+                line = self._lines[id(server)] = Line(server)
+            following.line = line
+            line.following[following.bucket.number] = following
+
+    def _dial(self, line: Line) -> None:
+        """Open the connection in a thread of its own: the other primaries' beats go on."""
+        line.retry_at = None
+        reference, name = weakref.ref(self), self._layout.shape
+        server, servers, shape = line.server, self._servers, self._shape
+        discovers = server is None or (line.has_failed and servers.is_cluster)
+
+        def dial() -> None:
+            wire: Wire | None = None
+            trouble: Exception | None = None
+            try:
+                if discovers:
+                    servers.discover()
+                if server is not None:
+                    wire = server.dial()
+                    _check_shape(wire, name, shape)
+                    wire.sock.setblocking(False)
+            except (ServerError, ConfigurationError) as error:
+                trouble = error
+                if wire is not None:
+                    wire.close()
+            bus = reference()
+            if bus is None or bus._closed:
+                if wire is not None:
+                    wire.close()
+                return
+            bus._tell(lambda: bus._dialled(line, wire, trouble))
+            if wire is not None and bus._stopped.has_rung:
+                wire.close()
+
+        threading.Thread(target=dial, name="flowcache-dial", daemon=True).start()
+
+    def _dialled(self, line: Line, wire: Wire | None, trouble: Exception | None) -> None:
+        if trouble is not None:
+            self._put_off(line, trouble)
+            return
+        self.trouble = None
+        line.has_failed = False
+        if wire is None:
+            return
+        line.wait = SOONEST
+        line.wire = wire
+        known = line.replicas if line.replid == wire.replid else 0
+        line.replid, line.replicas = wire.replid, max(known, wire.replicas)
+        line.next_beat = 0.0
+        for following in line.following.values():
+            self._take_history(following, wire.replid)
+            following.state = "wanted"
+
+    def _put_off(self, line: Line, trouble: Exception) -> None:
+        if self.trouble is None:
+            logger.warning("the tier cannot be reached: %s", trouble)
+        self.trouble = trouble
+        line.has_failed = True
+        line.retry_at = monotonic() + line.wait
+        line.wait = min(line.wait * 2, LATEST)
+        for following in list(line.following.values()):
+            # Who waits need not wait longer; who comes now waits for the next try.
+            bell, following.bell = following.bell, Bell()
+            bell.ring()
+
+    def _lose(self, line: Line, selector: selectors.BaseSelector, trouble: Exception) -> None:
+        """End a connection: a gap in all its buckets. Their leases run on to their ends."""
+        if line.wire is not None:
+            with suppress(KeyError, ValueError):
+                selector.unregister(line.wire.sock)
+        line.close()
+        for following in line.following.values():
+            self._gap(following)
+        self._put_off(line, trouble)
+
+    def _gap(self, following: Following) -> None:
+        following.generation += 1
+        following.state = "wanted"
+        if following.bell.has_rung:
+            following.bell = Bell()
+
+    def _take_history(self, following: Following, replid: bytes) -> None:
+        """Go over to a server's history; one that was left never comes back (rule 8)."""
+        if replid == following.replid:
+            return
+        if replid in following.left:
+            raise UnreachableError("the server writes a history that the fleet has left")
+        if following.replid:
+            following.left.add(following.replid)
+            following.lease = 0.0
+            self._lend()
+        following.replid = replid
+        following.last = b""
+
+    def _renamed(self, following: Following, replid: bytes) -> None:
+        """A confirmed write has named another history than the bus's."""
+        line = following.line
+        if following.replid == replid or line is None or line.wire is None:
+            return
+        line.wire.close()  # The selector finds it closed, or the next beat does.
+        following.last = b""
+
+    def _advance(self, line: Line, now: float) -> None:
+        """Send what the buckets of a line need next."""
+        wire = line.wire
+        assert wire is not None
+        if not wire.is_open:
+            raise UnreachableError("the connection was given up")
+        since = line.waits_since()
+        if since is not None and now > since + self._lease / 2:
+            raise UnreachableError("the server does not answer")
+        for following in list(line.following.values()):
+            if following.state == "wanted":
+                self._take_history(following, wire.replid)
+                self._subscribe(line, following)
+        if now >= line.next_beat and any(
+            following.state in ("attached", "live") for following in line.following.values()
+        ):
+            line.next_beat = now + BEAT
+            self._beat(line)
+
+    def _subscribe(self, line: Line, following: Following) -> None:
+        bucket, generation = following.bucket, following.generation
+
+        def confirmed(reply: Any) -> None:
+            if following.generation != generation:
+                return
+            if isinstance(reply, ReplyError):
+                line.has_failed = True
+                raise UnreachableError(str(reply))
+            following.state = "attaching"
+            birth = new_token()
+            keys = (bucket.members, bucket.log)
+            line.send(
+                script("attach").call_in_full(keys, self.member, birth, following.last), attached
+            )
+
+        def attached(reply: Any) -> None:
+            if following.generation == generation:
+                self._attached(line, following, reply)
+
+        following.state = "subscribing"
+        inbox = bucket.inbox(self.member)
+        line.send(pack(b"SSUBSCRIBE", inbox), _refuse_errors, inbox)
+        line.send(pack(b"SSUBSCRIBE", bucket.bus), confirmed, bucket.bus)
+
+    def _attached(self, line: Line, following: Following, reply: Any) -> None:
+        """Replay what was missed, or void what is held; then the heart-beats begin (rule 10)."""
+        _refuse_errors(reply)
+        word, replid, role, birth, last = reply[:5]
+        if role != b"master" or replid != following.replid:
+            raise UnreachableError("the server is another than when the connection was opened")
+        if word == b"replay":
+            for entry, fields in reply[5]:
+                self._apply(following, fields[1])
+                last = entry
+        else:
+            self._follower.void(following.bucket)
+        following.last = last
+        if following.birth != birth:
+            following.birth = birth
+            following.born_at = monotonic()
+        following.state = "attached"
+        line.next_beat = 0.0
+
+    def _beat(self, line: Line) -> None:
+        """Send a heart-beat: is each bucket's list of members with us, who answers, is it alone."""
+        sent = monotonic()
+        beating = [
+            (following, following.generation)
+            for following in line.following.values()
+            if following.state in ("attached", "live")
+        ]
+        told: list[Any] = []
+
+        def answered(reply: Any) -> None:
+            told.append(reply)
+            if len(told) == len(beating) + (2 if wait else 1):
+                self._beaten(line, sent, beating, told, wait)
+
+        for following, _ in beating:
+            bucket = following.bucket
+            line.send(pack(b"HMGET", bucket.members, b"birth", self.member), answered)
+        some = beating[0][0].bucket
+        wait = max(self.replicas_of(following.bucket) for following, _ in beating)
+        line.send(script("beat").call_in_full((some.prefix + b":b",)), answered)
+        if wait:
+            line.send(pack(b"WAIT", wait, round(BEAT * 500)), answered)
+
+    def _beaten(
+        self,
+        line: Line,
+        sent: float,
+        beating: list[tuple[Following, int]],
+        told: list[Any],
+        wait: int,
+    ) -> None:
+        """Take a heart-beat's answer: extend the leases, or find a gap (rules 7, 9, 11)."""
+        beat = told[len(beating)]
+        _refuse_errors(beat)
+        replid, role, replicas = beat
+        if role != b"master":
+            raise UnreachableError(f"the server is a {role.decode()} now")
+        if any(replid != following.replid for following, _ in beating):
+            for following, _ in beating:
+                following.lease = 0.0
+                following.last = b""
+            self._lend()
+            raise UnreachableError("the server writes another history now")
+        line.replicas = max(line.replicas, replicas)
+        confirmed = told[-1] if wait else 0
+        if not isinstance(confirmed, int) or confirmed < wait:
+            return  # It may be a primary no more. The leases run out, unless a later beat is.
+        for (following, generation), member in zip(beating, told, strict=False):
+            if following.generation != generation:
+                continue
+            if isinstance(member, ReplyError):
+                line.has_failed = True
+                raise UnreachableError(str(member))
+            if member[0] != following.birth or member[1] is None:
+                self._gap(following)
+                continue
+            following.lease = sent + self._lease - EARLY
+            following.has_lived = True
+            if following.state != "live":
+                following.state = "live"
+            following.bell.ring()
+        self._lend()
+
+    def _lend(self) -> None:
+        """Tell the follower how long it may serve: as long as every bucket that it holds of."""
+        leases = [one.lease for one in list(self._following.values()) if one.has_lived]
+        self._follower.lend(min(leases, default=0.0))
+
+    # Messages
+
+    def _pushed(self, line: Line, push: Push) -> None:
+        if push[0] == b"smessage":
+            channel, data = push[1], push[2]
+            for following in line.following.values():
+                bucket = following.bucket
+                if channel == bucket.bus:
+                    self._message(line, following, data)
+                    return
+                if channel == bucket.inbox(self.member):
+                    operation, _, member = data.partition(b" ")
+                    waiting = self._acknowledgements.get(operation)
+                    if waiting is not None:
+                        waiting.hear(bucket.number, member)
+                    return
+        elif push[0] == b"sunsubscribe":
+            # The slot has moved. Ours are never unsubscribed from while the line is open.
+            line.has_failed = True
+            raise UnreachableError("a slot has moved")
+
+    def _message(self, line: Line, following: Following, data: bytes) -> None:
+        entry, _, body = data.partition(b" ")
+        message = self._apply(following, body)
+        if entry != b"-" and following.state in ("attached", "live"):
+            following.last = entry
+        if (
+            message is not None
+            and message.is_awaited
+            and message.member != self.member
+            and self.is_live(following.bucket)
+        ):
+            inbox = following.bucket.inbox(message.member)
+            line.send(
+                pack(b"SPUBLISH", inbox, message.operation + b" " + self.member), _refuse_errors
+            )
+
+    def _apply(self, following: Following, body: bytes) -> Message | None:
+        if not body:
+            return None  # The first entry of a log, which only gives it an id.
+        message = Message.decode(body)
+        self.messages += 1
+        own = message.member == self.member
+        if message.kind is not Kind.RELEASED and (
+            not own or self._doubtful.pop(message.operation, self) is None
+        ):
+            self._follower.apply(message)
+        if message.kind in (Kind.DROP, Kind.EXPIRE, Kind.RELEASED):
+            with self._lock:
+                bells = self._bells.pop((message.path, message.data), [])
+            for bell in bells:
+                bell.ring()
+        return message
+
+    def _leave(self) -> None:
+        """Strike this process from the members' lists, as far as the connections are open."""
+        for line in self._lines.values():
+            if line.wire is None:
+                continue
+            with suppress(ServerError):
+                for following in line.following.values():
+                    line.send(pack(b"HDEL", following.bucket.members, self.member), lambda _: None)
+                line.flush()
+            line.close()
+        for following in self._following.values():
+            following.lease = 0.0
+        self._lend()
+
+
+def _check_shape(wire: Wire, name: bytes, shape: bytes) -> None:
+    """Compare what all processes of a fleet must agree on; the first to come writes it."""
+    (held,) = wire.ask(pack(b"SET", name, shape, b"NX", b"GET"), patience=1.0)
+    if isinstance(held, ReplyError):
+        if held.kind == "MOVED":
+            return  # Another primary of the cluster has it, and is asked as well.
+        raise UnreachableError(str(held))
+    if held is not None and held != shape:
+        raise ConfigurationError(
+            f"tier: other processes share this cache with other settings: {held.decode()}; "
+            f"here: {shape.decode()}"
+        )
+
+
+def _refuse_errors(reply: Any) -> None:
+    if isinstance(reply, ReplyError):
+        raise UnreachableError(str(reply))
+
+
+def _run(
+    reference: weakref.ref[Bus], ours: socket.socket, wake: socket.socket, lines: dict[int, Line]
+) -> None:
+    """The thread's work. Between its turns nothing of it keeps the bus alive."""
+    with selectors.DefaultSelector() as selector, ours, wake:
+        selector.register(ours, selectors.EVENT_READ)
+        seconds = 0.0
+        while True:
+            ready = selector.select(min(seconds, BEAT))
+            bus = reference()
+            if bus is None or bus._closed:
+                break
+            for key, events in ready:
+                if key.fileobj is ours:
+                    with suppress(OSError):
+                        ours.recv(4096)
+                elif events & selectors.EVENT_READ and key.data.wire is not None:
+                    bus._heard(key.data, selector)
+            seconds = bus._turn(selector, ours)
+            del bus
+    if bus is not None:
+        bus._leave()
+        bus._stopped.ring()
+        while bus._inbox:  # A connection that was opened just now.
+            bus._inbox.popleft()()
+    for line in lines.values():
+        line.close()
+
+
+_buses: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """The child hears of nothing until it has a bus of its own: what it holds is not served."""
+    for bus in list(_buses):
+        bus._follower.lend(0.0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

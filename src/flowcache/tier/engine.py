@@ -1,0 +1,639 @@
+"""What the tier does for a cache: each call as steps, which a thread or a task carries out.
+
+A call is a generator of steps; `run` carries them out on a thread, `arun` in a task. The part of
+the process itself, drops before and after, fences and stores, is the caller's: rules 1, 3 and 6.
+
+    reads     never raise for the tier: None stands for a miss, whatever its reason
+    loads     lease, store and release never raise for the tier either
+    writes    raise `TierUnavailableError` for what the tier has not confirmed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from hashlib import sha1
+from math import ceil
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from flowcache.errors import ConfigurationError, TierUnavailableError
+
+from .bell import Bell
+from .breaker import Breaker
+from .bus import LATE, Bus, new_token
+from .codec import UndecodableError, UnencodableError
+from .envelope import tag_mark
+from .errors import ServerError
+from .items import Found, Item, Items, all_tags_item, prefix_item
+from .link import Ask
+from .message import Kind, Message
+from .resp import ReplyError
+from .script import script
+from .servers import Servers
+from .steps import Caller, Exchange, Pause
+
+if TYPE_CHECKING:
+    from .envelope import Envelope
+    from .following import Acknowledgements, Follower
+    from .layout import Bucket, Layout, Place
+    from .steps import Steps
+    from .wire import Address, Dialer
+
+__all__ = ["Added", "Engine", "Grant", "Stored", "seal"]
+
+T = TypeVar("T")
+
+FOREVER: Final = 3650 * 86400.0
+"""Seconds that stand for a stale window without an end."""
+MOST_MARKERS: Final = 4096
+"""Markers of a record; beyond them the older half goes and the floor rises."""
+MOST_ITEMS: Final = 64
+"""Prefixes and sets of tags that a record lists; beyond them they become clears."""
+LEASE: Final = 10.0
+"""Seconds for which a load may hold up the fleet without a renewal."""
+SOONEST: Final = 0.005
+LATEST: Final = 0.1
+"""Seconds between two looks at a lease that another process holds."""
+
+
+class Grant(NamedTuple):
+    """The right to load a key and store it: who has it, and under which records (rule 5)."""
+
+    token: bytes
+    terms: bytes
+    """Incarnations and numbers of both records when the load began."""
+
+
+class Stored(NamedTuple):
+    """A value that the tier has taken."""
+
+    until: float | None
+    """The monotonic time until which it is fresh, from before it was sent; None: always."""
+
+
+class Added(NamedTuple):
+    """The answer to an `add`: whether it stored, else what is held."""
+
+    is_stored: bool
+    held: Found | None
+    until: float | None
+
+
+class Engine:
+    """The tier of one cache in one process. Nothing is opened before the first call."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        envelope: Envelope,
+        dialer: Dialer,
+        follower: Follower,
+        *,
+        soft: float = 0.050,
+        hard: float = 0.250,
+        lease: float = 2.0,
+        replicas: int | None = None,
+        keep_on_change: bool = False,
+        failures: int = 5,
+        period: float = 1.0,
+    ) -> None:
+        self.layout = layout
+        self.items = Items(layout, envelope)
+        self._soft = soft
+        self._hard = hard
+        self._lease = lease
+
+        def make_breaker(address: Address | None) -> Breaker:
+            return Breaker(failures=failures, period=period)
+
+        self.servers = Servers(dialer, make_breaker, hard)
+        shape = f"version=1 buckets={layout.buckets} tenant_depth={layout.tenant_depth}"
+        self.bus = Bus(
+            layout,
+            self.servers,
+            follower,
+            lease=lease,
+            replicas=replicas,
+            shape=f"{shape} lease={lease:g}".encode(),
+        )
+        self._caller = Caller(self.servers, self.bus, keep_on_change=keep_on_change)
+        self.run = self._caller.run
+        self.arun = self._caller.arun
+
+    @property
+    def errors(self) -> int:
+        """Exchanges that failed, and values that could not be read."""
+        return self._caller.errors
+
+    # Reading
+
+    def read(self, item: Item, tags: tuple[str, ...] = ()) -> Steps[Found | None]:
+        """Return the valid value of a key, fresh or stale; None without one.
+
+        `tags` are those that the value is expected to bear; others cost a second round trip.
+        """
+        bucket = item.place.bucket
+        if not self.bus.is_live(bucket) and not (yield from self._live(bucket)):
+            return None
+        for _ in range(2):
+            read = self.items.read(item, tags)
+            try:
+                ask = yield Exchange(bucket, Ask(self._soft, reads=(read,)))
+            except ServerError:
+                self._caller.errors += 1
+                return None
+            if isinstance(read.data, ReplyError):
+                yield from self._caller.look_elsewhere(read.data)
+                return None
+            # Rule 8: the connection may be one to a server that the fleet has left.
+            if not self.bus.is_live(bucket, ask.replid):
+                return None
+            try:
+                found = self.items.judge(item, read, ask.replid, ask.now, ask.sent)
+            except UndecodableError:
+                self._caller.errors += 1
+                yield from self._discard(item, read.data)
+                return None
+            if not isinstance(found, tuple) or isinstance(found, Found):
+                return found
+            tags = found
+        return None  # It was replaced by one with other tags between the two.
+
+    def read_many(self, items: list[Item], tags: tuple[str, ...] = ()) -> Steps[dict[Item, Found]]:
+        """Return the valid values of some keys of one namespace, in one round trip."""
+        found: dict[Item, Found] = {}
+        if not items:
+            return found
+        bucket = items[0].place.bucket
+        if not self.bus.is_live(bucket) and not (yield from self._live(bucket)):
+            return found
+        reads = [self.items.read(item, tags) for item in items]
+        try:
+            ask = yield Exchange(bucket, Ask(self._soft, reads=tuple(reads)))
+        except ServerError:
+            self._caller.errors += 1
+            return found
+        if not self.bus.is_live(bucket, ask.replid):
+            return found
+        for item, read in zip(items, reads, strict=True):
+            try:
+                one = self.items.judge(item, read, ask.replid, ask.now, ask.sent)
+            except UndecodableError:
+                self._caller.errors += 1
+                yield from self._discard(item, read.data)
+                continue
+            if isinstance(one, Found):
+                found[item] = one
+            elif one is not None:
+                again = yield from self.read(item, one)
+                if again is not None:
+                    found[item] = again
+        return found
+
+    def _live(self, bucket: Bucket) -> Steps[bool]:
+        """Follow a bucket, and wait a little for that if it is new; True if it is live."""
+        bell = self.bus.follow(bucket)
+        if not self.bus.is_live(bucket) and self.bus.trouble is None:
+            yield Pause(bell, self._hard)
+        if isinstance(self.bus.trouble, ConfigurationError):
+            raise self.bus.trouble
+        return self.bus.is_live(bucket)
+
+    def _discard(self, item: Item, data: bytes) -> Steps[None]:
+        """Remove what cannot be read, if it is still the same. It is a miss whether or not."""
+        digest = sha1(data, usedforsecurity=False).hexdigest().encode()
+        command = script("discard").call_in_full((item.name,), digest)
+        try:
+            yield Exchange(item.place.bucket, Ask(self._soft, calls=(command,)))
+        except ServerError:
+            self._caller.errors += 1
+
+    # Loading
+
+    def lead(
+        self, item: Item, token: bytes, *, force: bool = False, contend: bool = True
+    ) -> Steps[Found | Grant | None]:
+        """Look again, and ask for the lease of a load: the value, the grant, or None to wait.
+
+        Asked again with its token, a lease gives the same grant. Raises `ServerError` if the
+        tier cannot say: the load then is this process's own affair.
+        """
+        bucket = item.place.bucket
+        sent = monotonic()
+        reply = yield from self._call(
+            "lease",
+            item,
+            Message(Kind.RELEASED, item.place.path, item.key, self.bus.member, token),
+            (token, round(LEASE * 1000), b"1" if force else b"0", b"1" if contend else b"0"),
+            patience=self._soft,
+            again=1,
+        )
+        word, replid = reply[:2]
+        if word == b"wait":
+            return None
+        if word == b"lead":
+            return Grant(token, reply[2])
+        if not self.bus.is_live(bucket, replid):
+            # Rule 8: it may not be taken, and what may not be taken is loaded.
+            return (yield from self.lead(item, token, force=True, contend=contend))
+        deadline, last, now = float(reply[2]), float(reply[3]), int(reply[4])
+        try:
+            return self.items.found(item, reply[5], deadline, last, now, sent)
+        except UndecodableError:
+            self._caller.errors += 1
+            yield from self._discard(item, reply[5])
+            return (yield from self.lead(item, token, force=True, contend=contend))
+
+    def renew(self, item: Item, grant: Grant) -> Steps[bool]:
+        """Keep a lease; False if it is lost, or the server does not answer."""
+        command = script("renew").call_in_full(
+            (item.lease, item.place.record), grant.token, round(LEASE * 1000)
+        )
+        try:
+            ask = yield Exchange(item.place.bucket, Ask(self._hard, calls=(command,)))
+        except ServerError:
+            self._caller.errors += 1
+            return False
+        return bool(ask.replies[0] == 1)
+
+    def release(self, item: Item, grant: Grant) -> Steps[None]:
+        """Give a lease back whose load came to nothing. One that cannot be reached runs out."""
+        message = Message(
+            Kind.RELEASED, item.place.path, item.key, self.bus.member, grant.token
+        ).encode()
+        command = script("release").call_in_full(
+            (item.lease,), grant.token, item.place.bucket.bus, message
+        )
+        try:
+            yield Exchange(item.place.bucket, Ask(self._hard, calls=(command,)))
+        except ServerError:
+            self._caller.errors += 1
+
+    def wait_for_lease(self, item: Item, attempt: int) -> Steps[None]:
+        """Wait for another process's load: until it is told of, or a little longer each time."""
+        path, key = item.place.path, item.key
+        bell = self.bus.listen(path, key)
+        try:
+            seconds = min(SOONEST * 2**attempt, LATEST) * random.uniform(0.5, 1.0)
+            yield Pause(bell, seconds)
+        finally:
+            self.bus.listen_no_more(path, key, bell)
+
+    def store(
+        self,
+        item: Item,
+        grant: Grant,
+        sealed: bytes,
+        ttl: float | None,
+        window: float,
+        *,
+        drops: bool = False,
+    ) -> Steps[Stored | None]:
+        """Store what was loaded; None if the tier refused it, or cannot be reached.
+
+        None too if nothing is known: it may have stored and the answer is lost. With `drops` the
+        other processes drop the key, for the load replaced a value that was fresh.
+        """
+        sent = monotonic()
+        path, member = item.place.path, self.bus.member
+        drop = Message(Kind.DROP, path, item.key, member, grant.token)
+        released = Message(Kind.RELEASED, path, item.key, member, grant.token).encode()
+        try:
+            reply = yield from self._call(
+                "store",
+                item,
+                drop,
+                (
+                    grant.token,
+                    grant.terms,
+                    _milliseconds(ttl),
+                    _milliseconds(window) if window else 0,
+                    sealed,
+                    b"1" if drops else b"0",
+                    released,
+                ),
+                patience=self._hard,
+                again=1,
+            )
+        except ServerError:
+            return None
+        return _stored(reply, sent) if reply[0] == b"stored" else None
+
+    # Writing
+
+    def set(self, item: Item, sealed: bytes, ttl: float | None, window: float) -> Steps[Stored]:
+        """Store a value whatever is held.
+
+        Never sent twice; its echo is applied if the answer may have been lost (rule 6).
+        """
+        operation = new_token()
+        message = Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation)
+        yield from self._live(item.place.bucket)
+        sent = monotonic()
+        try:
+            reply = yield from self._call(
+                "set",
+                item,
+                message,
+                (operation, _milliseconds(ttl), _milliseconds(window) if window else 0, sealed),
+                patience=self._hard,
+                confirms=True,
+            )
+        except ServerError as error:
+            self.bus.doubt(operation)
+            raise _unavailable("set", error) from error
+        return _stored(reply, sent)
+
+    def add(self, item: Item, sealed: bytes, ttl: float | None, window: float) -> Steps[Added]:
+        """Store a value if none is fresh there; sent again, it knows what it stored (rule 6)."""
+        operation = new_token()
+        message = Message(Kind.RELEASED, item.place.path, item.key, self.bus.member, operation)
+        yield from self._live(item.place.bucket)
+        sent = monotonic()
+        try:
+            reply = yield from self._call(
+                "add",
+                item,
+                message,
+                (operation, _milliseconds(ttl), _milliseconds(window) if window else 0, sealed),
+                patience=self._hard,
+                confirms=True,
+                again=1,
+            )
+        except ServerError as error:
+            raise _unavailable("add", error) from error
+        if reply[0] == b"stored":
+            return Added(True, None, _stored(reply, sent).until)
+        deadline, now, last, data = float(reply[2]), int(reply[3]), float(reply[4]), reply[5]
+        try:
+            held = self.items.found(item, data, deadline, last, now, sent)
+        except UndecodableError:
+            self._caller.errors += 1
+            yield from self._discard(item, data)
+            return (yield from self.add(item, sealed, ttl, window))
+        return Added(False, held, held.until)
+
+    def incr(
+        self, item: Item, delta: int, default: int, ttl: float | None, window: float
+    ) -> Steps[int]:
+        """Add to a counter and return it. Never sent twice (rule 6).
+
+        Raises `TypeError` for a value that is no `int`, and `OverflowError` beyond 64 bits.
+        """
+        operation = new_token()
+        message = Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation)
+        sealed = self.items.envelope.seal(item.place, item.name, item.encoded, 0, ())[:-1]
+        yield from self._live(item.place.bucket)
+        try:
+            reply = yield from self._call(
+                "incr",
+                item,
+                message,
+                (
+                    operation,
+                    delta,
+                    default,
+                    _milliseconds(ttl),
+                    _milliseconds(window) if window else 0,
+                    sealed,
+                ),
+                patience=self._hard,
+                confirms=True,
+            )
+        except ServerError as error:
+            self.bus.doubt(operation)
+            raise _unavailable("incr", error) from error
+        if reply[0] == b"other":
+            raise TypeError("incr: the value that is held is no int")
+        if reply[0] == b"range":
+            raise OverflowError("delta: a counter in the tier has 64 bits")
+        return int(reply[2])
+
+    def delete(self, item: Item) -> Steps[bool]:
+        """Remove a value; True if it was fresh."""
+        reply = yield from self._write("delete", item, Kind.DROP, (b"0",), again=1)
+        return bool(reply[0] == b"held")
+
+    def pop(self, item: Item) -> Steps[tuple[Any] | None]:
+        """Remove a value and return it, in a tuple, if it was fresh. Never sent twice (rule 6)."""
+        reply = yield from self._write("delete", item, Kind.DROP, (b"1",), again=0)
+        if reply[0] != b"held":
+            return None
+        try:
+            return (self.items.value(item, reply[2]),)
+        except UndecodableError:
+            self._caller.errors += 1
+            return None
+
+    def touch(self, item: Item, ttl: float | None) -> Steps[bool]:
+        """Give a fresh value another TTL; True if there was one."""
+        reply = yield from self._write("touch", item, Kind.DROP, (_milliseconds(ttl),), again=1)
+        return bool(reply[0] == b"held")
+
+    def expire(self, item: Item) -> Steps[bool]:
+        """End a value's freshness now; True if it was fresh."""
+        reply = yield from self._write("expire", item, Kind.EXPIRE, (), again=1)
+        return bool(reply[0] == b"held")
+
+    def _write(
+        self, name: str, item: Item, kind: Kind, arguments: tuple[bytes | int, ...], *, again: int
+    ) -> Steps[list[Any]]:
+        operation = new_token()
+        message = Message(kind, item.place.path, item.key, self.bus.member, operation)
+        yield from self._live(item.place.bucket)
+        try:
+            return (
+                yield from self._call(
+                    name,
+                    item,
+                    message,
+                    arguments,
+                    patience=self._hard,
+                    confirms=True,
+                    again=again,
+                )
+            )
+        except ServerError as error:
+            self.bus.doubt(operation)
+            raise _unavailable(name, error) from error
+
+    def _call(
+        self,
+        name: str,
+        item: Item,
+        message: Message,
+        arguments: tuple[bytes | int, ...],
+        *,
+        patience: float,
+        confirms: bool = False,
+        again: int = 0,
+    ) -> Steps[list[Any]]:
+        bucket = item.place.bucket
+        return self._caller.call(
+            bucket,
+            name,
+            item.keys,
+            (bucket.bus, message.encode(), item.text, *arguments),
+            patience=patience,
+            confirms=confirms,
+            again=again,
+        )
+
+    # Invalidating
+
+    def clear(self, place: Place, *, fleet: bool = False) -> Steps[None]:
+        """Void all of a namespace and of those below it."""
+        fields = (b"c" + place.marks[-1],)
+        yield from self._invalidate(place, Kind.CLEAR, None, fields, b"", fleet=fleet)
+
+    def invalidate_tags(
+        self, place: Place, tags: tuple[str, ...], *, match: str = "any", fleet: bool = False
+    ) -> Steps[None]:
+        """Void what bears one of the tags, or all of them."""
+        if match == "all" and len(set(tags)) > 1:
+            listed = all_tags_item(place, tags)
+            yield from self._invalidate(place, Kind.TAGS_ALL, tags, (), listed, fleet=fleet)
+            return
+        fields = _tag_fields(b"t", place, tags)
+        yield from self._invalidate(place, Kind.TAGS_ANY, tags, fields, b"", fleet=fleet)
+
+    def expire_tags(
+        self, place: Place, tags: tuple[str, ...], *, fleet: bool = False
+    ) -> Steps[None]:
+        """Make stale what bears one of the tags."""
+        fields = _tag_fields(b"x", place, tags)
+        yield from self._invalidate(place, Kind.EXPIRE_TAGS, tags, fields, b"", fleet=fleet)
+
+    def invalidate_prefix(self, place: Place, prefix: str, *, fleet: bool = False) -> Steps[None]:
+        """Void the `str` keys of a namespace that begin so."""
+        listed = prefix_item(place, prefix)
+        yield from self._invalidate(place, Kind.PREFIX, prefix, (), listed, fleet=fleet)
+
+    def _invalidate(
+        self,
+        place: Place,
+        kind: Kind,
+        data: object,
+        fields: tuple[bytes, ...],
+        listed: bytes,
+        *,
+        fleet: bool,
+    ) -> Steps[None]:
+        """Write a marker and have it confirmed; sent again after a time-out (rules 6, 7)."""
+        operation = new_token()
+        message = Message(kind, place.path, data, self.bus.member, operation, fleet)
+        # A prefix covers a namespace's own keys alone, and those lie in one bucket.
+        spreads = place.is_above and kind is not Kind.PREFIX
+        buckets = self.layout.all if spreads else (place.bucket,)
+        acknowledgements = self.bus.expect(operation) if fleet else None
+        known = True
+        lists: list[tuple[Bucket, dict[bytes, bytes]]] = []
+        try:
+            for bucket in buckets:
+                yield from self._live(bucket)
+                record = bucket.root if spreads else place.record
+                keys = (record, bucket.log, bucket.members)
+                arguments = (
+                    b"0" if spreads else b"1",
+                    MOST_MARKERS,
+                    MOST_ITEMS,
+                    listed,
+                    b"1" if fleet else b"0",
+                    *fields,
+                )
+                reply = yield from self._caller.call(
+                    bucket,
+                    "invalidate",
+                    keys,
+                    (bucket.bus, message.encode(), *arguments),
+                    patience=self._hard,
+                    confirms=True,
+                    again=1,
+                )
+                if fleet:
+                    known = known and self.bus.knows_members(bucket, reply[3], reply[1])
+                    flat = reply[4]
+                    members = dict(zip(flat[::2], flat[1::2], strict=True))
+                    members.pop(b"birth", None)
+                    members.pop(self.bus.member, None)
+                    lists.append((bucket, members))
+            if acknowledgements is not None:
+                yield from self._wait_for_fleet(acknowledgements, lists, known=known)
+        except ServerError as error:
+            raise _unavailable(kind.name.lower(), error) from error
+        finally:
+            if fleet:
+                self.bus.expect_no_more(operation)
+
+    def _wait_for_fleet(
+        self,
+        acknowledgements: Acknowledgements,
+        lists: list[tuple[Bucket, dict[bytes, bytes]]],
+        *,
+        known: bool,
+    ) -> Steps[None]:
+        """Wait until each member has applied a message, or for the whole lease (rule 11)."""
+        until = monotonic() + self._lease + LATE
+        acknowledgements.expect(
+            (bucket.number, member) for bucket, members in lists for member in members
+        )
+        never = Bell()
+        while (left := until - monotonic()) > 0:
+            if known and acknowledgements.bell.has_rung:
+                return
+            yield Pause(acknowledgements.bell if known else never, left)
+        missing = acknowledgements.missing
+        for bucket, members in lists:
+            lost = [
+                part
+                for member, since in members.items()
+                if (bucket.number, member) in missing
+                for part in (member, since)
+            ]
+            if lost:
+                command = script("forget").call_in_full((bucket.members,), *lost)
+                yield Exchange(bucket, Ask(self._hard, calls=(command,)))
+
+    def close(self) -> None:
+        """Leave the fleet and end the connections of the bus and of threads."""
+        self.bus.close()
+        self.servers.close()
+
+    async def aclose(self) -> None:
+        """Leave the fleet and end the connections, those of this loop as well."""
+        loop = asyncio.get_running_loop()
+        self.servers.close_loop(loop)
+        await loop.run_in_executor(None, self.close)
+
+
+def seal(
+    items: Items, item: Item, value: object, tags: tuple[str, ...]
+) -> bytes | UnencodableError:
+    """Return a value's bytes for the tier, or why it has to stay in the process."""
+    try:
+        return items.envelope.seal(item.place, item.name, item.encoded, value, tags)
+    except UnencodableError as error:
+        return error
+
+
+def _milliseconds(seconds: float | None) -> int:
+    """Return a duration as scripts take it; 0 stands for one without an end."""
+    if seconds is None:
+        return 0
+    return max(1, ceil(min(seconds, FOREVER) * 1000 - 0.5))
+
+
+def _tag_fields(kind: bytes, place: Place, tags: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(kind + place.marks[-1] + tag_mark(tag) for tag in tags)
+
+
+def _stored(reply: list[Any], sent: float) -> Stored:
+    deadline, now = float(reply[2]), int(reply[3])
+    return Stored(None if not deadline else sent + (deadline - now) / 1000)
+
+
+def _unavailable(call: str, error: ServerError) -> TierUnavailableError:
+    return TierUnavailableError(
+        f"{call}: the tier has not confirmed it: {error}; here it is done, so call again"
+    )

@@ -1,0 +1,61 @@
+"""What travels on the bus: which invalidation it was, whose, and who waits for it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from .layout import decode_key, encode_key
+
+__all__ = ["Kind", "Message"]
+
+
+class Kind(IntEnum):
+    """What a message says. The numbers are part of what lies in the tier."""
+
+    DROP = 1
+    """A key has another value, or none; `data` is the key."""
+    EXPIRE = 2
+    """A key's value is stale from now on; `data` is the key."""
+    CLEAR = 3
+    """All below a path is void."""
+    TAGS_ANY = 4
+    """What bears one of the tags in `data` is void."""
+    TAGS_ALL = 5
+    """What bears all of the tags in `data` is void."""
+    PREFIX = 6
+    """The `str` keys of a namespace that begin with `data` are void."""
+    EXPIRE_TAGS = 7
+    """What bears one of the tags in `data` is stale from now on."""
+    RELEASED = 8
+    """A lease that others wait for was given back; `data` is the key. Voids nothing."""
+
+
+class Message(NamedTuple):
+    """One message. `member` sent it, and `operation` is its name for it."""
+
+    kind: Kind
+    path: tuple[str, ...]
+    data: object
+    member: bytes
+    operation: bytes
+    is_awaited: bool = False
+    """The sender waits until each member has applied it."""
+
+    def encode(self) -> bytes:
+        """Return the message as it travels."""
+        fields = (int(self.kind), self.path, self.data, self.member, self.operation)
+        encoded = encode_key((*fields, int(self.is_awaited)))
+        assert encoded is not None
+        return encoded
+
+    @classmethod
+    def decode(cls, data: bytes) -> Message:
+        """Return the message that was sent; `ValueError` for any other bytes."""
+        fields = decode_key(data)
+        if type(fields) is not tuple or len(fields) != 6:
+            raise ValueError("message: it has other fields")
+        kind, path, about, member, operation, is_awaited = fields
+        if type(path) is not tuple or type(member) is not bytes or type(operation) is not bytes:
+            raise ValueError("message: its fields are of other types")
+        return cls(Kind(kind), path, about, member, operation, bool(is_awaited))

@@ -1,0 +1,153 @@
+"""The server's protocol: commands as bytes, and replies out of a stream of bytes.
+
+Both RESP2 and RESP3 are read. A command is packed once and sent often: what the tier asks of a
+server is mostly the same few commands with other names.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+__all__ = ["Push", "Replies", "ReplyError", "pack"]
+
+DEEPEST: Final = 8
+"""Arrays within arrays that a reply may have."""
+
+
+class ReplyError(Exception):
+    """A server's refusal. `kind` is its first word: `NOSCRIPT`, `MOVED`, `OOM`."""
+
+    @property
+    def kind(self) -> str:
+        """The first word of the refusal."""
+        return str(self.args[0]).partition(" ")[0]
+
+
+class Push(list[Any]):
+    """What a server sends unasked: a message, or a word about a subscription."""
+
+    __slots__ = ()
+
+
+class ProtocolError(Exception):
+    """Bytes that are no reply; the connection that they came from is of no more use."""
+
+
+def pack(*arguments: bytes | int) -> bytes:
+    """Return a command as the server reads it."""
+    pieces = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        data = b"%d" % argument if isinstance(argument, int) else argument
+        pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(pieces)
+
+
+class Replies:
+    """Replies out of the bytes that arrive, however they are cut.
+
+    `next()` returns `Replies.NONE` until a reply is complete. A refusal is returned as a
+    `ReplyError`; it is not raised, for it belongs to one command of many.
+    """
+
+    __slots__ = ("_at", "_data")
+
+    NONE: Final = object()
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._at = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what has arrived."""
+        rest = self._data[self._at :] if self._at else self._data
+        self._data = rest + data if rest else data
+        self._at = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no part of a reply waits for its end."""
+        return self._at == len(self._data)
+
+    def next(self) -> Any:
+        """Return the next reply, or `NONE`; `ProtocolError` if the bytes are none."""
+        try:
+            parsed = _parse(self._data, self._at, DEEPEST)
+        except ValueError as error:
+            raise ProtocolError(f"the server's reply cannot be read: {error}") from None
+        if parsed is None:
+            return self.NONE
+        reply, self._at = parsed
+        return reply
+
+
+def _parse(data: bytes, at: int, depth: int) -> tuple[Any, int] | None:
+    """Return the value that begins here and where it ends; None if it is not complete."""
+    end = data.find(b"\r\n", at)
+    if end < 0:
+        return None
+    kind = data[at]
+    if kind == 36:  # "$"
+        length = int(data[at + 1 : end])
+        if length < 0:
+            return None, end + 2
+        start = end + 2
+        end = start + length
+        if len(data) < end + 2:
+            return None
+        return data[start:end], end + 2
+    if kind == 42:  # "*"
+        return _parse_array(data, at, end, depth, 1)
+    text = data[at + 1 : end]
+    after = end + 2
+    if kind == 58:  # ":"
+        return int(text), after
+    if kind == 43:  # "+"
+        return text, after
+    if kind == 45:  # "-"
+        return ReplyError(text.decode("utf-8", "replace")), after
+    if kind == 95:  # "_"
+        return None, after
+    if kind == 62:  # ">"
+        parsed = _parse_array(data, at, end, depth, 1)
+        return None if parsed is None else (Push(parsed[0]), parsed[1])
+    if kind == 37:  # "%"
+        parsed = _parse_array(data, at, end, depth, 2)
+        if parsed is None:
+            return None
+        flat = parsed[0]
+        return dict(zip(flat[::2], flat[1::2], strict=True)), parsed[1]
+    if kind == 126:  # "~"
+        return _parse_array(data, at, end, depth, 1)
+    if kind == 35:  # "#"
+        return text == b"t", after
+    if kind == 44:  # ","
+        return float(text), after
+    if kind == 40:  # "("
+        return int(text), after
+    if kind == 61 or kind == 33:  # "=" and "!"
+        start, end = after, after + int(text)
+        if len(data) < end + 2:
+            return None
+        body = data[start:end]
+        if kind == 61:
+            return body[4:], end + 2
+        return ReplyError(body.decode("utf-8", "replace")), end + 2
+    raise ValueError(f"{data[at : at + 1]!r} begins no reply")
+
+
+def _parse_array(data: bytes, at: int, end: int, depth: int, width: int) -> tuple[Any, int] | None:
+    count = int(data[at + 1 : end]) * width
+    if count < 0:
+        return None, end + 2
+    if not depth:
+        raise ValueError("arrays are nested too deeply")
+    items: list[Any] = []
+    append = items.append
+    at = end + 2
+    for _ in range(count):
+        parsed = _parse(data, at, depth - 1)
+        if parsed is None:
+            return None
+        append(parsed[0])
+        at = parsed[1]
+    return items, at

@@ -1,0 +1,189 @@
+"""The servers that a tier lies on: one, or the primaries of a cluster with their slots."""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_right
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .breaker import Breaker
+from .errors import BreakerOpenError, ServerError, UnreachableError
+from .link import Ask, LoopLink, ThreadLink
+from .resp import ReplyError, pack
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from .wire import Address, Dialer, Wire
+
+    Loops = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[LoopLink]]
+
+__all__ = ["Server", "Servers"]
+
+
+class Server:
+    """A primary: its breaker, and its links for reads and, apart, for writes that are confirmed."""
+
+    def __init__(self, dialer: Dialer, address: Address | None, breaker: Breaker, hard: float):
+        self.address = address
+        self.breaker = breaker
+        self._dialer = dialer
+        self._hard = hard
+        self._threads = (ThreadLink(self.dial, hard), ThreadLink(self.dial, hard))
+        self._loops: tuple[Loops, Loops] = (
+            weakref.WeakKeyDictionary(),
+            weakref.WeakKeyDictionary(),
+        )
+
+    def dial(self) -> Wire:
+        """Open a connection to it; `UnreachableError` if it is not a primary."""
+        wire = self._dialer.dial(self.address)
+        if wire.role != "master":
+            wire.close()
+            raise UnreachableError(f"the server is a {wire.role}, not a primary")
+        return wire
+
+    def ask(self, ask: Ask) -> Ask:
+        """Exchange an ask on this thread; raises `ServerError`."""
+        breaker = self.breaker
+        if not breaker.admits():
+            raise BreakerOpenError(f"the breaker is {breaker.state}")
+        try:
+            answered = self._threads[ask.confirm > 0].exchange(ask)
+        except ServerError:
+            breaker.failed()
+            raise
+        breaker.succeeded()
+        return answered
+
+    async def aask(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> Ask:
+        """Exchange an ask in a task of this loop; raises `ServerError`."""
+        breaker = self.breaker
+        if not breaker.admits():
+            raise BreakerOpenError(f"the breaker is {breaker.state}")
+        link = LoopLink.of(self._loops[ask.confirm > 0], loop, self.dial, self._hard)
+        try:
+            answered = await link.exchange(ask)
+        except ServerError:
+            breaker.failed()
+            raise
+        breaker.succeeded()
+        return answered
+
+    def close(self) -> None:
+        """End the connections of threads, and of the loops that are closed or run elsewhere not."""
+        for link in self._threads:
+            link.close()
+
+    def close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the connections of a loop; to be called on it."""
+        for known in self._loops:
+            reference = known.pop(loop, None)
+            link = None if reference is None else reference()
+            if link is not None:
+                link.close()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address or 'as configured'}, breaker {self.breaker.state}>"
+
+
+class Share(NamedTuple):
+    """The slots that a primary has, and how many replicas the cluster says that it has."""
+
+    first: int
+    last: int
+    server: Server
+    replicas: int
+
+
+class Servers:
+    """Which server a slot lies on. Nothing is asked before the first call that needs it."""
+
+    def __init__(
+        self, dialer: Dialer, make_breaker: Callable[[Address | None], Breaker], hard: float
+    ) -> None:
+        self._dialer = dialer
+        self._make_breaker = make_breaker
+        self._hard = hard
+        self._lock = Lock()
+        self._known: dict[Address | None, Server] = {}
+        self._shares: list[Share] = []
+        self.is_cluster = False
+
+    @property
+    def is_known(self) -> bool:
+        """True once the servers were found."""
+        return bool(self._shares)
+
+    @property
+    def all(self) -> list[Server]:
+        """The primaries, each once."""
+        return list({id(share.server): share.server for share in self._shares}.values())
+
+    def discover(self) -> None:
+        """Find the servers, or find them anew. Blocks.
+
+        Raises `UnreachableError`, or `ConfigurationError` for a server that can never do. Servers
+        that stay keep their connections.
+        """
+        with self._lock:
+            wire = self._dial_any()
+            try:
+                if wire.mode != "cluster":
+                    self.is_cluster = False
+                    self._shares = [Share(0, 16383, self._server(None), 0)]
+                    return
+                (slots,) = wire.ask(pack(b"CLUSTER", b"SLOTS"), patience=1.0)
+                if isinstance(slots, ReplyError):
+                    raise UnreachableError(str(slots))
+                host = wire.sock.getpeername()[0]
+                self._shares = sorted(self._share(row, host) for row in slots)
+                self.is_cluster = True
+                if not self._shares:
+                    raise UnreachableError("the cluster has no slots")
+            finally:
+                wire.close()
+
+    def _dial_any(self) -> Wire:
+        """Open a connection to any node, the known ones first: the seed may be gone by now."""
+        for address in [address for address in self._known if address is not None]:
+            try:
+                return self._dialer.dial(address)
+            except ServerError:
+                continue
+        return self._dialer.dial()
+
+    def _share(self, row: list[Any], host: str) -> Share:
+        first, last, primary, *replicas = row
+        # An empty host stands for the one that was asked.
+        name = primary[0].decode() if primary[0] else host
+        return Share(first, last, self._server((name, primary[1])), len(replicas))
+
+    def _server(self, address: Address | None) -> Server:
+        known = self._known.get(address)
+        if known is None:
+            breaker = self._make_breaker(address)
+            known = self._known[address] = Server(self._dialer, address, breaker, self._hard)
+        return known
+
+    def share_of(self, slot: int) -> Share:
+        """Return the share that a slot lies in; `UnreachableError` if no server has it."""
+        shares = self._shares
+        if len(shares) == 1:
+            return shares[0]
+        at = bisect_right(shares, slot, key=lambda share: share.first) - 1
+        if at < 0 or shares[at].last < slot:
+            raise UnreachableError(f"no server has slot {slot}")
+        return shares[at]
+
+    def close(self) -> None:
+        """End the connections of threads."""
+        for server in self._known.values():
+            server.close()
+
+    def close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the connections of a loop; to be called on it."""
+        for server in self._known.values():
+            server.close_loop(loop)

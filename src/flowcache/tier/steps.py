@@ -1,0 +1,182 @@
+"""Calls as steps: what a step may ask for, how a thread or a task carries it out, and scripts.
+
+A call is written once, as a generator that yields its steps. `Caller.run` carries them out on a
+thread, `Caller.arun` in a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from flowcache.errors import ConfigurationError
+
+from .bell import Bell
+from .bus import new_token
+from .errors import ServerError, SlowError, UnreachableError
+from .layout import Bucket
+from .link import Ask
+from .resp import ReplyError
+from .script import script
+
+if TYPE_CHECKING:
+    from .bus import Bus
+    from .servers import Servers
+
+__all__ = ["Caller", "Exchange", "Pause", "Rediscover", "Steps"]
+
+T = TypeVar("T")
+
+
+class Pause(NamedTuple):
+    """A step that waits until a bell rings, or so long. Its result tells if the bell has rung."""
+
+    bell: Bell
+    seconds: float
+
+
+class Exchange(NamedTuple):
+    """A step that asks the server of a bucket. Its result is the ask; `ServerError` is raised."""
+
+    bucket: Bucket
+    ask: Ask
+
+
+class Rediscover(NamedTuple):
+    """A step that finds the servers anew."""
+
+
+Step = Pause | Exchange | Rediscover
+Steps = Generator[Step, Any, T]
+
+
+class Caller:
+    """Carries steps out, and runs scripts by the rules on what is sent again and confirmed."""
+
+    def __init__(self, servers: Servers, bus: Bus, *, keep_on_change: bool) -> None:
+        self._servers = servers
+        self._bus = bus
+        self._keep = b"1" if keep_on_change else b"0"
+        self.errors = 0
+        """Exchanges that failed, and values that could not be read."""
+
+    def call(
+        self,
+        bucket: Bucket,
+        name: str,
+        keys: tuple[bytes, ...],
+        arguments: tuple[bytes | int, ...],
+        *,
+        patience: float,
+        confirms: bool = False,
+        again: int = 0,
+    ) -> Steps[list[Any]]:
+        """Run a script; raises `ServerError` for what it did not do, or what is not confirmed.
+
+        `again` is how often it may be sent once more when it is not known if it ran.
+        """
+        called, in_full, moves = script(name), False, 1
+        while True:
+            # Rule 2: an incarnation is unique for each attempt.
+            attempt = (new_token(), self._keep, *arguments)
+            command = (called.call_in_full if in_full else called.call)(keys, *attempt)
+            try:
+                replicas = self._bus.replicas_of(bucket) if confirms else 0
+                ask = yield Exchange(bucket, Ask(patience, calls=(command,), confirm=replicas))
+            except ServerError as error:
+                self.errors += 1
+                if again and not isinstance(error, SlowError):
+                    again -= 1
+                    continue
+                raise
+            reply = ask.replies[0]
+            if isinstance(reply, ReplyError):
+                if reply.kind == "NOSCRIPT" and not in_full:
+                    in_full = True  # It did not run.
+                    continue
+                self.errors += 1
+                if (yield from self.look_elsewhere(reply)) and moves:
+                    moves -= 1
+                    continue
+                raise UnreachableError(str(reply))
+            if reply[0] == b"hidden":
+                raise ConfigurationError("tier: the server hides its master_replid")
+            self._check_confirmed(bucket, reply[1], ask, replicas, confirms=confirms)
+            return list(reply)
+
+    def _check_confirmed(
+        self, bucket: Bucket, replid: bytes, ask: Ask, replicas: int, *, confirms: bool
+    ) -> None:
+        """Refuse what a server did that may be a primary no more (rules 7, 8)."""
+        if self._bus.has_left(bucket, replid):
+            self.errors += 1
+            raise UnreachableError("the server writes a history that the fleet has left")
+        if not confirms:
+            return
+        if ask.confirmed < replicas:
+            self.errors += 1
+            raise UnreachableError(f"{ask.confirmed} of {replicas} replicas confirmed it")
+        self._bus.note(bucket, replid)
+
+    def look_elsewhere(self, refused: ReplyError) -> Steps[bool]:
+        """Find the servers anew if that is what a refusal asks for; True if it was."""
+        if refused.kind not in ("MOVED", "READONLY", "CLUSTERDOWN"):
+            return False
+        try:
+            yield Rediscover()
+        except ServerError:
+            self.errors += 1
+            return False
+        return True
+
+    # Carrying steps out
+
+    def run(self, steps: Steps[T]) -> T:
+        """Carry out the steps of a call on this thread, and return its result."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    if type(step) is Exchange:
+                        if not self._servers.is_known:
+                            self._servers.discover()
+                        server = self._servers.share_of(step.bucket.slot).server
+                        result: Any = server.ask(step.ask)
+                    elif type(step) is Pause:
+                        result = step.bell.wait(step.seconds)
+                    else:
+                        self._servers.discover()
+                        result = None
+                except BaseException as error:  # noqa: BLE001  the steps decide
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    async def arun(self, steps: Steps[T]) -> T:
+        """Carry out the steps of a call in this task, and return its result."""
+        loop = asyncio.get_running_loop()
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    if type(step) is Exchange:
+                        if not self._servers.is_known:
+                            await loop.run_in_executor(None, self._servers.discover)
+                        server = self._servers.share_of(step.bucket.slot).server
+                        result: Any = await server.aask(step.ask, loop)
+                    elif type(step) is Pause:
+                        result = await step.bell.awaited(step.seconds)
+                    else:
+                        await loop.run_in_executor(None, self._servers.discover)
+                        result = None
+                except BaseException as error:  # noqa: BLE001  the steps decide
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value

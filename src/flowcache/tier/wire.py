@@ -1,0 +1,289 @@
+"""Connections to servers: who opens them, and what is known of the server at the other end.
+
+A client library opens each connection, for it knows TLS, users, credentials and Sentinel. Then its
+socket is taken over: batches of commands that were packed before, and a reader of replies, cost
+less than the library's own, and the push messages of RESP3 arrive in their order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from flowcache.errors import ConfigurationError
+
+from .errors import ServerError, SlowError, UnreachableError
+from .resp import ProtocolError, Replies, ReplyError, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Address", "Dialer", "Wire", "forks"]
+
+Address = tuple[str, int]
+
+OLDEST: Final = (7, 0)
+"""The oldest server: functions with flags, sharded channels, `PEXPIRE GT`."""
+CHUNK: Final = 1 << 18
+SHORTEST: Final = 0.001
+"""Seconds that a read waits at least: 0 would be a socket that does not wait at all."""
+
+_forks = 0
+
+
+def forks() -> int:
+    """Return how many forks lie between the first process and this one."""
+    return _forks
+
+
+def _forked() -> None:
+    global _forks  # noqa: PLW0603  a count of this process alone
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+class Wire:
+    """One open connection. Not for two threads at once; whoever holds it takes turns.
+
+    `replid` is the history that the server wrote when the connection was opened.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_forks",
+        "address",
+        "is_open",
+        "mode",
+        "replicas",
+        "replid",
+        "replies",
+        "role",
+        "sock",
+        "version",
+    )
+
+    def __init__(self, connection: Any, address: Address | None) -> None:
+        self._connection = connection  # Owns the socket, and closes it.
+        self._forks = _forks
+        self.sock: socket.socket = connection._sock
+        self.address = address
+        self.replies = Replies()
+        self.is_open = True
+        self.mode = self.role = self.version = ""
+        self.replid = b""
+        self.replicas = 0
+
+    def send(self, data: bytes, patience: float) -> None:
+        """Send bytes; `UnreachableError` if that cannot be done, and then nothing else can."""
+        try:
+            self.sock.settimeout(patience)
+            self.sock.sendall(data)
+        except OSError as error:
+            self.close()
+            raise UnreachableError(f"the connection ended: {error}") from error
+
+    def receive(self, until: float) -> Any:
+        """Return the next reply; `SlowError` if none comes in time."""
+        replies = self.replies
+        while True:
+            try:
+                reply = replies.next()
+                if reply is not Replies.NONE:
+                    return reply
+                self.sock.settimeout(max(until - monotonic(), SHORTEST))
+                data = self.sock.recv(CHUNK)
+            except TimeoutError:
+                raise SlowError("no answer in time") from None
+            except (OSError, ProtocolError) as error:
+                self.close()
+                raise UnreachableError(f"the connection ended: {error}") from error
+            if not data:
+                self.close()
+                raise UnreachableError("the server closed the connection")
+            replies.feed(data)
+
+    def ask(self, *commands: bytes, patience: float) -> list[Any]:
+        """Send commands and return their replies, pushed messages left out."""
+        self.send(b"".join(commands), patience)
+        until = monotonic() + patience
+        return [self.receive(until) for _ in commands]
+
+    def close(self) -> None:
+        """End the connection; a forked child lets go of it and leaves the parent's alone."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        if self._forks == _forks:
+            self._connection.disconnect()
+        else:
+            self.sock.close()
+
+    def __repr__(self) -> str:
+        return f"<Wire to {self.address or 'the server'}{'' if self.is_open else ', closed'}>"
+
+
+class Dialer:
+    """Opens connections, by a URL or as a client of the user's own does.
+
+    Nothing is opened, and no client library is imported, before the first call of `dial`.
+    """
+
+    def __init__(self, target: Any, *, connect_patience: float = 1.0) -> None:
+        if not isinstance(target, str):
+            _pool_of(target)
+        elif target.partition("://")[0] not in ("valkey", "valkeys", "redis", "rediss", "unix"):
+            raise ConfigurationError(
+                "url_or_client: must begin with valkey://, valkeys://, redis://, rediss:// or "
+                f"unix://, got {_without_secret(target)!r}"
+            )
+        self._target = target
+        self._connect_patience = connect_patience
+        self._make: Callable[[Address | None], Any] | None = None
+        self._errors: tuple[type[BaseException], ...] = (OSError,)
+        self._seeds: list[Address | None] = [None]
+
+    def dial(self, address: Address | None = None) -> Wire:
+        """Return an open connection, to another address of the same cluster if one is given.
+
+        Raises `UnreachableError`, or `ConfigurationError` for a server that can never do.
+        """
+        if self._make is None:
+            self._prepare()
+        if address is not None:
+            return self._dial(address)
+        for seed in self._seeds[:-1]:
+            try:
+                return self._dial(seed)
+            except UnreachableError:
+                continue
+        return self._dial(self._seeds[-1])
+
+    def _dial(self, address: Address | None) -> Wire:
+        assert self._make is not None
+        connection = self._make(address)
+        try:
+            connection.connect()
+        except self._errors as error:
+            raise UnreachableError(f"{self._where(address)}: {error}") from error
+        wire = Wire(connection, address)
+        try:
+            self._greet(wire)
+        except ServerError as error:
+            wire.close()
+            raise UnreachableError(f"{self._where(address)}: {error}") from error
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def _greet(self, wire: Wire) -> None:
+        """Speak RESP3 and learn which server this is."""
+        hello, info = wire.ask(
+            pack(b"HELLO", b"3"), pack(b"INFO", b"replication"), patience=self._connect_patience
+        )
+        if isinstance(hello, ReplyError) or isinstance(info, ReplyError):
+            refused = hello if isinstance(hello, ReplyError) else info
+            if refused.kind in ("NOAUTH", "WRONGPASS", "LOADING", "MASTERDOWN"):
+                raise UnreachableError(str(refused))
+            raise ConfigurationError(
+                f"tier: {self._where(wire.address)} must be Valkey or Redis 7.0 or newer, and let "
+                f"this user call HELLO and INFO: {refused}"
+            )
+        told = {key.decode(): value for key, value in hello.items()}
+        wire.version = told["version"].decode()
+        wire.mode = told["mode"].decode()
+        if tuple(map(int, wire.version.split(".")[:2])) < OLDEST:
+            raise ConfigurationError(
+                f"tier: {self._where(wire.address)} is version {wire.version}; 7.0 is the oldest "
+                "that can do"
+            )
+        if wire.mode == "sentinel":
+            raise ConfigurationError(
+                f"tier: {self._where(wire.address)} is a Sentinel; give Sentinel(...).master_for()"
+            )
+        lines = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
+        wire.role = lines.get(b"role", b"").decode()
+        wire.replid = lines.get(b"master_replid", b"")
+        wire.replicas = int(lines.get(b"connected_slaves", b"0"))
+        if not wire.replid:
+            raise ConfigurationError(
+                f"tier: {self._where(wire.address)} hides its master_replid, without which values "
+                "from before a fail-over cannot be told"
+            )
+
+    def _prepare(self) -> None:
+        """Find out how connections are made, from the library that the target is of."""
+        if isinstance(self._target, str):
+            try:
+                library = importlib.import_module("valkey")
+            except ImportError as error:
+                raise ConfigurationError(
+                    "tier: the package valkey is missing; install flowcache[valkey]"
+                ) from error
+            url = self._target
+            scheme, rest = url.split("://", 1)
+            url = {"redis": "valkey", "rediss": "valkeys"}.get(scheme, scheme) + "://" + rest
+            pool = library.ConnectionPool.from_url(url)
+        else:
+            pool = _pool_of(self._target)
+            library = importlib.import_module(type(self._target).__module__.partition(".")[0])
+        base = getattr(library.exceptions, "ValkeyError", None) or library.exceptions.RedisError
+        self._errors = (OSError, base)
+        settings: dict[str, Any] = dict(getattr(pool, "connection_kwargs", None) or {})
+        kind = getattr(pool, "connection_class", library.Connection)
+        # The library's own decoding, retries and health checks end where its socket is taken over.
+        for name in ("retry", "retry_on_error", "retry_on_timeout", "health_check_interval"):
+            settings.pop(name, None)
+        settings.pop("protocol", None)
+        settings.setdefault("socket_connect_timeout", self._connect_patience)
+        settings["socket_timeout"] = self._connect_patience
+        in_cluster = {key: value for key, value in settings.items() if key not in ("db", "path")}
+        nodes = getattr(pool, "startup_nodes", {}).values()
+        self._seeds = [(node.host, node.port) for node in nodes] or [None]
+
+        def make(address: Address | None) -> Any:
+            if address is None:
+                return kind(**settings)
+            return kind(**in_cluster | {"host": address[0], "port": address[1]})
+
+        self._make = make
+
+    def _where(self, address: Address | None) -> str:
+        if address is not None:
+            return f"{address[0]}:{address[1]}"
+        if isinstance(self._target, str):
+            return _without_secret(self._target)
+        return f"the server of {type(self._target).__name__}"
+
+    def __repr__(self) -> str:
+        return f"<Dialer to {self._where(None)}>"
+
+
+def _pool_of(client: Any) -> Any:
+    """Return what a client makes its connections with; `ConfigurationError` for what is none."""
+    module = type(client).__module__
+    if ".asyncio" in module or ".aio" in module:
+        raise ConfigurationError(
+            "url_or_client: give the sync client, or the URL; tasks get connections all the same"
+        )
+    for name in ("connection_pool", "nodes_manager"):
+        pool = getattr(client, name, None)
+        if pool is not None:
+            return pool
+    raise ConfigurationError(
+        "url_or_client: must be a URL, or a client of valkey-py or redis-py, "
+        f"got {type(client).__name__}"
+    )
+
+
+def _without_secret(url: str) -> str:
+    """Return a URL without what stands before its host, which may be a password."""
+    scheme, found, rest = url.partition("://")
+    userinfo, at, host = rest.rpartition("@")
+    return f"{scheme}{found}{'...@' if at else ''}{host if at else userinfo + rest}"

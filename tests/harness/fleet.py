@@ -1,0 +1,101 @@
+"""Members of a fleet as the tests of the tier need them: an engine, and what its bus was told."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+from flowcache.errors import TierUnavailableError
+from flowcache.tier.codec import MsgpackCodec
+from flowcache.tier.engine import Engine, Stored
+from flowcache.tier.envelope import Envelope
+from flowcache.tier.layout import Bucket, Layout
+from flowcache.tier.message import Message
+from flowcache.tier.wire import Dialer
+from harness.servers import wait_until
+
+__all__ = ["Hearing", "Member", "settable"]
+
+
+class Hearing:
+    """A follower that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message | Bucket] = []
+        self.until = 0.0
+
+    def apply(self, message: Message) -> None:
+        self.heard.append(message)
+
+    def void(self, bucket: Bucket) -> None:
+        self.heard.append(bucket)
+
+    def lend(self, until: float) -> None:
+        self.until = until
+
+    @property
+    def messages(self) -> list[Message]:
+        """What was told, without buckets that were voided whole."""
+        return [one for one in self.heard if isinstance(one, Message)]
+
+    @property
+    def is_live(self) -> bool:
+        return monotonic() < self.until
+
+
+class Member(Engine):
+    """One process's tier, as far as a test needs it: an engine, and what its bus was told."""
+
+    def __init__(self, target: Any, **settings: Any) -> None:
+        self.hearing = settings.pop("follower", None) or Hearing()
+        layout = Layout(
+            settings.pop("name", "tests"),
+            buckets=settings.pop("buckets", 1),
+            tenant_depth=settings.pop("tenant_depth", 1),
+        )
+        envelope = settings.pop("envelope", None) or Envelope(MsgpackCodec())
+        # A machine under load is not a server that is down.
+        settings = {"soft": 5.0, "hard": 10.0} | settings
+        super().__init__(layout, envelope, Dialer(target), self.hearing, **settings)
+
+    def item_of(self, key: Any, *path: str) -> Any:
+        """Return the item of a key, by default of one tenant."""
+        item = self.items.item(path or ("tenant:acme",), key)
+        assert item is not None
+        return item
+
+    def sealed(self, item: Any, value: Any, tags: tuple[str, ...] = ()) -> bytes:
+        """Return the bytes of a value."""
+        return self.items.envelope.seal(item.place, item.name, item.encoded, value, tags)
+
+    def put(
+        self, item: Any, value: Any, *tags: str, ttl: float | None = 60, window: float = 0
+    ) -> Stored:
+        """Store a value."""
+        return self.run(self.set(item, self.sealed(item, value, tags), ttl, window))
+
+    def value_of(self, item: Any, *tags: str) -> Any:
+        """Return what is fresh there, or None."""
+        bucket = item.place.bucket
+        while True:
+            self.join(item)
+            found = self.run(self.read(item, tags))
+            # On a machine under load the lease may have run out, and then nothing is told.
+            if found is not None or self.bus.is_live(bucket):
+                break
+        return found.value if found is not None and found.is_fresh(monotonic()) else None
+
+    def join(self, item: Any) -> Member:
+        """Wait until this member hears of what is invalidated."""
+        self.bus.follow(item.place.bucket)
+        wait_until(lambda: self.bus.is_live(item.place.bucket))
+        return self
+
+
+def settable(one: Member, item: Any) -> bool:
+    """Store a value if the tier takes it; tell if it did."""
+    try:
+        one.put(item, "w")
+    except TierUnavailableError:
+        return False
+    return True

@@ -1,0 +1,482 @@
+"""What the fleet hears of each other, how long it may serve without, and what ends a gap."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from flowcache.errors import TierUnavailableError
+from flowcache.tier.bus import BEAT, LATE
+from flowcache.tier.layout import Bucket
+from flowcache.tier.message import Kind, Message
+from harness.fleet import Hearing, Member, settable
+from harness.servers import Server, sentinel, server, wait_until
+
+Make = Callable[..., Member]
+LEASE = 2.0
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server that this test alone uses, and may stop."""
+    with server() as running:
+        yield running
+
+
+def joined(member: Make, target: Any, count: int = 2, **settings: Any) -> list[Member]:
+    members = [member(target, **settings) for _ in range(count)]
+    for one in members:
+        one.join(one.item_of("k"))
+        one.hearing.heard.clear()
+    return members
+
+
+def kill_bus(target: Server) -> int:
+    """End the connections that are subscribed to something, as an operator or a firewall does."""
+    clients = target.call("CLIENT", "LIST", "TYPE", "PUBSUB")
+    lines = clients if isinstance(clients, list) else clients.decode().splitlines()
+    ids = [one["id"] if isinstance(one, dict) else one.split()[0][3:] for one in lines]
+    return sum(target.call("CLIENT", "KILL", "ID", one) for one in ids)
+
+
+# Hearing
+
+
+EVERY_KIND: list[tuple[Callable[[Member, Any], Any], Kind, Any]] = [
+    (lambda one, item: one.set(item, one.sealed(item, 1), 60, 0), Kind.DROP, "k"),
+    (lambda one, item: one.delete(item), Kind.DROP, "k"),
+    (lambda one, item: one.pop(item), Kind.DROP, "k"),
+    (lambda one, item: one.touch(item, 5), Kind.DROP, "k"),
+    (lambda one, item: one.incr(item, 1, 0, None, 0), Kind.DROP, "k"),
+    (lambda one, item: one.expire(item), Kind.EXPIRE, "k"),
+    (lambda one, item: one.clear(item.place), Kind.CLEAR, None),
+    (lambda one, item: one.invalidate_tags(item.place, ("a", "b")), Kind.TAGS_ANY, ("a", "b")),
+    (
+        lambda one, item: one.invalidate_tags(item.place, ("a", "b"), match="all"),
+        Kind.TAGS_ALL,
+        ("a", "b"),
+    ),
+    (lambda one, item: one.expire_tags(item.place, ("a",)), Kind.EXPIRE_TAGS, ("a",)),
+    (lambda one, item: one.invalidate_prefix(item.place, "p"), Kind.PREFIX, "p"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "data"), EVERY_KIND)
+def test_what_one_does_the_others_hear_once(
+    any_server: Server, member: Make, call: Callable[[Member, Any], Any], kind: Kind, data: Any
+) -> None:
+    one, other, third = joined(member, any_server, 3)
+    item = one.item_of("k")
+    one.run(call(one, item))
+    for hears in (other, third):
+        wait_until(lambda hears=hears: hears.hearing.messages)
+        (message,) = hears.hearing.messages
+        assert message[:4] == (kind, ("tenant:acme",), data, one.bus.member)
+    # One's own echo is ignored.
+    other.run(other.clear(item.place))
+    wait_until(lambda: one.hearing.messages)
+    assert [message.member for message in one.hearing.messages] == [other.bus.member]
+
+
+def test_a_fill_tells_nobody(new_server: Server, member: Make) -> None:
+    one, other = joined(member, new_server)
+    for number in range(100):
+        item = one.item_of(number)
+        granted = one.run(one.lead(item, b"t" * 16))
+        one.run(one.store(item, granted, one.sealed(item, number), 60, 0))
+        one.run(one.add(one.item_of(-1 - number), one.sealed(item, number), 60, 0))
+    one.run(one.delete(one.item_of("end")))
+    wait_until(lambda: other.hearing.messages)
+    assert [message.data for message in other.hearing.messages] == ["end"]
+
+
+@pytest.mark.parametrize(
+    "key", [None, 1, True, 1.5, "a\0{b}", b"\xff", ("a", (1, None)), "\ud800", 10**30]
+)
+def test_a_key_arrives_as_it_was_sent(new_server: Server, member: Make, key: Any) -> None:
+    one, other = joined(member, new_server)
+    one.run(one.delete(one.item_of(key, "tenant", "{x}", "\0")))
+    wait_until(lambda: other.hearing.messages)
+    (message,) = other.hearing.messages
+    assert (message.path, message.data) == (("tenant", "{x}", "\0"), key)
+
+
+def test_messages_come_before_the_lease_that_follows_them(new_server: Server, member: Make) -> None:
+    """What a beat's reply extends has heard all that was published before the beat was sent."""
+    one, other = joined(member, new_server)
+    item = one.item_of("k")
+    for number in range(200):
+        one.run(one.invalidate_tags(item.place, (f"tag:{number}",)))
+    until = other.hearing.until
+    wait_until(lambda: other.hearing.until > until)
+    assert len(other.hearing.messages) == 200
+
+
+# The lease
+
+
+def test_the_lease_is_extended_while_the_server_answers(own_server: Server, member: Make) -> None:
+    (one,) = joined(member, own_server, 1)
+    ends = {one.hearing.until}
+    wait_until(lambda: ends.add(one.hearing.until) or len(ends) == 4)
+    gaps = [later - earlier for earlier, later in zip(sorted(ends), sorted(ends)[1:], strict=False)]
+    assert min(gaps) > BEAT / 2
+    assert one.hearing.until - monotonic() < LEASE
+
+
+def test_the_lease_runs_out_when_the_server_hangs(own_server: Server, member: Make) -> None:
+    one, other = joined(member, own_server)
+    item = one.item_of("k")
+    with own_server.stopped():
+        stopped_at = monotonic()
+        wait_until(lambda: not one.hearing.is_live)
+        assert monotonic() < stopped_at + LEASE
+        assert not one.bus.is_live(item.place.bucket)
+    wait_until(lambda: one.hearing.is_live and other.hearing.is_live)
+    other.run(other.clear(item.place))
+    wait_until(lambda: one.hearing.messages)
+
+
+def test_a_value_is_not_taken_without_a_lease(own_server: Server, member: Make) -> None:
+    one, other = joined(member, own_server)
+    item = one.item_of("k")
+    other.put(item, "v")
+    assert one.value_of(item) == "v"
+    one.bus._following[0].lease = 0.0
+    assert one.run(one.read(item)) is None or one.bus.is_live(item.place.bucket)
+
+
+# Gaps
+
+
+def test_a_cut_connection_replays_what_was_missed(own_server: Server, member: Make) -> None:
+    one, other = joined(member, own_server)
+    item = one.item_of("k")
+    for round_ in range(5):
+        assert kill_bus(own_server) == 2
+        one.run(one.invalidate_tags(item.place, (f"tag:{round_}",)))
+        wait_until(lambda: other.hearing.messages)
+        (message,) = other.hearing.heard  # Heard once or twice is the same; nothing was cleared.
+        assert isinstance(message, Message)
+        assert message.data == (f"tag:{round_}",)
+        wait_until(lambda: one.hearing.is_live and other.hearing.is_live)
+        for each in (one, other):
+            each.join(item).hearing.heard.clear()
+
+
+@pytest.mark.parametrize("loss", ["DEL", "FLUSHALL", "XTRIM"])
+def test_a_log_that_lost_the_last_entry_ends_the_gap_with_a_clear(
+    own_server: Server, member: Make, loss: str
+) -> None:
+    one, other = joined(member, own_server)
+    item = one.item_of("k")
+    bucket = item.place.bucket
+    one.run(one.clear(item.place))
+    wait_until(lambda: other.hearing.messages)
+    other.hearing.heard.clear()
+    own_server.call("DEL", bucket.members)
+    kill_bus(own_server)
+    if loss == "XTRIM":
+        own_server.call("XTRIM", bucket.log, "MAXLEN", 0)
+    elif loss == "DEL":
+        own_server.call("DEL", bucket.log)
+    else:
+        own_server.call("FLUSHALL")
+    wait_until(lambda: any(isinstance(told, Bucket) for told in other.hearing.heard), 10)
+    other.join(item)
+
+
+def test_a_member_that_was_struck_from_the_list_joins_again(
+    own_server: Server, member: Make
+) -> None:
+    one, other = joined(member, own_server)
+    bucket = one.item_of("k").place.bucket
+    own_server.call("HDEL", bucket.members, other.bus.member)
+    wait_until(lambda: own_server.call("HEXISTS", bucket.members, other.bus.member))
+    own_server.call("DEL", bucket.members)
+    wait_until(lambda: own_server.call("HLEN", bucket.members) == 3)
+    wait_until(lambda: one.hearing.is_live and other.hearing.is_live)
+
+
+def test_a_restarted_server_voids_what_was_held(own_server: Server, member: Make) -> None:
+    one, other = joined(member, own_server)
+    item = one.item_of("k")
+    one.put(item, "v")
+    replid = one.bus._following[0].replid
+    own_server.restart()
+    for each in (one, other):
+        wait_until(lambda each=each: any(isinstance(told, Bucket) for told in each.hearing.heard))
+        wait_until(lambda each=each: each.bus.is_live(item.place.bucket))
+    assert one.bus.has_left(item.place.bucket, replid)
+    assert one.value_of(item) is None
+    wait_until(lambda: settable(one, item))
+    assert other.value_of(item) == "w"
+
+
+def test_an_old_dump_brings_nothing_back(member: Make) -> None:
+    """The dump has the value and not the marker; the history's name tells that it is an old one."""
+    with server(None) as saved:
+        one, other = joined(member, saved)
+        item = one.item_of("k")
+        one.put(item, "old", "t")
+        saved.call("SAVE")
+        one.run(one.invalidate_tags(item.place, ("t",)))
+        saved.restart()
+        assert saved.call("EXISTS", item.name) == 1
+        wait_until(lambda: one.bus.is_live(item.place.bucket))
+        wait_until(lambda: other.bus.is_live(item.place.bucket))
+        for each in (one, other):
+            assert each.value_of(item) is None
+        granted = one.run(one.lead(item, b"t" * 16))
+        assert not hasattr(granted, "value")
+        assert other.value_of(item) is None
+        one.close()
+        other.close()
+
+
+def test_keep_takes_values_along(member: Make) -> None:
+    with server(None) as saved:
+        (one,) = joined(member, saved, 1, keep_on_change=True)
+        item = one.item_of("k")
+        one.put(item, "v")
+        saved.call("SAVE")
+        replid = one.bus._following[0].replid
+        saved.restart()
+        wait_until(lambda: one.bus.has_left(item.place.bucket, replid))
+        one.join(item)
+        found = one.run(one.lead(item, b"t" * 16))
+        assert getattr(found, "value", None) == "v"
+        assert one.value_of(item) == "v"
+        one.close()
+
+
+def test_a_follower_that_raises_begins_again_with_a_clear(
+    own_server: Server, member: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = joined(member, own_server)
+    item = one.item_of("k")
+    apply = other.hearing.apply
+    other.hearing.apply = lambda message: 1 / 0  # type: ignore[method-assign, assignment]
+    one.run(one.clear(item.place))
+    wait_until(lambda: any(isinstance(told, Bucket) for told in other.hearing.heard))
+    other.hearing.apply = apply  # type: ignore[method-assign]
+    other.join(item).hearing.heard.clear()
+    one.run(one.clear(item.place))
+    wait_until(lambda: other.hearing.messages)
+    assert "could not apply" in caplog.text
+
+
+def test_a_message_that_cannot_be_read_is_a_gap(own_server: Server, member: Make) -> None:
+    one, other = joined(member, own_server)
+    bucket = one.item_of("k").place.bucket
+    own_server.call("SPUBLISH", bucket.bus, b"1-1 nonsense")
+    wait_until(lambda: one.bus._lines[id(one.servers.all[0])].wire is not None)
+    one.join(one.item_of("k"))
+    other.join(one.item_of("k")).run(other.clear(one.item_of("k").place))
+    wait_until(lambda: one.hearing.messages)
+
+
+# Doubt
+
+
+def test_a_set_whose_answer_was_lost_hears_its_own_echo(own_server: Server, member: Make) -> None:
+    one, _ = joined(member, own_server, hard=0.3, soft=0.2)
+    item = one.item_of("k")
+    one.put(item, "v")
+    with own_server.stopped(), pytest.raises(TierUnavailableError, match="set: "):
+        one.put(item, "w")
+    # The server had it in its socket, and did it when it went on.
+    wait_until(lambda: one.hearing.messages)
+    assert one.hearing.messages[0].data == "k"
+
+
+# The whole fleet
+
+
+def test_fleet_waits_until_each_has_applied_it(new_server: Server, member: Make) -> None:
+    one, other, third = joined(member, new_server, 3)
+    item = one.item_of("k")
+    settled(one, item)
+    applied = []
+
+    def slowly(message: Message) -> None:
+        threading.Event().wait(0.2)
+        applied.append(message)
+
+    other.hearing.apply = slowly  # type: ignore[method-assign]
+    for call in (
+        one.clear(item.place, fleet=True),
+        one.invalidate_tags(item.place, ("a",), fleet=True),
+        one.invalidate_prefix(item.place, "a", fleet=True),
+        one.clear(one.layout.place(()), fleet=True),
+    ):
+        applied.clear()
+        third.hearing.heard.clear()
+        one.run(call)
+        assert len(applied) == 1
+        assert len(third.hearing.messages) == 1
+
+
+def settled(one: Member, item: Any) -> None:
+    """Wait until a member knows who is in the fleet: it has seen the list for a whole lease."""
+    following = one.bus._following[item.place.bucket.number]
+    wait_until(lambda: monotonic() > following.born_at + LEASE + LATE)
+
+
+def test_fleet_waits_for_the_lease_of_a_member_that_is_gone(
+    new_server: Server, member: Make
+) -> None:
+    one, other = joined(member, new_server)
+    item = one.item_of("k")
+    settled(one, item)
+    other.bus._leave = lambda: None  # type: ignore[method-assign]
+    other.close()  # It ends without a word, as a process that is killed.
+    began = monotonic()
+    one.run(one.clear(item.place, fleet=True))
+    assert monotonic() - began >= LEASE
+    began = monotonic()
+    one.run(one.clear(item.place, fleet=True))  # It was struck from the list.
+    assert monotonic() - began < LEASE
+
+
+def test_fleet_waits_for_the_lease_when_the_list_was_lost(own_server: Server, member: Make) -> None:
+    one, other = joined(member, own_server)
+    item = one.item_of("k")
+    settled(one, item)
+    own_server.call("DEL", item.place.bucket.members)
+    began = monotonic()
+    one.run(one.clear(item.place, fleet=True))
+    assert monotonic() - began >= LEASE
+    assert other.hearing.messages
+
+
+def test_a_member_that_is_not_live_does_not_acknowledge(new_server: Server, member: Make) -> None:
+    one, other = joined(member, new_server)
+    item = one.item_of("k")
+    settled(one, item)
+    is_live = other.bus.is_live
+    other.bus.is_live = lambda *_: False  # type: ignore[method-assign]
+    began = monotonic()
+    one.run(one.clear(item.place, fleet=True))
+    assert monotonic() - began >= LEASE
+    other.bus.is_live = is_live  # type: ignore[method-assign]
+    wait_until(lambda: new_server.call("HEXISTS", item.place.bucket.members, other.bus.member))
+
+
+# Replicas
+
+
+@contextmanager
+def with_replica() -> Iterator[tuple[Server, Server]]:
+    with (
+        server() as primary,
+        server(None, "--replicaof", "127.0.0.1", str(primary.port)) as replica,
+    ):
+        wait_until(lambda: replica.call("INFO", "replication")["master_link_status"] == "up")
+        yield primary, replica
+
+
+def test_what_no_replica_confirms_is_not_confirmed(member: Make) -> None:
+    with with_replica() as (primary, replica):
+        (one,) = joined(member, primary, 1, hard=0.3)
+        item = one.item_of("k")
+        one.put(item, "v")
+        assert one.bus.replicas_of(item.place.bucket) == 1
+        with replica.stopped():
+            for call in (
+                one.clear(item.place),
+                one.set(item, one.sealed(item, "w"), 60, 0),
+                one.delete(item),
+            ):
+                with pytest.raises(TierUnavailableError, match="0 of 1 replicas"):
+                    one.run(call)
+            # Nor is a heart-beat, so the lease runs out: this may be a primary no more.
+            wait_until(lambda: not one.hearing.is_live)
+        wait_until(lambda: one.hearing.is_live)
+        wait_until(lambda: settable(one, item))
+        one.close()
+
+
+def test_an_old_primary_that_wakes_is_not_believed(member: Make) -> None:
+    """It answers reads with the old value and calls itself master; only its WAIT is refused."""
+    with sentinel() as fleet:
+        one, other = joined(member, fleet.master(), hard=0.5)
+        item = one.item_of("k")
+        one.put(item, "old")
+        assert other.value_of(item) == "old"
+        old = one.bus._following[0].replid
+        with fleet.primary.stopped():
+            wait_until(lambda: fleet.replicas[0].call("INFO", "replication")["role"] == "master")
+            wait_until(lambda: one.bus.has_left(item.place.bucket, old), 30)
+            wait_until(lambda: settable(one, item), 30)
+            # The other has heard of it, or its lease has run out.
+            wait_until(lambda: other.value_of(item) == "w" or not other.hearing.is_live, 30)
+        for each in (one, other):
+            assert each.value_of(item) in ("w", None)
+        wait_until(lambda: other.value_of(item) == "w", 30)
+        one.close()
+        other.close()
+
+
+# Forks and ends
+
+
+def test_a_fork_has_a_bus_of_its_own(new_server: Server, member: Make) -> None:
+    (one,) = joined(member, new_server, 1)
+    item = one.item_of("k")
+    one.put(item, "v")
+    parent = one.bus.member
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if not pid:
+        told = b"failed"
+        try:
+            # What it holds may not be served: it hears of nothing yet.
+            assert one.hearing.until == 0.0
+            assert not one.bus.is_live(item.place.bucket)
+            one.join(item)
+            assert one.bus.member != parent
+            assert one.value_of(item) == "v"
+            one.run(one.clear(item.place))
+            assert one.value_of(item) is None
+            told = b"done"
+        finally:
+            os.write(writes, told)
+            os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads, "rb") as pipe:
+        assert pipe.read() == b"done"
+    os.waitpid(pid, 0)
+    wait_until(lambda: one.hearing.messages)
+    assert one.value_of(item) is None
+    one.put(item, "w")
+    assert one.value_of(item) == "w"
+
+
+def test_a_bus_that_nothing_holds_ends_its_thread(new_server: Server) -> None:
+    one = Member(new_server.url, name="dropped")
+    one.join(one.item_of("k"))
+    thread = one.bus._thread
+    assert thread is not None and thread.is_alive()
+    one.servers.close()
+    del one
+    import gc
+
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_member_that_closes_leaves_the_list(new_server: Server, member: Make) -> None:
+    one, other = joined(member, new_server)
+    bucket = one.item_of("k").place.bucket
+    other.close()
+    wait_until(lambda: not new_server.call("HEXISTS", bucket.members, other.bus.member))
+    assert not other.hearing.is_live
+    assert Hearing().until == 0.0

@@ -1,0 +1,734 @@
+"""What each call does in the tier, by two members of a fleet, on every server that there is."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from flowcache.errors import ConfigurationError, TierUnavailableError
+from flowcache.tier.codec import PickleCodec
+from flowcache.tier.engine import MOST_ITEMS, MOST_MARKERS, Grant
+from flowcache.tier.envelope import Envelope
+from flowcache.tier.items import Found
+from flowcache.tier.message import Kind
+from flowcache.tier.script import script
+from harness.fleet import Member, settable
+from harness.servers import Cluster, Server, wait_until
+
+Make = Callable[..., Member]
+TOKENS = [bytes([65 + number]) * 16 for number in range(4)]
+
+
+@pytest.fixture
+def two(any_server: Server, member: Make) -> tuple[Member, Member]:
+    """Two members of one fleet, both live."""
+    one, other = member(any_server), member(any_server)
+    item = one.item_of("k")
+    return one.join(item), other.join(item)
+
+
+def grant_of(one: Member, item: Any, token: bytes = TOKENS[0]) -> Grant:
+    granted = one.run(one.lead(item, token))
+    assert isinstance(granted, Grant)
+    return granted
+
+
+# Values
+
+
+@pytest.mark.parametrize("value", [None, 0, {"a": (1, {2})}, "x" * 100_000])
+def test_a_value_that_one_sets_the_other_reads(two: tuple[Member, Member], value: Any) -> None:
+    one, other = two
+    item = one.item_of("k")
+    one.put(item, value, "a", "b", ttl=60, window=30)
+    found = other.run(other.read(item, ("a", "b")))
+    assert isinstance(found, Found)
+    assert (found.value, found.tags, found.ttl) == (value, ("a", "b"), 60)
+    assert found.until is not None and found.last is not None
+    assert 59 < found.until - monotonic() <= 60
+    assert found.last - found.until == pytest.approx(30)
+
+
+def test_a_value_without_a_ttl_has_no_end(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    one.put(item, "v", ttl=None)
+    found = other.run(other.read(item))
+    assert found == Found("v", (), None, None, None)
+
+
+@pytest.mark.parametrize("tags", [(), ("a",), ("b", "c"), ("a", "b", "z")])
+def test_tags_that_a_reader_does_not_name_are_judged_too(
+    two: tuple[Member, Member], tags: tuple[str, ...]
+) -> None:
+    one, other = two
+    item = one.item_of("k")
+    one.put(item, "v", "a", "b")
+    assert other.value_of(item, *tags) == "v"
+    other.run(other.invalidate_tags(item.place, ("b",)))
+    assert one.value_of(item, *tags) is None
+
+
+def test_a_tag_that_only_the_reader_names_voids_nothing(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    one.put(item, "v", "a")
+    other.run(other.invalidate_tags(item.place, ("b",)))
+    assert one.value_of(item, "a", "b") == "v"
+
+
+def test_many_values_are_read_together(two: tuple[Member, Member]) -> None:
+    one, other = two
+    items = [one.item_of(number) for number in range(5)]
+    for number, item in enumerate(items[:4]):
+        one.put(item, f"v{number}", *("a",) * (number % 2))
+    found = other.run(other.read_many(items))
+    assert {item: one.value for item, one in found.items()} == {
+        item: f"v{number}" for number, item in enumerate(items[:4])
+    }
+    assert other.run(other.read_many([])) == {}
+
+
+def test_a_value_goes_stale_by_the_server_s_clock(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    one.put(item, "v", ttl=0.05, window=60)
+    wait_until(lambda: other.value_of(item) is None)
+    found = other.run(other.read(item))
+    assert found is not None
+    assert found.value == "v"
+    assert not found.is_fresh(monotonic())
+    assert found.last is not None and found.last > monotonic() + 50
+
+
+def test_add_stores_once(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    assert one.run(one.add(item, one.sealed(item, "first"), 60, 0)).is_stored
+    added = other.run(other.add(item, one.sealed(item, "second"), 60, 0))
+    assert not added.is_stored
+    assert added.held is not None and added.held.value == "first"
+    one.run(one.clear(item.place))
+    assert other.run(other.add(item, one.sealed(item, "third"), 60, 0)).is_stored
+    assert one.value_of(item) == "third"
+
+
+def test_a_counter_counts_for_all(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("n")
+    counts = [one.run(one.incr(item, 5, 10, 60, 0)), other.run(other.incr(item, -20, 0, 60, 0))]
+    assert counts == [15, -5]
+    assert one.value_of(item) == -5
+    one.put(item, 2**62)
+    assert other.run(other.incr(item, 2**62 - 1, 0, None, 0)) == 2**63 - 1
+    with pytest.raises(OverflowError, match="delta: "):
+        other.run(other.incr(item, 1, 0, None, 0))
+    assert one.value_of(item) == 2**63 - 1
+    one.put(item, "text")
+    with pytest.raises(TypeError, match="no int"):
+        other.run(other.incr(item, 1, 0, None, 0))
+    assert one.value_of(item) == "text"
+    one.run(one.clear(item.place))
+    assert other.run(other.incr(item, 1, 0, None, 0)) == 1
+
+
+def test_a_counter_keeps_its_tags_and_its_deadline(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("n")
+    one.put(item, 1, "a", ttl=60)
+    before = one.run(one.read(item))
+    other.run(other.incr(item, 1, 0, 5, 0))
+    found = one.run(one.read(item))
+    assert found is not None and before is not None
+    assert (found.value, found.tags) == (2, ("a",))
+    assert found.until == pytest.approx(before.until, abs=0.05)
+
+
+def test_delete_and_pop_tell_if_it_was_there(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    assert not one.run(one.delete(item))
+    one.put(item, "v")
+    assert other.run(other.delete(item))
+    assert one.value_of(item) is None
+    one.put(item, None)
+    assert other.run(other.pop(item)) == (None,)
+    assert other.run(other.pop(item)) is None
+    one.put(item, "v")
+    one.run(one.clear(item.place))
+    assert other.run(other.pop(item)) is None
+
+
+def test_touch_moves_the_deadline_and_keeps_the_window(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    assert not one.run(one.touch(item, 60))
+    one.put(item, "v", "a", ttl=5, window=7)
+    assert other.run(other.touch(item, 100))
+    found = one.run(one.read(item))
+    assert found is not None and found.until is not None and found.last is not None
+    assert (found.ttl, found.tags) == (100, ("a",))
+    assert 99 < found.until - monotonic() <= 100
+    assert found.last - found.until == pytest.approx(7)
+    assert other.run(other.touch(item, None))
+    assert one.run(one.read(item)) == Found("v", ("a",), None, None, None)
+    one.run(one.invalidate_tags(item.place, ("a",)))
+    assert not other.run(other.touch(item, 60))
+
+
+def test_expire_ends_freshness_and_keeps_the_window(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    assert not one.run(one.expire(item))
+    one.put(item, "v", ttl=60, window=60)
+    assert other.run(other.expire(item))
+    found = one.run(one.read(item))
+    assert found is not None and not found.is_fresh(monotonic())
+    assert found.last is not None and found.last - monotonic() == pytest.approx(60, abs=1)
+    one.put(item, "v", ttl=60, window=0)
+    assert other.run(other.expire(item))
+    assert one.run(one.read(item)) is None
+
+
+def test_expire_tags_makes_older_values_stale(two: tuple[Member, Member]) -> None:
+    one, other = two
+    windowed, bare, other_tag = one.item_of("w"), one.item_of("b"), one.item_of("o")
+    one.put(windowed, "v", "a", ttl=60, window=60)
+    one.put(bare, "v", "a", ttl=None)
+    one.put(other_tag, "v", "b")
+    other.run(other.expire_tags(windowed.place, ("a",)))
+    found = one.run(one.read(windowed))
+    assert found is not None and found.value == "v" and not found.is_fresh(monotonic())
+    assert one.run(one.read(bare, ("a",))) is None
+    assert one.value_of(other_tag) == "v"
+    # The lease agrees with the reader.
+    assert isinstance(one.run(one.lead(windowed, TOKENS[0])), Grant)
+    one.put(windowed, "new", "a", ttl=60)
+    assert other.value_of(windowed) == "new"
+
+
+# Invalidations
+
+
+def test_an_invalidation_covers_what_lies_below(any_server: Server, member: Make) -> None:
+    one, other = member(any_server), member(any_server)
+    paths = [(), ("a",), ("a", "b"), ("a", "b", "c"), ("a", "x"), ("aa",)]
+    items = {path: one.items.item(path, "k") for path in paths}
+    for item in items.values():
+        assert item is not None
+        one.join(item)
+        other.join(item)
+
+    def covered_by(invalidate: Callable[[Any], Any], path: tuple[str, ...]) -> list[Any]:
+        for item in items.values():
+            one.put(item, "v", "t")
+        other.run(invalidate(one.layout.place(path)))
+        return [path for path, item in items.items() if one.value_of(item) is None]
+
+    for path in paths:
+        below = [below for below in paths if below[: len(path)] == path]
+        assert covered_by(other.clear, path) == below
+        assert covered_by(lambda place: other.invalidate_tags(place, ("x", "t")), path) == below
+        assert covered_by(lambda place: other.invalidate_tags(place, ("u",)), path) == []
+        assert covered_by(lambda place: other.expire_tags(place, ("t",)), path) == below
+        assert covered_by(lambda place: other.invalidate_prefix(place, "k"), path) == [path]
+        assert covered_by(lambda place: other.invalidate_prefix(place, "kk"), path) == []
+
+
+def test_a_unit_may_be_two_names_deep(any_server: Server, member: Make) -> None:
+    one, other = (member(any_server, tenant_depth=2, buckets=4) for _ in range(2))
+    paths = [("t",), ("t", "acme"), ("t", "other"), ("u", "acme")]
+    items = {path: one.items.item(path, "k") for path in paths}
+    for item in items.values():
+        one.join(item)
+        other.join(item)
+        one.put(item, "v", "x")
+    other.run(other.clear(one.layout.place(("t", "other"))))
+    assert [one.value_of(item) for item in items.values()] == ["v", "v", None, "v"]
+    other.run(other.invalidate_tags(one.layout.place(("t",)), ("x",)))
+    assert [one.value_of(item) for item in items.values()] == [None, None, None, "v"]
+    other.run(other.clear(one.layout.place(())))
+    assert one.value_of(items["u", "acme"]) is None
+
+
+def test_all_of_some_tags(two: tuple[Member, Member]) -> None:
+    one, other = two
+    both, left, none = one.item_of("both"), one.item_of("left"), one.item_of("none")
+    for item, tags in ((both, ("a", "b", "c")), (left, ("a",)), (none, ())):
+        one.put(item, "v", *tags)
+    other.run(other.invalidate_tags(both.place, ("b", "a"), match="all"))
+    assert [one.value_of(item) for item in (both, left, none)] == [None, "v", "v"]
+    assert isinstance(one.run(one.lead(both, TOKENS[0])), Grant)
+    one.put(both, "new", "a", "b")
+    assert other.value_of(both) == "new"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "gone"), [("", "str"), ("a", "a ab"), ("ab", "ab"), ("é", ""), ("\ud800", "")]
+)
+def test_a_prefix_covers_str_keys_alone(two: tuple[Member, Member], prefix: str, gone: str) -> None:
+    one, other = two
+    keys: list[Any] = ["a", "ab", "b", b"ab", 1, ("a",), None]
+    items = [one.item_of(key) for key in keys]
+    for item in items:
+        one.put(item, "v")
+    other.run(other.invalidate_prefix(items[0].place, prefix))
+    expected = ["a", "ab", "b"] if gone == "str" else gone.split()
+    assert [item.key for item in items if one.value_of(item) is None] == expected
+    for item in items:
+        granted = one.run(one.lead(item, TOKENS[0]))
+        assert isinstance(granted, Grant) == (item.key in expected)
+
+
+def test_prefixes_are_bounded_and_overflow_into_a_clear(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    one.put(item, "v")
+    for number in range(MOST_ITEMS):
+        other.run(other.invalidate_prefix(item.place, f"p{number}"))
+    assert one.value_of(item) == "v"
+    other.run(other.invalidate_prefix(item.place, "q"))
+    assert one.value_of(item) is None
+    one.put(item, "v")
+    other.run(other.invalidate_prefix(item.place, "q"))
+    assert one.value_of(item) == "v"
+
+
+def test_markers_are_bounded_and_the_floor_rises(two: tuple[Member, Member]) -> None:
+    one, other = two
+    old, new = one.item_of("old"), one.item_of("new")
+    one.put(old, "v")
+    tags = tuple(f"tag:{number}" for number in range(MOST_MARKERS))
+    for first in range(0, MOST_MARKERS, 256):
+        other.run(other.invalidate_tags(old.place, tags[first : first + 256]))
+    assert one.value_of(old) == "v"
+    one.put(new, "v")
+    other.run(other.invalidate_tags(old.place, ("one more", "and one")))
+    # Too much is void then, never too little.
+    assert one.value_of(old) is None
+    assert isinstance(one.run(one.lead(old, TOKENS[0])), Grant)
+    assert one.value_of(new) == "v"
+
+
+def test_the_number_of_invalidations_does_not_matter_to_a_record_s_size(
+    new_server: Server, member: Make
+) -> None:
+    one = member(new_server)
+    item = one.item_of("k")
+    one.join(item)
+    for first in range(0, 20_000, 500):
+        tags = tuple(f"a tag of some length:{number}" for number in range(first, first + 500))
+        one.run(one.invalidate_tags(item.place, tags))
+    assert new_server.call("MEMORY", "USAGE", item.place.record, "SAMPLES", 0) < 512 << 10
+
+
+# Loads
+
+
+def test_one_load_a_key_in_the_fleet(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    granted = grant_of(one, item)
+    assert other.run(other.lead(item, TOKENS[1])) is None
+    assert grant_of(one, item) == granted  # Asked again, it is the same one.
+    assert one.run(one.store(item, granted, one.sealed(item, "v"), 60, 0)) is not None
+    found = other.run(other.lead(item, TOKENS[1]))
+    assert isinstance(found, Found) and found.value == "v"
+    assert isinstance(other.run(other.lead(item, TOKENS[1], force=True)), Grant)
+
+
+def test_a_released_lease_is_the_next_one_s(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    granted = grant_of(one, item)
+    other.run(other.release(item, Grant(TOKENS[1], granted.terms)))  # Not its own.
+    assert other.run(other.lead(item, TOKENS[1])) is None
+    bell = other.bus.listen(item.place.path, item.key)
+    one.run(one.release(item, granted))
+    assert bell.wait(10)  # It is contended, so the other is told.
+    grant_of(other, item, TOKENS[1])
+
+
+def test_a_lease_can_be_renewed_while_it_is_one_s_own(
+    any_server: Server, two: tuple[Member, Member]
+) -> None:
+    one, other = two
+    item = one.item_of("k")
+    granted = grant_of(one, item)
+    any_server.call("PEXPIRE", item.lease, 500)
+    assert one.run(one.renew(item, granted))
+    assert any_server.call("PTTL", item.lease) > 5000
+    assert not other.run(other.renew(item, Grant(TOKENS[1], granted.terms)))
+    any_server.call("DEL", item.lease)
+    assert not one.run(one.renew(item, granted))
+
+
+def void_by_clear(one: Member, item: Any) -> None:
+    one.run(one.clear(item.place))
+
+
+def void_by_root_clear(one: Member, item: Any) -> None:
+    one.run(one.clear(one.layout.place(())))
+
+
+def void_by_tag(one: Member, item: Any) -> None:
+    one.run(one.invalidate_tags(item.place, ("a",)))
+
+
+def void_by_root_tag(one: Member, item: Any) -> None:
+    one.run(one.invalidate_tags(one.layout.place(()), ("a",)))
+
+
+def void_by_all_tags(one: Member, item: Any) -> None:
+    one.run(one.invalidate_tags(item.place, ("a", "b"), match="all"))
+
+
+def void_by_soft_tag(one: Member, item: Any) -> None:
+    one.run(one.expire_tags(item.place, ("a",)))
+
+
+def void_by_prefix(one: Member, item: Any) -> None:
+    one.run(one.invalidate_prefix(item.place, "k"))
+
+
+def void_by_set(one: Member, item: Any) -> None:
+    one.put(item, "set")
+
+
+def void_by_delete(one: Member, item: Any) -> None:
+    one.run(one.delete(item))
+
+
+def void_by_expire(one: Member, item: Any) -> None:
+    one.run(one.expire(item))
+
+
+def void_by_add(one: Member, item: Any) -> None:
+    assert one.run(one.add(item, one.sealed(item, "set"), 60, 0)).is_stored
+
+
+VOIDING = [value for name, value in list(globals().items()) if name.startswith("void_by_")]
+
+
+@pytest.mark.parametrize("void", VOIDING, ids=lambda void: void.__name__)
+def test_a_load_that_began_before_an_invalidation_is_not_stored(
+    two: tuple[Member, Member], void: Callable[[Member, Any], None]
+) -> None:
+    one, other = two
+    item = one.item_of("k")
+    granted = grant_of(one, item)
+    void(other, item)
+    assert one.run(one.store(item, granted, one.sealed(item, "old", ("a", "b")), 60, 0)) is None
+    assert one.value_of(item) in (None, "set")
+    if one.value_of(item) is None:
+        granted = grant_of(one, item, TOKENS[1])
+        assert one.run(one.store(item, granted, one.sealed(item, "new", ("a", "b")), 60, 0))
+        assert other.value_of(item) == "new"
+
+
+def test_an_invalidation_of_something_else_lets_a_load_land(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    granted = grant_of(one, item)
+    other.run(other.clear(one.layout.place(("tenant:other",))))
+    other.run(other.invalidate_tags(item.place, ("c",)))
+    other.run(other.invalidate_tags(item.place, ("a", "c"), match="all"))
+    other.run(other.invalidate_prefix(item.place, "x"))
+    assert one.run(one.store(item, granted, one.sealed(item, "v", ("a", "b")), 60, 0)) is not None
+    assert other.value_of(item) == "v"
+
+
+@pytest.mark.parametrize("which", ["unit", "root"])
+def test_what_a_lost_record_judged_is_void(
+    any_server: Server, two: tuple[Member, Member], which: str
+) -> None:
+    one, other = two
+    item, loading = one.item_of("k"), one.item_of("l")
+    one.put(item, "v")
+    granted = grant_of(one, loading)
+    record = item.place.record if which == "unit" else item.place.bucket.root
+    any_server.call("DEL", record)
+    assert one.value_of(item) is None
+    other.run(other.invalidate_tags(item.place, ("a",)))  # Makes a new record, perhaps.
+    assert one.value_of(item) is None
+    assert one.run(one.store(loading, granted, one.sealed(item, "v"), 60, 0)) is None
+    again = grant_of(one, loading)
+    assert again != granted  # Rule 5: the incarnation has changed.
+    assert one.run(one.store(loading, again, one.sealed(loading, "v"), 60, 0)) is not None
+
+
+@pytest.mark.parametrize("field", ["i", "p", "s", "f"])
+def test_a_record_that_lacks_a_field_is_void(
+    any_server: Server, two: tuple[Member, Member], field: str
+) -> None:
+    one, _ = two
+    item = one.item_of("k")
+    one.put(item, "v")
+    any_server.call("HDEL", item.place.record, field)
+    granted = one.run(one.lead(item, TOKENS[0]))
+    assert isinstance(granted, Grant)
+
+
+def test_a_record_lives_as_long_as_its_values(
+    any_server: Server, two: tuple[Member, Member]
+) -> None:
+    one, _ = two
+    item = one.item_of("k")
+    grant_of(one, item)
+    assert 0 < any_server.call("PTTL", item.place.record) <= 600_000
+    one.put(item, "v", ttl=10_000)
+    one.put(one.item_of("l"), "v", ttl=1)
+    assert any_server.call("PTTL", item.place.record) > 10_000_000
+    one.put(one.item_of("m"), "v", ttl=None)
+    assert any_server.call("PTTL", item.place.record) == -1
+    one.put(item, "v", ttl=10_000)
+    assert any_server.call("PTTL", item.place.record) == -1
+    assert any_server.call("PTTL", item.name) > 9_000_000
+
+
+def test_only_a_refresh_tells_the_others(two: tuple[Member, Member]) -> None:
+    one, other = two
+    item = one.item_of("k")
+    one.run(one.store(item, grant_of(one, item), one.sealed(item, "v"), 60, 0))
+    granted = one.run(one.lead(item, TOKENS[0], force=True))
+    assert isinstance(granted, Grant)
+    assert not other.hearing.messages
+    one.run(one.store(item, granted, one.sealed(item, "v"), 60, 0, drops=True))
+    wait_until(lambda: [one.kind for one in other.hearing.messages] == [Kind.DROP])
+
+
+# What lies there and should not
+
+
+def test_what_cannot_be_read_is_a_miss_and_goes(
+    any_server: Server, two: tuple[Member, Member]
+) -> None:
+    one, _ = two
+    item = one.item_of("k")
+    for poison in (b"", b"x", b"fc1\1" + b"\0" * 200):
+        one.put(item, "v")
+        any_server.call("SET", item.name, poison)
+        assert one.value_of(item) is None
+        assert any_server.call("EXISTS", item.name) == 0
+    any_server.call("LPUSH", item.name, "x")
+    assert one.value_of(item) is None
+    one.put(item, "v")
+    assert one.value_of(item) == "v"
+
+
+def test_a_value_that_was_copied_under_another_name_is_refused(
+    any_server: Server, two: tuple[Member, Member]
+) -> None:
+    one, _ = two
+    mine, theirs = one.item_of("k"), one.item_of("k", "tenant:other")
+    one.put(mine, "acme's")
+    one.put(theirs, "other's")
+    any_server.call("COPY", mine.name, theirs.name, "REPLACE")
+    any_server.call("COPY", mine.place.record, theirs.place.record, "REPLACE")
+    assert one.value_of(theirs) is None
+    one.put(theirs, "other's")
+    assert one.value_of(theirs) == "other's"
+
+
+def test_a_value_that_was_tampered_with_is_a_miss(any_server: Server, member: Make) -> None:
+    one = member(any_server, envelope=Envelope(PickleCodec([b"k" * 16])))
+    item = one.item_of("k")
+    one.join(item)
+    one.put(item, {"a": {1}})
+    assert one.value_of(item) == {"a": {1}}
+    any_server.call("SETRANGE", item.name, any_server.call("STRLEN", item.name) - 1, "x")
+    assert one.value_of(item) is None
+    assert one.errors == 1
+
+
+def test_a_script_that_the_server_forgot_is_sent_again(
+    any_server: Server, two: tuple[Member, Member]
+) -> None:
+    one, _ = two
+    item = one.item_of("k")
+    one.put(item, "v")
+    any_server.call("SCRIPT", "FLUSH", "SYNC")
+    one.put(item, "w")
+    assert one.value_of(item) == "w"
+    assert one.errors == 0
+
+
+def test_the_bucket_s_fields_are_those_that_the_scripts_know() -> None:
+    common = script("lease").call_in_full((b"k",))
+    assert b"local FIXED_SIZE = 92" in common
+    assert b"local MARK = 12" in common
+
+
+# Tasks
+
+
+def test_tasks_do_the_same(any_server: Server, member: Make) -> None:
+    one = member(any_server)
+
+    async def main() -> None:
+        item = one.item_of("k")
+        while not one.bus.is_live(item.place.bucket):
+            await one.arun(one.read(item))
+        await one.arun(one.set(item, one.sealed(item, "v"), 60, 0))
+        found = await one.arun(one.read(item))
+        assert found is not None and found.value == "v"
+        items = [one.item_of(number) for number in range(64)]
+        await asyncio.gather(
+            *(one.arun(one.set(item, one.sealed(item, item.key), 60, 0)) for item in items)
+        )
+        found_all = await asyncio.gather(*(one.arun(one.read(item)) for item in items))
+        assert [found.value for found in found_all if found] == list(range(64))
+        await one.aclose()
+
+    asyncio.run(main())
+
+
+def test_nothing_begins_before_the_await(new_server: Server, member: Make) -> None:
+    one = member(new_server)
+    item = one.item_of("k")
+    steps = one.arun(one.clear(item.place))
+    assert inspect.iscoroutine(steps)
+    assert not one.servers.is_known
+    steps.close()
+
+
+# Where it cannot be
+
+
+def test_a_server_that_is_not_there(member: Make) -> None:
+    one = member("valkey://127.0.0.1:1", hard=0.2)
+    item = one.item_of("k")
+    assert one.run(one.read(item)) is None
+    with pytest.raises(TierUnavailableError, match="clear: the tier has not confirmed it"):
+        one.run(one.clear(item.place))
+    with pytest.raises(TierUnavailableError, match="set: "):
+        one.put(item, "v")
+
+
+def test_a_wrong_password(any_server: Server, member: Make) -> None:
+    any_server.call("ACL", "SETUSER", "someone", "on", ">right", "~*", "&*", "+@all")
+    url = any_server.url.replace("//", "//someone:{}@")
+    wrong, right = member(url.format("wrong")), member(url.format("right"))
+    item = wrong.item_of("k")
+    with pytest.raises(TierUnavailableError) as refused:
+        wrong.put(item, "v")
+    assert "WRONGPASS" in str(refused.value) or "invalid" in str(refused.value)
+    assert ":wrong" not in str(refused.value)
+    right.join(item).put(item, "v")
+    assert right.value_of(item) == "v"
+
+
+def test_a_server_that_hides_its_history(any_server: Server, member: Make) -> None:
+    any_server.call("ACL", "SETUSER", "blind", "reset", "on", ">p", "~*", "&*", "+@all", "-info")
+    one = member(any_server.url.replace("//", "//blind:p@"))
+    item = one.item_of("k")
+    with pytest.raises(ConfigurationError, match=r"tier: .* must be Valkey or Redis 7.0"):
+        one.put(item, "v")
+    with pytest.raises(ConfigurationError):
+        one.run(one.read(item))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"buckets": 2}, {"tenant_depth": 2}, {"lease": 3.0}], ids=repr
+)
+def test_a_fleet_agrees_on_its_shape(
+    new_server: Server, member: Make, settings: dict[str, Any]
+) -> None:
+    one, other = member(new_server), member(new_server, **settings)
+    item = one.item_of("k")
+    one.join(item).put(item, "v")
+    with pytest.raises(ConfigurationError, match=r"tier: other processes .* with other settings"):
+        other.run(other.read(other.item_of("k")))
+    with pytest.raises(ConfigurationError):
+        other.run(other.clear(other.layout.place(("tenant:acme",))))
+
+
+@pytest.mark.parametrize(
+    "target", ["http://localhost", "localhost:6379", object(), None, "valkey+sentinel://a/b"]
+)
+def test_an_unsound_target_is_refused_at_once(member: Make, target: Any) -> None:
+    with pytest.raises(ConfigurationError, match="url_or_client: "):
+        member(target)
+
+
+def test_an_async_client_is_refused(member: Make) -> None:
+    from valkey.asyncio import Valkey
+
+    with pytest.raises(ConfigurationError, match="give the sync client"):
+        member(Valkey())
+
+
+def test_memory_that_is_full_lets_invalidations_through(member: Make) -> None:
+    from harness.servers import server
+
+    with server() as full:
+        one = member(full)
+        item = one.item_of("k")
+        one.join(item).put(item, "v")
+        full.call("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", 1)
+        with pytest.raises(TierUnavailableError, match="OOM"):
+            one.put(item, "w")
+        one.run(one.clear(item.place))
+        assert one.value_of(item) is None
+        one.run(one.delete(item))
+        full.call("CONFIG", "SET", "maxmemory", 0)
+        one.put(item, "x")
+        assert one.value_of(item) == "x"
+        one.close()
+
+
+# A cluster
+
+
+def test_a_cluster_shares_units_out(three: Cluster, member: Make) -> None:
+    one, other = member(three, buckets=32), member(three, buckets=32)
+    items = [one.item_of("k", f"tenant:{number}") for number in range(40)]
+    for item in items:
+        one.join(item)
+        other.join(item)
+        one.put(item, item.place.path, "t")
+    assert one.servers.is_cluster
+    assert len(one.servers.all) == 3
+    assert [other.value_of(item) for item in items] == [item.place.path for item in items]
+    sizes = [primary.call("DBSIZE") for primary in three.primaries]
+    assert min(sizes) > 10
+    other.run(other.invalidate_tags(items[0].place, ("t",)))
+    assert one.value_of(items[0]) is None
+    assert one.value_of(items[1]) == items[1].place.path
+    other.run(other.clear(one.layout.place(())))
+    assert [one.value_of(item) for item in items] == [None] * 40
+
+
+def test_a_slot_that_has_moved_is_found_again(three: Cluster, member: Make) -> None:
+    one, other = member(three, buckets=3), member(three, buckets=3)
+    item = one.item_of("k")
+    for each in (one, other):
+        each.join(item)
+    one.put(item, "v")
+    slot = item.place.bucket.slot
+    ids = [primary.call("CLUSTER", "MYID").decode() for primary in three.primaries]
+    source = int(slot / (16384 / 3))
+    target = (source + 1) % 3
+    move(three, slot, source, target, ids)
+    try:
+        # The values are not moved along here: what is there no more is a miss, and never old.
+        wait_until(lambda: settable(one, item))
+        wait_until(lambda: other.value_of(item) == "w")
+        one.run(one.clear(item.place))
+        assert other.value_of(item) is None
+    finally:
+        move(three, slot, target, source, ids)
+
+
+def move(three: Cluster, slot: int, source: int, target: int, ids: list[str]) -> None:
+    origin = three.primaries[source]
+    keys = origin.call("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+    if keys:
+        origin.call("DEL", *keys)
+    for number in (target, source, 3 - target - source):
+        three.primaries[number].call("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
