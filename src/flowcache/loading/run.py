@@ -410,16 +410,18 @@ class Run:
             refuse_one_use(value, "loader")
             if store and call.store_if is not None:
                 store = bool(plain_result(call.store_if(value), "store_if"))
-            # Closed: nowhere to store it. Too heavy: it is handed over all the same.
-            with suppress(CacheClosedError, EntryTooHeavyError):
-                namespace._finish(
-                    self.stands_in_for or load,
-                    value,
-                    ttl if store else 0,  # Not stored, and what it was to replace goes.
-                    tags,
-                    call.stale,
-                    call.stale_if_error,
-                )
+            # A run beside a registered load that keeps nothing leaves the entry to that load.
+            if store or self.stands_in_for is None:
+                # Closed: nowhere to store it. Too heavy: it is handed over all the same.
+                with suppress(CacheClosedError, EntryTooHeavyError):
+                    namespace._finish(
+                        self.stands_in_for or load,
+                        value,
+                        ttl if store else 0,  # Not stored, and what it was to replace goes.
+                        tags,
+                        call.stale,
+                        call.stale_if_error,
+                    )
         except Exception as error:
             self._fail(load, error, seconds, counted)
             return
@@ -434,8 +436,9 @@ class Run:
 
     def _leave_out(self, load: Load) -> None:
         """End a load of a key that a batch loader left out: what it was to replace goes."""
-        with suppress(CacheClosedError):
-            self.namespace._finish(self.stands_in_for or load, None, 0, self.call.tags)
+        if self.stands_in_for is None:
+            with suppress(CacheClosedError):
+                self.namespace._finish(load, None, 0, self.call.tags)
         self._take_out(load)
         backoff.forget_failures(self.namespace, load.key)
         load.settle(ABSENT)
