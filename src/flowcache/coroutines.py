@@ -85,8 +85,19 @@ def refuse_one_use(produced: object, name: str) -> None:
     if isinstance(produced, Coroutine):
         produced.close()
         raise TypeError(f"{name}: returned a coroutine as a value, which can be awaited only once")
-    if hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
+    if is_iterator(produced):
         raise TypeError(
             f"{name}: returned an iterator ({kind.__name__}), which can be read only once; "
             "return a list or a tuple"
         )
+
+
+def is_iterator(produced: Any) -> bool:
+    """True for what is its own iterator, sync or async. A mock that can be iterated is none."""
+    kind = type(produced)
+    try:
+        return (hasattr(kind, "__next__") and iter(produced) is produced) or (
+            hasattr(kind, "__anext__") and aiter(produced) is produced
+        )
+    except TypeError:
+        return False

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -120,6 +121,8 @@ def test_an_asynchronous_iterator_is_refused_as_a_result() -> None:
 def test_a_result_that_can_be_read_again_is_kept() -> None:
     kept = create_cache().wrap(Repeats)()
     assert list(kept) == list(kept) == [1, 2]
+    mock = MagicMock()
+    assert create_cache().fetch("k", lambda: mock) is mock
 
 
 def first() -> str:
