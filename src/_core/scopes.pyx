@@ -115,10 +115,10 @@ cdef Scope scope_settled(Scope scope):
 cdef Scope scope_around(Scope scope):
     """What a block that begins now has around it.
 
-    The scopes around an inherited one end elsewhere. They are left out, or a task that starts the
+    The scopes around one of another context end there. They are left out, or a task that starts the
     next from its block, and that one the next, would gather them all.
     """
-    if scope is None or scope.outer is None or is_running(scope.context):
+    if scope is None or scope.outer is None or is_running(scope.block.home):
         return scope
     return scope_new(scope.tenant, None, scope.block, scope.context)
 
@@ -194,6 +194,7 @@ cdef class TenantBlock:
 
     cdef object tenant                        # owned; or NO_TENANT
     cdef object home                          # owned; weak, to the context in which it began
+    cdef Scope inherited                      # owned until the end; see scope_around
     cdef int state
     cdef bint is_lost                         # it ended, and the context in which it began shows it
 
@@ -201,6 +202,7 @@ cdef class TenantBlock:
         self.tenant = tenant
 
     def __enter__(self):
+        cdef Scope innermost, around
         cdef int collected
         if self.state != FRESH:
             raise RuntimeError(
@@ -208,29 +210,37 @@ cdef class TenantBlock:
         collected = collections_off()
         try:
             self.home = context_here()
-            PyContextVar_Set(
-                scope_variable,
-                scope_new(self.tenant, scope_around(scope_settled(scope_innermost())), self,
-                          self.home))
+            innermost = scope_settled(scope_innermost())
+            around = scope_around(innermost)
+            PyContextVar_Set(scope_variable, scope_new(self.tenant, around, self, self.home))
+            if around is not innermost:
+                self.inherited = innermost
         finally:
             collections_on(collected)
         self.state = OPEN
         return None if self.tenant is NO_TENANT else self.tenant
 
     def __exit__(self, *error):
-        cdef Scope innermost
+        cdef Scope innermost, left, inherited = self.inherited
         cdef int collected
         cdef object home
         if self.state != OPEN:
             raise RuntimeError("tenant: the block is not open")
         self.state = ENDED
+        self.inherited = None
         relaxed_store_flag(&self.is_lost, True)        # until its scope is out of that context
         home = self.home()
         if home is not None and <PyObject*>home is context_running():
             collected = collections_off()
             try:
                 innermost = scope_innermost()
-                PyContextVar_Set(scope_variable, scope_settled(scope_without(innermost, self)))
+                left = scope_settled(scope_without(innermost, self))
+                # The very scope that was there, with all around it: asgiref takes another for a
+                # change, and carries it over to the context that this one is a copy of.
+                if (inherited is not None and left is not None
+                        and left.block is inherited.block and left.tenant is inherited.tenant):
+                    left = inherited
+                PyContextVar_Set(scope_variable, left)
             finally:
                 collections_on(collected)
             relaxed_store_flag(&self.is_lost, False)
@@ -322,8 +332,7 @@ cdef class TenantVariable:
             innermost = scope_settled(scope_innermost())
             if innermost is not None:
                 token.block = innermost.block
-                if is_running(innermost.context):
-                    outer = innermost.outer
+                outer = innermost.outer
             token.old = innermost
             PyContextVar_Set(
                 scope_variable, scope_new(tenant, outer, token.block, token.context))

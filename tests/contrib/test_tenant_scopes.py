@@ -234,6 +234,59 @@ def test_ends_in_another_context_while_blocks_are_open_within() -> None:
     assert context.run(now) is None
 
 
+def carried_back(function: Callable[[], Any]) -> Any:
+    """Call a function in a copied context, and set here what it changed there, as asgiref does."""
+    context = contextvars.copy_context()
+    made = context.run(function)
+    for variable, value in context.items():
+        if variable.get() != value:
+            variable.set(value)
+    return made
+
+
+def test_blocks_in_a_context_whose_changes_are_carried_back_change_nothing() -> None:
+    def use() -> str:
+        with tenant("inner"), no_tenant(), tenant("innermost"):
+            carried_back(tenant("more")(now))
+            return current_tenant.get()
+
+    with tenant("outermost"):
+        with tenant("outer"):
+            with tenant("own"):
+                assert carried_back(use) == "innermost"
+                assert now() == "own"
+                assert carried_back(lambda: carried_back(use)) == "innermost"
+            assert now() == "outer"
+            token = current_tenant.set("set")
+            assert carried_back(use) == "innermost"
+            assert now() == "set"
+            current_tenant.reset(token)
+            assert now() == "outer"
+            carried_back(lambda: current_tenant.set("set there"))
+            assert now() == "set there"
+            assert carried_back(use) == "innermost"
+        assert now() == "outermost"
+
+
+def test_a_block_left_out_of_order_does_not_come_back_with_the_end_of_one_within() -> None:
+    def run() -> None:
+        one, two = tenant("one"), tenant("two")
+        one.__enter__()
+        two.__enter__()
+        with tenant("within"), warns():
+            one.__exit__(None, None, None)
+        two.__exit__(None, None, None)
+        assert now() == around
+
+    for around in (None, "around"):
+        if around is None:
+            contextvars.Context().run(run)
+        else:
+            with tenant(around):
+                run()
+                contextvars.copy_context().run(run)
+
+
 # Tasks
 
 
