@@ -20,8 +20,9 @@ from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from . import _core, wrapping
-from .coroutines import is_async, makes_generators
+from .coroutines import is_async, makes_generators, plain_result
 from .errors import InvalidNamespaceError, TenantNotSetError, TenantScopeWarning
+from .reports import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Block(_core.TenantBlock):
         if isinstance(function, (classmethod, staticmethod)):
             return type(function)(self(function.__func__))
         if isinstance(function, type) or not callable(function):
-            raise TypeError(f"function: must be a function, got {function!r:.200}")
+            raise TypeError(f"function: must be a function, got {shown(function)}")
         if makes_generators(function):
             raise TypeError(
                 "function: is a generator function, whose body runs when the call has returned"
@@ -165,13 +166,22 @@ def default_path(tenant: str) -> str:
     return f"tenant:{tenant}"
 
 
+def checked_path(path: Path | None) -> Path:
+    """Return the path to use; `TypeError` for one that cannot be called for names."""
+    if path is None:
+        return default_path
+    if not callable(path):
+        raise TypeError(f"path: must be callable or None, got {type(path).__name__}")
+    if is_async(path):
+        raise TypeError("path: must be a plain function, got a coroutine function")
+    return path
+
+
 def names_of(path: Path, tenant: str) -> tuple[str, ...]:
     """Return the names that a path gives to a tenant; they are not checked yet."""
-    names: Any = path(tenant)
+    names: Any = plain_result(path(tenant), "path")
     if isinstance(names, str):
         return (names,)
-    if isinstance(names, CoroutineType):
-        names.close()
     if not isinstance(names, Iterable) or isinstance(names, (bytes, bytearray)):
         raise TypeError(
             f"path: must return a name or an iterable of names, returned {type(names).__name__}"
@@ -192,12 +202,8 @@ class CurrentTenant:
     __slots__ = ("_above", "_path")
 
     def __init__(self, above: _core.Namespace[Any], path: Path | None) -> None:
-        if path is not None and not callable(path):
-            raise TypeError(f"path: must be callable or None, got {type(path).__name__}")
-        if path is not None and is_async(path):
-            raise TypeError("path: must not be a coroutine function")
         self._above = above
-        self._path = default_path if path is None else path
+        self._path = checked_path(path)
 
     def resolve(self) -> _core.Namespace[Any]:
         """Return the namespace of the tenant that is set now.

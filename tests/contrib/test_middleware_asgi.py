@@ -196,6 +196,15 @@ def test_an_id_is_checked_as_the_name_that_it_will_be(path: Any, longest: int) -
     assert "256" in body["detail"]
 
 
+def test_an_id_whose_path_is_too_deep_is_refused() -> None:
+    path: Any = lambda name: name.split("/")  # noqa: E731
+    guarded = TenantMiddleware(echo, header="X-Tenant-ID", path=path)
+    new_cache()[0].namespace(*["a"] * 64)
+    assert asyncio.run(ask(guarded, ("x-tenant-id", b"/".join([b"a"] * 64))))[0] == 200
+    assert asyncio.run(ask(guarded, ("x-tenant-id", b"/".join([b"a"] * 65))))[0] == 400
+    assert asyncio.run(ask(guarded, ("x-tenant-id", b"a//b")))[0] == 400
+
+
 def test_exempt_requests_run_without_a_tenant() -> None:
     mine = new_cache()[0].for_current_tenant()
     seen: list[Any] = []
@@ -343,15 +352,20 @@ async def agenerates(scope: Any) -> AsyncIterator[str]:
         ({"header": 7}, TypeError, "^header: must be a str, got int"),
         ({"header": ""}, ValueError, "^header: "),
         ({"header": "X Tenant"}, ValueError, "^header: "),
+        ({"header": "X:Tenant"}, ValueError, "^header: "),
+        ({"header": "X-Tenänt"}, ValueError, "^header: "),
         ({"subdomain_of": "exämple.com"}, ValueError, "^subdomain_of: "),
+        ({"subdomain_of": "example.com:8000"}, ValueError, "^subdomain_of: .*without a port"),
+        ({"subdomain_of": "."}, ValueError, "^subdomain_of: "),
+        ({"subdomain_of": ""}, ValueError, "^subdomain_of: "),
         ({"path_part": -1}, ValueError, "^path_part: must be at least 0"),
         ({"path_part": True}, TypeError, "^path_part: must be an int, got bool"),
         ({"tenant_of": "acme"}, TypeError, "^tenant_of: must be callable, got str"),
         ({"header": "A", "is_known": {"acme"}}, TypeError, "^is_known: must be callable, got set"),
-        ({"header": "A", "path": "tenant"}, TypeError, "^path: must be callable, got str"),
-        ({"header": "A", "path": echo}, TypeError, "^path: must not be a coroutine function"),
-        ({"header": "A", "is_known": yields}, TypeError, "^is_known: is a generator function"),
-        ({"tenant_of": agenerates}, TypeError, "^tenant_of: is a generator function"),
+        ({"header": "A", "path": "tenant"}, TypeError, "^path: must be callable or None, got str"),
+        ({"header": "A", "path": echo}, TypeError, "^path: must be a plain function, got a coro"),
+        ({"header": "A", "is_known": yields}, TypeError, "^is_known: .*got a generator function"),
+        ({"tenant_of": agenerates}, TypeError, "^tenant_of: .*got a generator function"),
         ({"header": "A", "exempt": 7}, TypeError, "^exempt: must be a str or an iterable"),
         ({"header": "A", "exempt": b"/"}, TypeError, "^exempt: must be a str or an iterable"),
         ({"header": "A", "exempt": [None]}, TypeError, "^exempt: each must be a str, got NoneType"),

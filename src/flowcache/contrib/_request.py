@@ -9,13 +9,18 @@ from http import HTTPStatus
 from typing import Any
 
 from flowcache import _core
-from flowcache.coroutines import is_async, makes_generators
+from flowcache.coroutines import check_sync, is_async
 from flowcache.errors import InvalidNamespaceError
-from flowcache.tenancy import Path, default_path, names_of
+from flowcache.reports import shown
+from flowcache.tenancy import Path, checked_path, names_of
 
 __all__ = ["Exempt", "Refusal", "Source"]
 
+DEEPEST = 64
+"""Names of a path: the core's own bound."""
 METHOD = re.compile(r"[A-Z]+(-[A-Z]+)*")
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+DOMAIN = re.compile(r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 HOST = re.compile(r"([A-Za-z0-9_.-]*)(:[0-9]*)?")
 
 
@@ -59,7 +64,7 @@ class Exempt:
             else:
                 raise ValueError(
                     'exempt: each must be a path that begins with "/" and may end with "/*", '
-                    f"or a method in capital letters, got {one!r:.200}"
+                    f"or a method in capital letters, got {shown(one)}"
                 )
         self.below = tuple(below)
 
@@ -85,14 +90,8 @@ class Source:
         """Check the middleware's arguments; ``TypeError`` or ``ValueError`` names the wrong one."""
         for argument, function in (("tenant_of", tenant_of), ("is_known", is_known)):
             check_function(argument, function, awaits=awaits)
-        check_function("path", path, awaits=False)
-        for argument, text in (("header", header), ("subdomain_of", subdomain_of)):
-            if text is None:
-                continue
-            if not isinstance(text, str):
-                raise TypeError(f"{argument}: must be a str, got {type(text).__name__}")
-            if not text or not text.isascii() or any(map(str.isspace, text)):
-                raise ValueError(f"{argument}: must be ASCII without white space, got {text!r}")
+        check_text("header", header, HEADER, "the name of a header")
+        check_text("subdomain_of", subdomain_of, DOMAIN, "a domain in ASCII, without a port")
         if path_part is not None:
             if isinstance(path_part, bool) or not isinstance(path_part, int):
                 raise TypeError(f"path_part: must be an int, got {type(path_part).__name__}")
@@ -109,7 +108,7 @@ class Source:
         self.path_part = path_part
         self.tenant_of = tenant_of
         self.is_known = is_known
-        self.path = default_path if path is None else path
+        self.path = checked_path(path)
 
     def read(self, headers: Callable[[str], list[bytes]], path: str) -> str | None:
         """Return what the request says, unchecked, or ``None`` if it says nothing.
@@ -160,7 +159,10 @@ class Source:
             raise malformed("it has a comma, as two joined headers would")
         try:
             checked = _core.check_name(tenant, "tenant")
-            for name in names_of(self.path, checked):
+            names = names_of(self.path, checked)
+            if len(names) > DEEPEST:
+                raise malformed(f"its path has more than {DEEPEST} names")
+            for name in names:
                 _core.check_name(name, "tenant")
         except InvalidNamespaceError as error:
             raise malformed(str(error).removeprefix("tenant: ")) from None
@@ -184,10 +186,19 @@ def check_function(argument: str, function: object, *, awaits: bool) -> None:
         return
     if not callable(function):
         raise TypeError(f"{argument}: must be callable, got {type(function).__name__}")
-    if is_async(function) and not awaits:
-        raise TypeError(f"{argument}: must not be a coroutine function; nothing here awaits it")
-    if makes_generators(function) and argument != "path":
-        raise TypeError(f"{argument}: is a generator function, whose result is always true")
+    if awaits and is_async(function):
+        return
+    check_sync(function, argument)
+
+
+def check_text(argument: str, text: object, wanted: re.Pattern[str], what: str) -> None:
+    """Raise `TypeError` or `ValueError` for an argument that no request could match."""
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise TypeError(f"{argument}: must be a str, got {type(text).__name__}")
+    if not wanted.fullmatch(text):
+        raise ValueError(f"{argument}: must be {what}, got {shown(text)}")
 
 
 def malformed(why: str) -> Refusal:

@@ -108,30 +108,49 @@ class Response:
 
     def __init__(self, context: Context, response: Iterable[bytes]) -> None:
         self._context = context
-        self._response = response
-        self._parts: Iterator[bytes] | None = None
-        # It holds the application's response until this one is gone. Were that collected by
-        # itself, its `finally` would run in the context that the collector happens to run in.
-        self._finalizer = weakref.finalize(self, close_in, context, response)
+        self._body = Body(response)
+        # This holds the body until the response is gone. Were the application's objects collected
+        # by themselves, they would end in the context that the collector happens to run in.
+        self._finalizer = weakref.finalize(self, context.run, self._body.close)
         self._finalizer.atexit = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        if self._parts is None:
-            self._parts = self._context.run(iter, self._response)
-        return self._context.run(next, self._parts)
+        return self._context.run(self._body.next)
 
     def close(self) -> None:
         """Close the application's response, as a server must."""
         self._finalizer()
 
 
-def close_in(context: Context, response: Iterable[bytes]) -> None:
-    close = getattr(response, "close", None)
-    if close is not None:
-        context.run(close)
+class Body:
+    """What an application returned. All is done in its context, the drop of the last reference too.
+
+    A class that the application does not know: nothing of the application's can refer to it.
+    """
+
+    __slots__ = ("_parts", "_response")
+
+    def __init__(self, response: Iterable[bytes]) -> None:
+        self._response: Iterable[bytes] | None = response
+        self._parts: Iterator[bytes] | None = None
+
+    def next(self) -> bytes:
+        if self._response is None:
+            raise StopIteration
+        if self._parts is None:
+            self._parts = iter(self._response)
+        return next(self._parts)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._response, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._response = self._parts = None
 
 
 def header_values(environ: Environ, name: str) -> list[bytes]:
