@@ -189,10 +189,21 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def own_loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop that runs the calling task; `RuntimeError` if it is another's."""
+    """Return the event loop that runs the calling task; `RuntimeError` where none does."""
     import asyncio
 
-    return asyncio.get_running_loop()
+    # In trio's guest mode a loop of asyncio runs as well, and trio's tasks cannot wait for it.
+    in_trio_task = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_task", None)
+    if in_trio_task is None or not in_trio_task():
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+    raise RuntimeError(
+        "a load that is awaited runs on an event loop of asyncio (uvloop, or anyio on asyncio), "
+        "and none runs here; on trio, and anyio on trio, call fetch() in a thread: "
+        "trio.to_thread.run_sync(...)"
+    )
 
 
 def wake(waiters: dict[ThreadWaiter | TaskWaiter, None]) -> None:
