@@ -179,6 +179,11 @@ class History:
         self.registered: dict[Running, int] = {}
         self.invalidations: list[tuple[int, int, str, Callable[[str], bool], str]] = []
         """Begin, end, namespace, whether a key was covered, and what it was."""
+        self.lost: list[tuple[int, int, str, Callable[[str], bool]]] = []
+        """Invalidations after which a call need not join a load that they did not cover.
+
+        Each tag of `match="all"` counts as lost: the load may yet turn out to bear the others.
+        """
 
     # Recording
 
@@ -250,6 +255,9 @@ class History:
                 if covers(key):
                     covering[name, key].append((begin, end))
         self.verify_values(covering)
+        for begin, end, name, covers in self.lost:
+            for key in filter(covers, KEYS):
+                covering[name, key].append((begin, end))
         self.verify_loads(covering)
         self.verify_errors()
 
@@ -620,8 +628,11 @@ class Round:
                 where.invalidate_tag(tag)
         elif draw < 0.82:
             tags = tags_of(key)
+            begin = history.ticket()
             with history.invalidation(name, lambda other: other == key, "invalidate_tags"):
                 place.invalidate_tags(tags, match="all")
+            shares = lambda other: bool(set(tags) & set(tags_of(other)))  # noqa: E731
+            history.lost.append((begin, history.ticket(), name, shares))
         elif draw < 0.86:
             covers = lambda other: other[0] == key[0]  # noqa: E731
             with history.invalidation(name, covers, "invalidate_prefix"):
