@@ -12,6 +12,7 @@ from . import _core
 from ._core import Namespace
 from .coroutines import check_sync
 from .errors import CacheClosedError
+from .loading import pool
 from .reports import report
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from .limits import Limits
+    from .loading.pool import Executor
 
     V = TypeVar("V")
 else:
@@ -52,6 +54,7 @@ class Cache(Namespace[V]):
         max_idle_namespaces: int = 10_000,
         clock: Callable[[], float] | None = None,
         name: str = "flowcache",
+        executor: Executor | None = None,
     ) -> None:
         """Make an empty cache. Raises ``TypeError`` or ``ValueError`` that names the argument."""
         for argument, function in (("weigher", weigher), ("clock", clock)):
@@ -70,6 +73,7 @@ class Cache(Namespace[V]):
             )
         if max_idle_namespaces < 0:
             raise ValueError(f"max_idle_namespaces: must be at least 0, got {max_idle_namespaces}")
+        check_executor(executor)
         pending_age = _core.duration(max_pending_age, "max_pending_age")
         interval = None
         if sweep_interval is not None:
@@ -88,6 +92,7 @@ class Cache(Namespace[V]):
             clock,
             name,
         )
+        pool.open_pool(self._store(), pending_age, executor)
         self._sweeper = None
         if interval is not None:
             self._sweeper = Sweeper(self, interval)
@@ -128,6 +133,19 @@ class Cache(Namespace[V]):
     async def __aexit__(self, *exc: object) -> None:
         """Close the cache."""
         self.close()
+
+
+def check_executor(executor: object) -> None:
+    """Raise `TypeError` for what cannot run a background load in a thread of this process."""
+    if executor is None:
+        return
+    if not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            "executor: must have a method submit, as concurrent.futures.ThreadPoolExecutor has, "
+            f"or be None, got {type(executor).__name__}"
+        )
+    if any(kind.__name__ == "ProcessPoolExecutor" for kind in type(executor).__mro__):
+        raise TypeError("executor: must run threads; a loader cannot go to another process")
 
 
 def sweep(root: Namespace[Any]) -> int:
@@ -213,6 +231,7 @@ def create_cache(
     max_idle_namespaces: int = 10_000,
     clock: Callable[[], float] | None = None,
     name: str = "flowcache",
+    executor: Executor | None = None,
 ) -> Cache[Any]:
     """Make a cache, to be shared by every tenant of this process.
 
@@ -225,7 +244,9 @@ def create_cache(
     holds up new callers, nor is stored. ``sweep_interval``: seconds between sweeps by a daemon
     thread; ``None``: no thread, expired entries are reclaimed as the cache is used.
     ``max_idle_namespaces``: how many empty, unused namespaces keep their counters. ``clock``:
-    returns seconds, for tests; the monotonic clock by default. ``name``: a label.
+    returns seconds, for tests; the monotonic clock by default. ``name``: a label. ``executor``:
+    runs the background loads of threads, by its ``submit(function)``; ``None``: threads of the
+    cache's own.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
@@ -241,4 +262,5 @@ def create_cache(
         max_idle_namespaces=max_idle_namespaces,
         clock=clock,
         name=name,
+        executor=executor,
     )

@@ -225,15 +225,15 @@ def test_who_needs_the_value_joins_the_load_behind() -> None:
 def test_who_needs_the_value_does_not_wait_for_a_thread_of_the_pool() -> None:
     cache, clock = new_cache()
     cache.set("k", "old", ttl=10, stale=5)
-    gates = [Gate() for _ in range(pool.THREADS)]
-    for n in range(pool.THREADS):
+    gates = [Gate() for _ in range(pool.PER_TENANT)]
+    for n in range(pool.PER_TENANT):
         cache.set(n, "old", ttl=1, stale=5000)
     clock.advance(12)
     for n, gate in enumerate(gates):
         assert cache.fetch(n, gate) == "old"
         assert gate.begun.wait(30)
     assert cache.fetch("k", never) == "old"  # Queued behind those.
-    assert cache.stats().pending == pool.THREADS + 1
+    assert cache.stats().pending == pool.PER_TENANT + 1
     clock.advance(5)
     assert cache.fetch("k", lambda: "mine") == "mine"
     for gate in gates:
@@ -428,7 +428,7 @@ def test_what_strikes_a_thread_of_the_pool_is_logged_and_the_pool_goes_on(
     def leave() -> None:
         raise SystemExit("enough")
 
-    for n in range(2 * pool.THREADS):
+    for n in range(2 * pool.PER_TENANT):
         assert cache.fetch("k", leave) == "old"
         wait_until(lambda n=n: len(logged(caplog)) == n + 1)  # type: ignore[misc]
         wait_until(lambda: cache.stats().pending == 0)
@@ -599,7 +599,6 @@ def test_a_load_that_cannot_be_given_to_a_thread_leaves_nothing(
 ) -> None:
     """The interpreter is on its way out, or the system has no thread to spare."""
     cache, _ = stale_cache()
-    monkeypatch.setattr(pool, "_pool", pool.Pool())
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

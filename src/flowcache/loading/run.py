@@ -10,6 +10,7 @@ ran on; a `fork`, which leaves its thread behind.
 from __future__ import annotations
 
 import contextvars
+import math
 import os
 import sys
 import threading
@@ -207,6 +208,15 @@ class Run:
         except IndexError:
             return False
         return True
+
+    def started(self) -> float:
+        """Return when its first load began, on the cache's clock; the past, if it has ended."""
+        return min((load.started for load in tuple(self.loads)), default=-math.inf)
+
+    def is_superseded(self) -> bool:
+        """True if its result would not be stored and no call waits for it."""
+        loads = tuple(self.loads)
+        return all(load.outcome is not None or (load.fenced and not load.waiters) for load in loads)
 
     def is_left(self) -> bool:
         """True if nobody goes on with it: a fork left its thread behind, or its loop stands."""
