@@ -50,9 +50,12 @@ def held_for(namespace: Any, key: Hashable) -> Held | None:
     return Held(value, left, ttl, grace, grace if is_served else 0.0)
 
 
-def look_up(namespace: Any, key: Hashable, call: Call) -> Held | None:
+def look_up(namespace: Any, key: Hashable, call: Call, *, in_task: bool = False) -> Held | None:
     """Return what is held if it answers the call; count what it was."""
     held = held_for(namespace, key)
+    if in_task and held is not None and call.is_due(held) and backoff.was_cut_off(namespace, key):
+        call.in_place.add(key)
+        held = None
     if held is None or (held.left <= 0 and not call.takes_stale(held)):
         namespace._count("misses", 1)
         namespace._emit("miss", key, None, None, None, 0.0)
@@ -86,7 +89,7 @@ def load_behind(run: Run, keys: list[Hashable]) -> None:
             try:
                 load = run.begin(key)
                 while load.run.is_left():
-                    load.run.end()
+                    load.run.cut_off()
                     load = run.begin(key)
             except TooManyLoadsError:
                 break
@@ -232,7 +235,10 @@ def conclude(run: Run, key: Hashable, outcome: Outcome | None) -> Answer | None:
     error = outcome.error
     if error is None:
         return (outcome.value,)
-    answer = fall_back(run, key, timed_out=False) if isinstance(error, Exception) else None
+    answer = None
+    if isinstance(error, Exception):
+        # In place of a background load its failure is no more than that of one.
+        answer = fall_back(run, key, timed_out=key in run.call.in_place)
     if answer is not None:
         return answer
     error = outcome.error_for(run)

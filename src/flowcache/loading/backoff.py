@@ -26,6 +26,8 @@ class Failure(NamedTuple):
     in_a_row: int
     again: float
     """When the next load may begin, on the cache's clock."""
+    was_cut_off: bool
+    """It did not fail: its event loop ended first."""
     stamp: tuple[float, float]
     """Bounds of the deadline of the value to be replaced. A value stored since has a later one."""
 
@@ -60,8 +62,20 @@ def is_backing_off(namespace: Any, key: Hashable) -> bool:
     return failure is not None and namespace._now() < failure.again
 
 
-def note_failure(namespace: Any, key: Hashable) -> None:
-    """Remember that a background load failed: the delay is 1 s, then doubles up to 30 s."""
+def was_cut_off(namespace: Any, key: Hashable) -> bool:
+    """True if the last background load for what is held was ended by the end of its event loop.
+
+    It would be again where each request has a loop of its own: the next caller loads and waits.
+    """
+    failure = last_failure(namespace, key)
+    return failure is not None and failure.was_cut_off
+
+
+def note_failure(namespace: Any, key: Hashable, *, cut_off: bool = False) -> None:
+    """Remember that a background load failed: the delay is 1 s, then doubles up to 30 s.
+
+    One that was cut off may be repeated at once, but not in the background of an event loop.
+    """
     try:
         stamp = stamp_of(namespace, key)
     except CacheClosedError:
@@ -69,12 +83,13 @@ def note_failure(namespace: Any, key: Hashable) -> None:
     if stamp is None:
         return  # Nothing is held any more that could be served meanwhile.
     failure = last_failure(namespace, key)
-    in_a_row = 1 if failure is None else failure.in_a_row + 1
-    delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(in_a_row - 1, 30))
+    in_a_row = (0 if failure is None else failure.in_a_row) + (not cut_off)
+    delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(max(0, in_a_row - 1), 30))
     which = hash((namespace, key))
     failures = _failures.setdefault(namespace._store(), {})
     failures.pop(which, None)  # To the end.
-    failures[which] = Failure(in_a_row, namespace._now() + delay, stamp)
+    again = namespace._now() + (0.0 if cut_off else delay)
+    failures[which] = Failure(in_a_row, again, cut_off, stamp)
     if len(failures) > MOST_FAILURES:
         for earliest in list(failures)[: len(failures) - MOST_FAILURES * 9 // 10]:
             failures.pop(earliest, None)

@@ -121,7 +121,7 @@ class Batch:
             if self.context is None:
                 held = look_up(self.namespace, key, self.call)
             else:
-                held = self.context.run(look_up, self.namespace, key, self.call)
+                held = self.context.run(look_up, self.namespace, key, self.call, in_task=True)
             if held is None:
                 self.missing[key] = None
             else:

@@ -58,6 +58,7 @@ class Call:
     """The options of one call of `fetch` and its like."""
 
     __slots__ = (
+        "in_place",
         "joined",
         "on_miss",
         "refresh_ahead",
@@ -87,6 +88,8 @@ class Call:
         self.timeout = seconds_or_none(given("timeout"), "timeout")
         self.joined: set[Any] = set()
         """The keys whose load it has joined; for the count."""
+        self.in_place: set[Any] = set()
+        """The keys that it loads in place of a background load that its event loop cut off."""
         self.on_miss: Callable[[], object] | None = given("_on_miss")
         if self.ttl is not UNSET:
             _core.duration(self.ttl, "ttl", True)

@@ -73,7 +73,7 @@ class LoopWatch:
 
     def __del__(self) -> None:
         for run in list(self.runs):  # In one step, which tuple() is not.
-            run.end()
+            run.cut_off()
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> LoopWatch:
@@ -318,7 +318,9 @@ class Run:
                 self._deliver(produced, perf_counter() - began)
         except BaseException as interrupt:
             # A cancellation from outside sends every caller back to the start.
-            if not (is_cancellation(interrupt) and is_being_cancelled()):
+            if is_cancellation(interrupt) and is_being_cancelled():
+                self.cut_off()
+            else:
                 self._be_interrupted(interrupt)
             raise
         finally:
@@ -327,7 +329,7 @@ class Run:
             del load  # An error's traceback holds this frame; its load holds the error.
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self.end()
+        self.cut_off()  # It has ended by now, unless it was cancelled before its first step.
         if not task.cancelled():
             task.exception()  # Seen: `interrupted` bears it, or it was raised out of the loop.
 
@@ -374,6 +376,14 @@ class Run:
         self.loads.clear()
         self.loader = self.watch = self.task = None
         self.stands_in_for = self.context = self.handled = None
+
+    def cut_off(self) -> None:
+        """End a run whose task or event loop ends before it, and remember it if none waits."""
+        if self.background:
+            for load in tuple(self.loads):
+                if load.outcome is None:
+                    backoff.note_failure(self.namespace, load.key, cut_off=True)
+        self.end()
 
     def withdraw(self) -> None:
         """End a run whose first caller was interrupted, unless somebody else runs it."""
@@ -461,8 +471,8 @@ class Run:
 
     def _fail(self, load: Load, error: BaseException, seconds: float, counted: float) -> None:
         unseen = self.background or ((self.detached or self.forsaken) and not load.waiters)
-        if self.background:
-            # First: nobody may begin the next one before the key is known to rest.
+        if self.background or load.key in self.call.in_place:
+            # First: nobody may begin the next one before the key is known to back off.
             backoff.note_failure(self.namespace, load.key)
         self._take_out(load)
         self._count("load_failures", counted)

@@ -50,9 +50,10 @@ def afetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> 
 
     async def afetch() -> Any:
         loop = own_loop()
-        held = context.run(look_up, namespace, key, call)
+        held = context.run(look_up, namespace, key, call, in_task=True)
         if held is None:
-            return await load_in_task(namespace, key, loader, call, context)
+            in_place = key in call.in_place
+            return await load_in_task(namespace, key, loader, call, context, is_refresh=in_place)
         if call.is_due(held):
             run = Run(namespace, loader, call, loop=loop, context=context, background=True)
             load_behind(run, [key])
