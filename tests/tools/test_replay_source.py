@@ -136,6 +136,17 @@ class TestParts:
             parts = [packed(b"key\na\n", kind), padding, packed(b"b\na\n", kind), padding]
             assert list(read_trace(write(b"".join(parts), "log"), Layout()).keys) == [0, 1, 0]
 
+    @pytest.mark.parametrize("zeros", [1, 2, 3, 4 * LOOK_AHEAD - 1])
+    def test_zeros_after_an_xz_stream_that_are_not_by_fours(
+        self, write: Callable[..., str], zeros: int
+    ) -> None:
+        stream = packed(b"key\na\n", "xz")
+        for rest in (b"", stream):
+            with pytest.raises(TraceError, match="no multiple of four"):
+                read_trace(write(stream + bytes(zeros) + rest, "log"), Layout(), skip_bad=True)
+        padded = stream + bytes(zeros + 4 - zeros % 4)
+        assert len(read_trace(write(padded, "log"), Layout())) == 1
+
     def test_zstandard_frames_to_skip(self, write: Callable[..., str]) -> None:
         skipped = struct.pack("<II", 0x184D2A5F, 3) + b"abc"
         parts = [skipped, packed(b"key\na\n", "zst"), skipped, packed(b"b\na\n", "zst"), skipped]

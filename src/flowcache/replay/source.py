@@ -104,6 +104,7 @@ class XzReader(io.RawIOBase):
     def __init__(self, source: Ahead) -> None:
         self._source = source
         self._decoder = self._new_decoder()
+        self._ended = False
 
     @staticmethod
     def _new_decoder() -> lzma.LZMADecompressor:
@@ -116,15 +117,11 @@ class XzReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` and return the number of bytes; 0 at the end."""
         content = b""
-        while not content:
+        while not content and not self._ended:
             compressed = b""
             if self._decoder.eof:
-                # Zeros may stand between streams and after the last.
-                compressed = self._decoder.unused_data.lstrip(b"\0")
-                while not compressed and (block := self._source.read(BLOCK)):
-                    compressed = block.lstrip(b"\0")
-                if not compressed:
-                    return 0
+                compressed = self._next_stream()
+                self._ended = not compressed
                 self._decoder = self._new_decoder()
             elif self._decoder.needs_input:
                 compressed = self._source.read(BLOCK) or b""
@@ -133,6 +130,23 @@ class XzReader(io.RawIOBase):
             content = self._decoder.decompress(compressed, len(buffer))
         buffer[: len(content)] = content
         return len(content)
+
+    def _next_stream(self) -> bytes:
+        """Return bytes from the beginning of the next stream, or none at the end of the file.
+
+        Zeros may stand between streams and after the last, in a multiple of four.
+        """
+        block: bytes | None = self._decoder.unused_data
+        zeros = 0
+        while block is not None:
+            following = block.lstrip(b"\0")
+            zeros += len(block) - len(following)
+            if following:
+                break
+            block = self._source.read(BLOCK) or None
+        if zeros % 4:
+            raise lzma.LZMAError(f"{zeros} zeros after a stream, which is no multiple of four")
+        return following
 
 
 @dataclass(frozen=True, slots=True)
