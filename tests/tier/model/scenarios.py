@@ -1,0 +1,145 @@
+"""Bounds at which the protocol is explored whole; together they show every guard to be needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .protocol import NEW, OLD, Bounds
+
+__all__ = ["LARGER", "SCENARIOS"]
+
+LOADS: dict[str, Any] = {"held": False, "here": False, "ticks": 0, "beats": 0}
+
+SCENARIOS = {
+    "one process clears, another fetches": Bounds(
+        calls=(2, 1), kinds=(("fetch",), ("clear",)), beats=1
+    ),
+    "a read meets a clear": Bounds(
+        calls=(2, 1), kinds=(("fetch",), ("clear",)), beats=1, here=False
+    ),
+    "two processes set": Bounds(calls=(2, 1), kinds=(("set", "fetch"), ("set",)), beats=1),
+    "two threads of one process": Bounds(
+        calls=(3,), threads=(2,), kinds=(("fetch", "clear"),), ticks=0, beats=0, here=False
+    ),
+    "a load meets a delete": Bounds(calls=(1, 3), kinds=(("fetch",), ("fetch", "delete")), **LOADS),
+    "a load meets a clear": Bounds(calls=(1, 2), kinds=(("fetch",), ("fetch", "clear")), **LOADS),
+    "the record is lost": Bounds(
+        calls=(2,),
+        threads=(1,),
+        kinds=(("fetch", "clear"),),
+        faults=("evict record", "trim", "flush"),
+        fault_count=1,
+        ticks=0,
+        beats=0,
+    ),
+    "the record is lost while it loads": Bounds(
+        calls=(3,),
+        threads=(2,),
+        kinds=(("fetch", "clear"),),
+        faults=("evict record",),
+        fault_count=1,
+        **LOADS,
+    ),
+    "an answer is lost": Bounds(
+        calls=(1, 2),
+        kinds=(("set",), ("set", "fetch")),
+        faults=("lost reply",),
+        fault_count=1,
+        ticks=0,
+        beats=0,
+    ),
+    "the replica is promoted": Bounds(
+        calls=(1, 1), kinds=(("fetch",), ("clear",)), faults=("promote",), fault_count=1
+    ),
+    "a read meets a promotion": Bounds(
+        calls=(1, 1),
+        kinds=(("fetch",), ("clear",)),
+        faults=("promote",),
+        fault_count=1,
+        beats=0,
+        here=False,
+    ),
+    "a write goes to the old primary": Bounds(
+        calls=(2, 1),
+        kinds=(("fetch",), ("clear",)),
+        after_promotion=((NEW, NEW), (OLD, OLD)),
+    ),
+    "a read goes to the old primary": Bounds(
+        calls=(2, 1),
+        kinds=(("fetch",), ("clear",)),
+        after_promotion=((NEW, OLD), (OLD, NEW)),
+        here=False,
+    ),
+    "the server comes back from a dump": Bounds(
+        calls=(2,),
+        threads=(1,),
+        kinds=(("fetch", "clear"),),
+        faults=("old dump",),
+        fault_count=1,
+        ticks=0,
+        beats=1,
+    ),
+    "the bus is cut": Bounds(
+        calls=(1, 1), kinds=(("fetch",), ("clear",)), faults=("cut",), fault_count=1
+    ),
+    "the bus was cut": Bounds(
+        calls=(1, 1),
+        kinds=(("fetch",), ("clear",)),
+        gap=("cut",),
+        faults=("other message",),
+        fault_count=1,
+    ),
+    "the log is lost": Bounds(
+        calls=(1, 1),
+        kinds=(("fetch",), ("clear",)),
+        gap=("cut",),
+        faults=("lose log",),
+        fault_count=1,
+    ),
+    "a read meets a gap": Bounds(
+        calls=(2, 1), kinds=(("fetch",), ("clear",)), gap=("cut", "log lost"), here=False
+    ),
+    "the whole fleet": Bounds(
+        calls=(2, 1),
+        kinds=(("fetch",), ("fleet",)),
+        faults=("lose members",),
+        fault_count=1,
+        ticks=0,
+        beats=0,
+    ),
+}
+"""By name, what is explored in the suite."""
+
+EVERY = ("cut", "flush", "evict record", "evict value", "trim", "lease runs out")
+
+LARGER = {
+    "three processes": Bounds(
+        calls=(1, 1, 1), threads=(1, 1, 1), kinds=(("fetch", "clear", "set"),) * 3, beats=2
+    ),
+    "two threads in each of two": Bounds(
+        calls=(2, 2), threads=(2, 2), kinds=(("fetch", "clear", "set"), ("fetch", "clear"))
+    ),
+    "a promotion and a cut": Bounds(
+        calls=(2, 2),
+        kinds=(("fetch", "clear"), ("fetch", "clear")),
+        faults=("promote", "cut", "evict record"),
+        fault_count=2,
+        beats=2,
+    ),
+    "all faults of one server": Bounds(
+        calls=(2, 2),
+        kinds=(("fetch", "clear", "set"), ("fetch", "delete")),
+        faults=EVERY,
+        fault_count=2,
+        beats=2,
+    ),
+    "two leases of the fleet": Bounds(
+        calls=(2, 2),
+        kinds=(("fetch", "clear"), ("fleet", "fetch")),
+        faults=("lose members", "cut"),
+        fault_count=2,
+        ticks=2,
+        beats=2,
+    ),
+}
+"""By name, what a command explores; some take hours."""
