@@ -36,6 +36,7 @@ def test_create_cache_and_cache_take_the_same_parameters() -> None:
         "max_idle_namespaces": 10_000,
         "clock": None,
         "name": "flowcache",
+        "executor": None,
     }
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in made.parameters.values())
 
