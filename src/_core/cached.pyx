@@ -69,6 +69,25 @@ cdef bint HASHES_AGREE = (
     hashes_agree(("flowcache", 7)) and hashes_agree((b"x", -3.5, None)) and hashes_agree(("x",)))
 
 
+@cython.final
+cdef class Counts:
+    """The calls of a cached function for one tenant."""
+
+    cdef int64_t calls_made
+    cdef int64_t misses_met
+
+    @property
+    def calls(self):
+        return self.calls_made
+
+    @property
+    def misses(self):
+        return self.misses_met
+
+    def miss(self):
+        count_up(&self.misses_met)
+
+
 cdef class Called:
     """Calls a function through a namespace. The Python face's Cached is its only subclass."""
 
@@ -105,14 +124,18 @@ cdef class Called:
             self.label = label
             self.namespace = namespace
 
-    def _answer(self, Namespace namespace not None, key, args, kwargs):
-        """Return the fresh value of ``key`` there, or what ``_load`` makes of the call."""
+    def _answer(self, Namespace namespace not None, key, args, kwargs, Counts counts=None):
+        """Return the fresh value of ``key`` there, or what ``_load`` makes of the call.
+
+        The call is counted in ``counts``, which is a tenant's, or as the function's own.
+        """
+        cdef int64_t* calls = &self._calls if counts is None else &counts.calls_made
         if self.hits_answer:
             value = fresh_hit(namespace.store, namespace.node, key)
             if value is not MISSING:
-                count_up(&self._calls)
+                count_up(calls)
                 return ready_of(value) if self.is_async else value
-        count_up(&self._calls)
+        count_up(calls)
         return self._load(namespace, key, args, kwargs)
 
     def _count_miss(self):

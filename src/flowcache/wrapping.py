@@ -84,6 +84,10 @@ def make_key(label: str, args: Arguments, kwargs: Keywords, typed: bool) -> tupl
     return key
 
 
+MOST_TENANTS = 10_000
+"""Tenants of which a function keeps counts."""
+
+
 class CacheInfo(NamedTuple):
     """What `cache_info()` tells of one function's calls, as `functools.lru_cache` does."""
 
@@ -235,6 +239,8 @@ class Cached(_core.Called, Generic[P, R]):
         self._resolve: Callable[[], _core.Namespace[Any]] | None
         self._resolve = getattr(namespace, "resolve", None)
         self._namespace = namespace
+        self._counts: dict[tuple[str, ...], _core.Counts] = {}
+        """By the path of a tenant, where the function works for the current one."""
         if key is not None:
             claim_key(self, inner)
         self._set_up(self._is_async, options.get("refresh_ahead") is None)
@@ -284,23 +290,37 @@ class Cached(_core.Called, Generic[P, R]):
         """Call the function though its result be fresh, and store and return what it gives."""
         self._check_arguments(args, kwargs)
         call: Callable[..., Any] = arefresh if self._is_async else refresh
+        place = self._place()
         key, loader = self._key_of(args, kwargs), self._loader(args, kwargs)
-        result: R = call(self._place(), key, loader, **self._options_of(args, kwargs))
+        result: R = call(place, key, loader, **self._options_of(place, args, kwargs))
         return result
 
     def cache_info(self) -> CacheInfo:
         """Return the hits and misses of this function's calls, with two figures of the namespace.
 
         ``maxsize``: its bound on entries; ``currsize``: how many results of this function it holds.
+        Of a function that works for the current tenant all four are that tenant's own. Counts are
+        kept of the last 10,000 tenants that began to call it.
         """
-        place, misses = self._place(), self._misses
+        place = self._place()
+        calls, misses = self._calls, self._misses
+        if self._resolve is not None:
+            counts = self._counts.get(place.path)
+            calls, misses = (0, 0) if counts is None else (counts.calls, counts.misses)
         held = place._tagged(self._own_tag)
-        return CacheInfo(max(0, self._calls - misses), misses, place.limits.max_entries, held)
+        return CacheInfo(max(0, calls - misses), misses, place.limits.max_entries, held)
 
     def cache_clear(self) -> None:
-        """Remove this function's results, and no other entry, and set its counts to zero."""
-        self._place().invalidate_tag(self._own_tag)
-        self._calls = self._misses = 0
+        """Remove this function's results, and no other entry, and set its counts to zero.
+
+        Of a function that works for the current tenant: that tenant's results and counts.
+        """
+        place = self._place()
+        place.invalidate_tag(self._own_tag)
+        if self._resolve is None:
+            self._calls = self._misses = 0
+        else:
+            self._counts.pop(place.path, None)
 
     def __reduce__(self) -> str:
         """Pickle by name, as a function is."""
@@ -317,14 +337,28 @@ class Cached(_core.Called, Generic[P, R]):
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         """Answer a call that the short cut did not."""
-        return self._answer(self._place(), self._key_of(args, kwargs), args, kwargs)
+        place = self._place()
+        counts = None if self._resolve is None else self._counts_of(place)
+        return self._answer(place, self._key_of(args, kwargs), args, kwargs, counts)
 
     def _load(
         self, place: _core.Namespace[Any], key: Hashable, args: Arguments, kwargs: Keywords
     ) -> Any:
         """Answer a call whose key is not held, or not fresh, or perhaps due."""
         call: Callable[..., Any] = afetch if self._is_async else fetch_miss
-        return call(place, key, self._loader(args, kwargs), **self._options_of(args, kwargs))
+        options = self._options_of(place, args, kwargs)
+        return call(place, key, self._loader(args, kwargs), **options)
+
+    def _counts_of(self, place: _core.Namespace[Any]) -> _core.Counts:
+        """Return the counts of a tenant. Clients invent tenants: the oldest of too many go."""
+        path = place.path
+        counts = self._counts.get(path)
+        if counts is None:
+            counts = self._counts.setdefault(path, _core.Counts())
+            if len(self._counts) > MOST_TENANTS:
+                for oldest in list(self._counts)[: MOST_TENANTS // 10]:
+                    self._counts.pop(oldest, None)
+        return counts
 
     def _place(self) -> _core.Namespace[Any]:
         place: _core.Namespace[Any] = self._namespace
@@ -343,9 +377,12 @@ class Cached(_core.Called, Generic[P, R]):
         # Made for each call, so that nothing that is kept refers to the arguments.
         return functools.partial(self.__wrapped__, *args, **kwargs)
 
-    def _options_of(self, args: Arguments, kwargs: Keywords) -> dict[str, Any]:
+    def _options_of(
+        self, place: _core.Namespace[Any], args: Arguments, kwargs: Keywords
+    ) -> dict[str, Any]:
         # Not kept beside the others: it would make a cycle of each wrapper.
-        options = {**self._options, "_on_miss": self._count_miss}
+        on_miss = self._count_miss if self._resolve is None else self._counts_of(place).miss
+        options = {**self._options, "_on_miss": on_miss}
         if self._tags is not None:
             tags: Any = plain_result(self._tags(*args, **kwargs), "tags")
             options["tags"] = (*tags_of(tags), self._own_tag)

@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from flowcache import InvalidNamespaceError, NamespaceRequiredError, TenantNotSetError, create_cache
+from flowcache import (
+    InvalidNamespaceError,
+    Limits,
+    NamespaceRequiredError,
+    TenantNotSetError,
+    create_cache,
+    wrapping,
+)
 from flowcache._core import _testing
 from flowcache.tenancy import current_tenant, tenant
 from harness.support import new_cache
@@ -224,6 +231,82 @@ def test_a_function_cached_at_import_asks_for_the_tenant_at_each_call() -> None:
         assert price("EUR") == "beta in EUR"
     assert calls[2:] == [("acme", "EUR")]
     assert price.__doc__ == "Tell a price."
+
+
+def test_counts_of_a_cached_function_are_the_tenant_s_own() -> None:
+    mine = new_cache(child_limits=Limits(max_entries=3))[0].for_current_tenant()
+
+    @mine.cached(key=lambda number: ("key", number))
+    def plain(number: int) -> int:
+        return number
+
+    @mine.cached()
+    async def later(number: int) -> int:
+        return number
+
+    def calls(function: Any, *numbers: int) -> None:
+        async def main() -> None:
+            for number in numbers:
+                made = function(number)
+                assert (await made if function is later else made) == number
+
+        asyncio.run(main())
+
+    for function in (plain, later):
+        with tenant("acme"):
+            mine.clear()
+            calls(function, 1, 2, 1, 1)
+        with tenant("beta"):
+            assert function.cache_info() == (0, 0, 3, 0)
+            calls(function, 1)
+            function.cache_clear()
+            assert function.cache_info() == (0, 0, 3, 0)
+        with tenant("acme"):
+            assert function.cache_info() == (2, 2, 3, 2)
+            calls(function, 1)
+            assert function.cache_info() == (3, 2, 3, 2)
+            function.cache_clear()
+            assert function.cache_info() == (0, 0, 3, 0)
+        with pytest.raises(TenantNotSetError):
+            function.cache_info()
+        with pytest.raises(TenantNotSetError):
+            function.cache_clear()
+
+
+def test_a_call_counts_for_the_tenant_for_whom_it_was_made() -> None:
+    mine = new_cache()[0].for_current_tenant()
+
+    @mine.cached()
+    async def who() -> str:
+        await asyncio.sleep(0)
+        return current_tenant.get()
+
+    async def main() -> None:
+        with tenant("acme"):
+            made = [who(), who()]
+        with tenant("beta"):
+            assert await asyncio.gather(*made) == ["acme", "acme"]
+            assert who.cache_info()[:2] == (0, 0)
+        with tenant("acme"):
+            assert who.cache_info()[:2] == (0, 2)
+
+    asyncio.run(main())
+
+
+def test_counts_of_invented_tenants_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wrapping, "MOST_TENANTS", 50)
+    mine = new_cache(max_idle_namespaces=5)[0].for_current_tenant()
+
+    @mine.cached()
+    def plain(number: int) -> int:
+        return number
+
+    for number in range(500):
+        with tenant(f"invented-{number}"):
+            assert plain(number) == number
+            assert plain.cache_info()[:2] == (0, 1)
+            mine.clear()
+    assert len(plain._counts) <= 50
 
 
 def test_tasks_gathered_for_two_tenants_never_meet() -> None:
