@@ -138,8 +138,21 @@ def check_name(name, argument="name"):
     return name_checked(name, argument)
 
 
-cdef tuple tags_checked(object tags):
-    """Tags as a tuple of exact str, or None for no tag."""
+cdef enum:
+    MOST_TAGS = 1024              # that an entry may bear
+    FEW_TAGS = 8                  # so many may be compared each with each
+
+
+cdef tuple tags_once(tuple tags):
+    """Exact str, each once if they are more than a few: a store compares only a few."""
+    if len(tags) <= FEW_TAGS:
+        return tags
+    once = dict.fromkeys(tags)
+    return tags if len(once) == len(tags) else tuple(once)
+
+
+cdef tuple tags_checked(object tags, bint bounded=True):
+    """Tags as a tuple of exact str, or None for no tag. `bounded`: they are an entry's."""
     cdef Py_ssize_t length
     if tags is None:
         raise TypeError("tags: must be a str or an iterable of str, got None")
@@ -153,7 +166,14 @@ cdef tuple tags_checked(object tags):
         except TypeError:
             raise TypeError("tags: must be a str or an iterable of str, "
                             f"got {type(tags).__name__}") from None
-        tags = tuple(several)
+        read = []
+        for tag in several:
+            read.append(tag)
+            if bounded and len(read) > MOST_TAGS:
+                break                         # it may have no end
+        tags = tuple(read)
+    if bounded and len(<tuple>tags) > MOST_TAGS:
+        raise InvalidTagError(f"tags: an entry has at most {MOST_TAGS} tags, got more")
     if not tags:
         return None
     plain = True
@@ -167,11 +187,11 @@ cdef tuple tags_checked(object tags):
             raise InvalidTagError(f"tags: a tag has at most 256 characters, got {length}")
         plain = plain and is_str(<PyObject*>tag)
     if plain:
-        return <tuple>tags
+        return tags_once(<tuple>tags)
     exact = []
     for tag in <tuple>tags:
         exact.append(tag if is_str(<PyObject*>tag) else str.__str__(tag))
-    return tuple(exact)
+    return tags_once(tuple(exact))
 
 
 cdef object MISSING = object()

@@ -1,9 +1,5 @@
 # The running loads of a cache, and what fences them.
 
-cdef enum:
-    MOST_TAGS = 1024              # that a load and all that join it may bear together
-
-
 @cython.no_gc_clear                  # its end needs its namespace; Store breaks the cycles
 cdef class Load:
     """One running load: what it is for, and whether its result may still be stored.
@@ -73,7 +69,7 @@ cdef tuple tags_together(tuple tags, tuple more):
         if tag not in known:
             known.add(tag)
             added.append(tag)
-    return tags + tuple(added) if added else tags
+    return tags_once(tags + tuple(added)) if added else tags
 
 
 cdef bint load_join(Load running, Load load, double now) except -1:

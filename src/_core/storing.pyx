@@ -229,7 +229,7 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
     entry_fill_locked(core, node, i, <PyObject*>value, terms, now, bound)
     if n_tags:
         for j in range(n_tags):
-            if not entry_bears(&core.tags, e, pins[j]):
+            if n_tags > FEW_TAGS or not entry_bears(&core.tags, e, pins[j]):
                 link_add(&core.tags, e, i, pins[j])
         store_unpin_locked(core, pins, n_tags, few)
     # A few of what is due anywhere, so that expired entries go as the cache is used.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from flowcache import create_cache
+from flowcache import InvalidTagError, Loaded, create_cache
 from harness.support import new_cache
 
 
@@ -234,3 +236,53 @@ def test_clear_counts_stale_entries_and_not_what_is_over() -> None:
     clock.advance(1)
     assert cache.clear() == 2
     assert (cache.stats().expirations, cache.stats().invalidations) == (1, 2)
+
+
+# How many tags an entry may bear
+
+
+def numbered(count: int) -> list[str]:
+    return [f"order:{number}" for number in range(count)]
+
+
+def endless() -> Iterator[str]:
+    return (f"order:{number}" for number in itertools.count())
+
+
+STORES: dict[str, Callable[[Any, Any], object]] = {
+    "set": lambda ns, tags: ns.set("k", 1, tags=tags),
+    "add": lambda ns, tags: ns.add("k", 1, tags=tags),
+    "set_many": lambda ns, tags: ns.set_many({"k": 1}, tags=tags),
+    "fetch": lambda ns, tags: ns.fetch("k", lambda: 1, tags=tags),
+    "refresh": lambda ns, tags: ns.refresh("k", lambda: 1, tags=tags),
+    "fetch_many": lambda ns, tags: ns.fetch_many(["k"], lambda keys: {"k": 1}, tags=tags),
+    "Loaded": lambda ns, tags: ns.fetch("k", lambda: Loaded(1, tags=tags)),
+}
+
+
+@pytest.mark.parametrize("store", STORES.values(), ids=STORES)
+@pytest.mark.parametrize("tags", [numbered(1_025), endless(), ["same"] * 1_025])
+def test_more_tags_than_an_entry_may_bear_are_refused(store: Any, tags: Any) -> None:
+    cache = create_cache()
+    namespace = cache.namespace("acme")
+    with pytest.raises(InvalidTagError, match=r"^tags: an entry has at most 1024 tags, got more$"):
+        store(namespace, endless() if isinstance(tags, Iterator) else tags)
+    assert "k" not in namespace
+    assert cache.stats().pending == 0
+    cache._check()
+
+
+@pytest.mark.parametrize("store", STORES.values(), ids=STORES)
+def test_as_many_tags_as_an_entry_may_bear_are_kept_each_once(store: Any) -> None:
+    cache = create_cache()
+    namespace = cache.namespace("acme")
+    tags = numbered(1_000)
+    store(namespace, [*tags, *tags[:24]])
+    cache._check()
+    store(namespace, [*tags, *tags[:24]])
+    cache._check()
+    assert namespace.invalidate_tags([*tags, "other"], match="all") == 0
+    assert namespace.invalidate_tags(tags * 3, match="all") == 1
+    namespace.set("k", 1, tags=tags)
+    assert namespace.invalidate_tag("order:999") == 1
+    cache._check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import islice
 
 from flowcache import _core
 from flowcache.coroutines import check_sync
@@ -151,16 +152,22 @@ PUBLIC = ("ttl", "tags", "stale", "stale_if_error", "refresh_ahead", "store_if",
 ACCEPTED = frozenset((*PUBLIC, "_on_miss"))
 
 
+MOST_TAGS = 1024
+"""Tags that an entry may bear."""
+
+
 def tags_of(tags: str | Iterable[str]) -> tuple[str, ...]:
     """Return tags as a tuple; one `str` is one tag."""
     if isinstance(tags, str):
         tags = (tags,)
     try:
-        checked = tuple(tags)
+        checked = tuple(islice(tags, MOST_TAGS + 1))
     except TypeError:
         raise TypeError(
             f"tags: must be a str or an iterable of them, got {type(tags).__name__}"
         ) from None
+    if len(checked) > MOST_TAGS:
+        raise InvalidTagError(f"tags: an entry has at most {MOST_TAGS} tags, got more")
     for tag in checked:
         if not isinstance(tag, str):
             raise TypeError(f"tags: each must be a str, got {type(tag).__name__}")
