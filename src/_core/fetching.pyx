@@ -35,7 +35,7 @@ cdef bint load_finish(Store store, Node* node, Load load, object value, object t
                 terms.grace = kept
                 # Kept for errors beyond what `stale` allows: serving is the call's to ask.
                 terms.stale_ok = False
-        tags = None if tags is () else tags_checked(tags)
+        tags = None if tags is () else tags_checked(tags, False)
         hash = key_hash(node, load.key)
         terms.weight = weigh(store, load.key, value) if terms.ttl > 0 else 0
         if core_is_closed(&store.core):

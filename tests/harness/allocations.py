@@ -170,6 +170,8 @@ def attempt(call: Callable[[Scene], Any], scene: Scene, nth: int, burst: int) ->
         call(scene)
     except MemoryError:
         outcome = "raised"
+    except RuntimeError as error:  # What CPython raises where a lock has no memory.
+        outcome = "raised" if str(error) == "can't allocate lock" else repr(error)
     except BaseException as error:
         outcome = f"raised {type(error).__name__}"
         other = error

@@ -174,8 +174,10 @@ def loads_left(cache: Namespace[Any]) -> list[str]:
     gc.collect()
     told = []
     for load in gc.get_objects():
-        if isinstance(load, Load):
+        if issubclass(type(load), Load):  # Not isinstance: lazy objects would be evaluated.
             # A load that was never registered has no namespace of its own.
+            if getattr(load, "run", None) is None:
+                continue
             namespace = load.run.namespace
             path = namespace.path
             if namespace == (cache.namespace(*path) if path else cache):

@@ -544,7 +544,7 @@ def test_ten_thousand_tasks_cancelled_at_random_lose_nothing_and_leave_nothing(r
         del got
         asked.clear()
         gc.collect()
-        waiters = [one for one in gc.get_objects() if isinstance(one, TaskWaiter)]
+        waiters = [one for one in gc.get_objects() if type(one) is TaskWaiter]
         assert not [waiter for waiter in waiters if waiter.loop is loop]
 
     run(main)
