@@ -85,7 +85,7 @@ def test_the_wheel_holds_the_package_and_one_compiled_core(wheel: Path, checkout
 
     assert len(compiled) == 1
     assert compiled.pop().startswith("flowcache/_core.")
-    expected = files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed")
+    expected = files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed", ".lua")
     assert {"flowcache/__init__.py", "flowcache/_core.pyi", "flowcache/py.typed"} <= expected
     assert {name for name in held if not name.endswith(COMPILED)} == expected
 
@@ -97,7 +97,7 @@ def test_the_sdist_holds_what_builds_tests_and_explains(sdist: set[str], checkou
     expected |= {f"src/{name}" for name in files_below(checkout / "src" / "_core", ".pxd", ".pyx")}
     expected |= {
         f"src/{name}"
-        for name in files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed")
+        for name in files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed", ".lua")
     }
     for folder in ("tests", "docs", "examples", "scripts", "bench", "fuzz"):
         expected |= files_below(checkout / folder, ".py", ".md", ".supp", ".c", ".txt")
