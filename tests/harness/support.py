@@ -122,5 +122,9 @@ def run_isolated(program: str, *arguments: str, seconds: float = 120) -> str:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What flowcache logged. Others may speak of what earlier tests left to the collector."""
-    return [record for record in caplog.records if record.name == "flowcache"]
+    """The records of flowcache whose text is there, too: it follows the record.
+
+    Other loggers may report objects that earlier tests left to the collector.
+    """
+    records = [record for record in caplog.records if record.name == "flowcache"]
+    return [record for record in records if record.getMessage() in caplog.text]
