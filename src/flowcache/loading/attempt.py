@@ -164,9 +164,9 @@ def settle_in_thread(run: Run, load: Load | Outcome, deadline: float | None) -> 
     waiting, here = deadlock.current_load(), running_loop()
     seen = 0 if load.run is run else load.losses
     beside = None
-    if not deadlock.may_wait(waiting, load, here):
-        # This thread's loop would have to run meanwhile: load it here, beside that one, which waits
-        # for us now.
+    if load.run.is_in_other_greenlet() or not deadlock.may_wait(waiting, load, here):
+        # This thread's loop, or a greenlet of this thread, would have to run meanwhile: load it
+        # here, beside that one, which waits for us now.
         beside, load, seen = load, run.begin_beside(load), 0
         deadlock.wait_for(beside, load)
         deadlock.may_wait(waiting, load, here)
@@ -192,7 +192,12 @@ def refuse_own_thread(run: Run, load: Load) -> None:
     between the steps of a call: the key's own methods, a finalizer, a handler of a signal.
     """
     leader = load.run
-    if leader is not run and leader.thread == threading.get_ident() and load.outcome is None:
+    if (
+        leader is not run
+        and leader.thread == threading.get_ident()
+        and not leader.is_in_other_greenlet()
+        and load.outcome is None
+    ):
         raise RecursiveLoadError(
             f"key: the call that loads {shown(load.key)} is the one that this call interrupts"
         )

@@ -100,6 +100,7 @@ class Run:
         "detached",
         "forks",
         "forsaken",
+        "greenlet",
         "handled",
         "interrupted",
         "is_apart",
@@ -143,6 +144,8 @@ class Run:
         self.detached = background
         """Runs on when nobody waits for it."""
         self.forsaken = False
+        self.greenlet: object = None if loop is not None or background else current_greenlet()
+        """The greenlet that will run it or runs it, if its thread runs several."""
         self.handled: BaseException | None = None
         """The exception that the caller handles while the loader runs in its thread."""
         self.forks = _forks
@@ -218,6 +221,14 @@ class Run:
         loads = tuple(self.loads)
         return all(load.outcome is not None or (load.fenced and not load.waiters) for load in loads)
 
+    def is_in_other_greenlet(self) -> bool:
+        """True if it runs on this thread and yet not below this call: to block would stop it."""
+        return (
+            self.greenlet is not None
+            and self.thread == threading.get_ident()
+            and self.greenlet is not current_greenlet()
+        )
+
     def is_left(self) -> bool:
         """True if nobody goes on with it: a fork left its thread behind, or its loop stands."""
         return self.forks != _forks or (self.loop is not None and not self.loop.is_running())
@@ -239,6 +250,7 @@ class Run:
         """Run a sync loader to its end in this thread. Raises what is for this thread alone."""
         self.is_started = True
         self.thread = threading.get_ident()
+        self.greenlet = current_greenlet()
         self.handled = sys.exception()
         scope, token = deadlock.enter_scope(self.loads[0])
         began = perf_counter()
@@ -275,7 +287,7 @@ class Run:
             raise
         # Up to here a finalizer that asks for the key would wait for what it interrupts.
         if self.thread == threading.get_ident():
-            self.thread = None  # Not this one any more, and the other has not begun.
+            self.thread = self.greenlet = None  # Not this one; the other has not begun.
 
     def execute_apart(self) -> None:
         """Run in a thread without a caller: an interrupt is for the first caller, or logged."""
@@ -375,7 +387,7 @@ class Run:
             watch.runs.discard(self)
         self.loads.clear()
         self.loader = self.watch = self.task = None
-        self.stands_in_for = self.context = self.handled = None
+        self.stands_in_for = self.context = self.handled = self.greenlet = None
 
     def cut_off(self) -> None:
         """End a run whose task or event loop ends before it, and remember it if none waits."""
@@ -523,6 +535,12 @@ def is_being_cancelled() -> bool:
 
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def current_greenlet() -> object:
+    """Return the greenlet that runs, or None where there are no greenlets."""
+    ask = getattr(sys.modules.get("greenlet"), "getcurrent", None)
+    return None if ask is None else ask()
 
 
 def refuse_awaitable(produced: Any) -> TypeError:

@@ -1,0 +1,119 @@
+"""Callers that share a thread, are near the recursion limit, or are left by the interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from harness.support import run_isolated
+
+needs_greenlets = pytest.mark.skipif(
+    importlib.util.find_spec("gevent") is None, reason="gevent, which brings greenlets, is missing"
+)
+
+
+@needs_greenlets
+def test_a_greenlet_that_another_one_of_its_thread_would_have_to_let_on_loads_itself() -> None:
+    """Blocking calls on an event loop's thread, as an async database driver makes them."""
+    output = run_isolated(
+        """
+        import asyncio
+        from greenlet import getcurrent, greenlet
+        from flowcache import RecursiveLoadError, create_cache
+
+        def wait(awaitable):
+            return getcurrent().parent.switch(awaitable)
+
+        async def spawn(function):
+            child = greenlet(function)
+            result = child.switch()
+            while not child.dead:
+                result = child.switch(await result)
+            return result
+
+        cache = create_cache()
+        runs = []
+
+        def load():
+            runs.append(1)
+            return wait(asyncio.sleep(0.01, "row"))
+
+        def many(keys):
+            return dict.fromkeys(keys, load())
+
+        async def main():
+            calls = [
+                lambda: cache.fetch("a", load),
+                lambda: cache.fetch("a", load, tags="t"),
+                lambda: cache.refresh("a", load),
+                lambda: cache.fetch_many(["a"], many)["a"],
+            ]
+            print(await asyncio.gather(*[spawn(call) for call in calls]), len(runs))
+            first = asyncio.create_task(spawn(lambda: cache.fetch("b", load)))
+            await asyncio.sleep(0)
+            print(await asyncio.gather(first, cache.afetch("b", lambda: "not called")))
+            first = asyncio.create_task(spawn(lambda: cache.fetch("c", load)))
+            await asyncio.sleep(0)
+            print(cache.fetch("c", lambda: "by the loop's own greenlet"), await first)
+            def own():
+                return cache.fetch("d", own)
+            try:
+                await spawn(own)
+            except RecursiveLoadError:
+                print("recursion")
+            print(cache.stats().pending)
+
+        asyncio.run(main())
+        """
+    )
+    assert output.splitlines() == [
+        "['row', 'row', 'row', 'row'] 4",
+        "['row', 'row']",
+        "by the loop's own greenlet row",
+        "recursion",
+        "0",
+    ]
+
+
+@needs_greenlets
+@pytest.mark.parametrize("order", ["early", "late"])
+def test_gevent_may_patch_after_the_import(order: str) -> None:
+    """A load behind a stale value, a wait and a time-out let other greenlets run."""
+    output = run_isolated(
+        """
+        import sys
+        if sys.argv[1] == "late":
+            import flowcache
+        from gevent import monkey
+        monkey.patch_all()
+        import gevent, time
+        from flowcache import LoadTimeoutError, create_cache
+
+        def slow(value):
+            time.sleep(0.05)
+            return value
+
+        cache = create_cache()
+        cache.set("k", "old", ttl=0.01, stale=60)
+        time.sleep(0.02)
+        ticks = []
+        ticker = gevent.spawn(lambda: [(ticks.append(1), gevent.sleep(0.005)) for _ in range(60)])
+        print(cache.fetch("k", lambda: slow("new"), ttl=60, stale=60))
+        two = [gevent.spawn(cache.fetch, "l", lambda: slow("one load")) for _ in range(2)]
+        print([one.get() for one in two], cache.stats().loads)
+        try:
+            cache.fetch("m", lambda: slow("late"), timeout=0.01)
+        except LoadTimeoutError:
+            print("timed out")
+        ticker.join()
+        print(cache.get("k"), cache.get("m"), len(ticks))
+        """,
+        order,
+    )
+    assert output.splitlines() == [
+        "old",
+        "['one load', 'one load'] 2",
+        "timed out",
+        "new late 60",
+    ]
