@@ -117,3 +117,56 @@ def test_gevent_may_patch_after_the_import(order: str) -> None:
         "timed out",
         "new late 60",
     ]
+
+
+def test_a_call_near_the_recursion_limit_strands_none() -> None:
+    """Wherever it ends, no load is left, and the next caller is answered."""
+    output = run_isolated(
+        """
+        import asyncio, sys, threading, time
+        from flowcache import create_cache
+
+        def at_depth(frames, call):
+            return call() if frames <= 0 else at_depth(frames - 1, call)
+
+        def fail():
+            raise ValueError
+
+        CALLS = {
+            "fetch": lambda ns: ns.fetch("k", lambda: 1),
+            "timeout": lambda ns: ns.fetch("k", lambda: 1, timeout=30),
+            "fails": lambda ns: ns.fetch("k", fail),
+            "refresh": lambda ns: ns.refresh("k", lambda: 1),
+            "many": lambda ns: ns.fetch_many(["k"], lambda keys: dict.fromkeys(keys, 1)),
+            "cached": lambda ns: ns.cached(key="k")(lambda: 1)(),
+            "behind": lambda ns: ns.fetch("k", lambda: 1, stale=True),
+        }
+        LIMIT = 300
+        for name, call in CALLS.items():
+            refused = 0
+            for frames in range(LIMIT - 90, LIMIT):
+                now = [0.0]
+                ns = create_cache(clock=lambda: now[0]).namespace("acme")
+                if name == "behind":
+                    ns.set("k", 0, ttl=1, stale=True)
+                    now[0] = 2.0
+                before = sys.getrecursionlimit()
+                sys.setrecursionlimit(LIMIT)
+                try:
+                    at_depth(frames, lambda: call(ns))
+                except RecursionError:
+                    refused += 1
+                except ValueError:
+                    pass
+                finally:
+                    sys.setrecursionlimit(before)
+                deadline = time.monotonic() + 20
+                while ns.stats().pending and time.monotonic() < deadline:
+                    time.sleep(0.001)
+                assert ns.stats().pending == 0, (name, frames)
+                assert ns.fetch("other", lambda: 2) == 2
+            assert refused > 10, name
+            print(name)
+        """
+    )
+    assert output.split() == ["fetch", "timeout", "fails", "refresh", "many", "cached", "behind"]

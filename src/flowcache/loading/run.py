@@ -166,8 +166,11 @@ class Run:
     def begin(self, key: Hashable) -> Load:
         """Register a load of `key` for this run, or return the one that runs already.
 
-        Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for an unhashable key.
+        Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for an unhashable key. Near
+        the recursion limit it raises `RecursionError` before anything is registered, as no load
+        could be ended there.
         """
+        leave_room()
         load = Load(self.namespace, key, self.call.tags)
         load.run = self
         try:
@@ -283,6 +286,7 @@ class Run:
                 target=within, args=(self.execute_apart,), name="flowcache-load", daemon=True
             ).start()
         except BaseException:
+            self.is_apart = False  # Should the end fail as well, `withdraw` tries once more.
             self.end()
             raise
         # Up to here a finalizer that asks for the key would wait for what it interrupts.
@@ -541,6 +545,12 @@ def current_greenlet() -> object:
     """Return the greenlet that runs, or None where there are no greenlets."""
     ask = getattr(sys.modules.get("greenlet"), "getcurrent", None)
     return None if ask is None else ask()
+
+
+def leave_room(frames: int = 24) -> None:
+    """Raise `RecursionError` if so many calls cannot be nested from here: the end of a load."""
+    if frames:
+        leave_room(frames - 1)
 
 
 def refuse_awaitable(produced: Any) -> TypeError:
