@@ -170,3 +170,35 @@ def test_a_call_near_the_recursion_limit_strands_none() -> None:
         """
     )
     assert output.split() == ["fetch", "timeout", "fails", "refresh", "many", "cached", "behind"]
+
+
+@pytest.mark.parametrize("how", ["foreground", "background", "batch"])
+def test_the_exit_of_the_interpreter_with_a_running_load_is_quiet(how: str) -> None:
+    """Nothing on stderr but asyncio's own word: `run_isolated` refuses ignored exceptions."""
+    output = run_isolated(
+        """
+        import asyncio, sys, time, warnings
+        from flowcache import create_cache
+
+        warnings.simplefilter("ignore", ResourceWarning)  # Of the loop and its sockets.
+        cache = create_cache()
+
+        async def hang(*keys):
+            await asyncio.Event().wait()
+
+        loop = asyncio.new_event_loop()
+        if sys.argv[1] == "batch":
+            call = cache.afetch_many(["a", "b"], hang)
+        else:
+            call = cache.afetch("a", hang, stale=True)
+        if sys.argv[1] == "background":
+            cache.set("a", "old", ttl=0.001, stale=True)
+            time.sleep(0.05)
+        task = loop.create_task(call)
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.set_exception_handler(lambda loop, about: None)
+        print(cache.stats().pending)
+        """,
+        how,
+    )
+    assert output.split() == ["2" if how == "batch" else "1"]

@@ -318,6 +318,8 @@ class Run:
             raise
 
     async def _execute_in_task(self, load: Load) -> None:
+        from asyncio import CancelledError, current_task  # Now: at the exit it would be too late.
+
         if load.outcome is not None:
             return  # The loop stood still, and somebody else has taken over.
         scope, _ = deadlock.enter_scope(load)
@@ -333,8 +335,11 @@ class Run:
             else:
                 self._deliver(produced, perf_counter() - began)
         except BaseException as interrupt:
-            # A cancellation from outside sends every caller back to the start.
-            if is_cancellation(interrupt) and is_being_cancelled():
+            # A cancellation from outside sends every caller back to the start. So does the end of
+            # the coroutine without its loop, perhaps at the exit of the interpreter.
+            if running_loop() is not self.loop or (
+                isinstance(interrupt, CancelledError) and is_being_cancelled(current_task())
+            ):
                 self.cut_off()
             else:
                 self._be_interrupted(interrupt)
@@ -526,18 +531,8 @@ def cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
-def is_cancellation(error: BaseException) -> bool:
-    """True for what stops a task."""
-    import asyncio
-
-    return isinstance(error, asyncio.CancelledError)
-
-
-def is_being_cancelled() -> bool:
-    """True if somebody asked the current task to stop: the error is then not the loader's own."""
-    import asyncio
-
-    task = asyncio.current_task()
+def is_being_cancelled(task: asyncio.Task[Any] | None) -> bool:
+    """True if the task was asked to stop: the error is then not the loader's own."""
     return task is not None and task.cancelling() > 0
 
 
