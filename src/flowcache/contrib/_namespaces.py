@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
-from flowcache import Namespace, TenantNotSetError, _core
+from flowcache import EntryTooHeavyError, Namespace, TenantNotSetError, _core
 from flowcache.tenancy import current_tenant
 
-__all__ = ["ON_NO_TENANT", "TenantNamespaces"]
+__all__ = ["ON_NO_TENANT", "TenantNamespaces", "add_or_warn", "set_many_or_warn", "set_or_warn"]
+
+logger = logging.getLogger("flowcache")
 
 ON_NO_TENANT = ("raise", "shared")
 
@@ -85,3 +89,60 @@ class TenantNamespaces:
 def tenant_of_context() -> str | None:
     """Return the current tenant of ``flowcache.tenancy``, or ``None``."""
     return current_tenant.get(None)
+
+
+def set_or_warn(
+    namespace: Namespace[Any],
+    key: Hashable,
+    value: Any,
+    *,
+    ttl: float | timedelta | None,
+    tags: str | Iterable[str] = (),
+) -> bool:
+    """Store a value; return whether its limits left room for it.
+
+    Where they do not, the value that it was to replace goes as well, and a warning is logged: a
+    framework that has made a response hands it over, whether it can be kept or not.
+    """
+    try:
+        namespace.set(key, value, ttl=ttl, tags=tags)
+    except EntryTooHeavyError as error:
+        namespace.delete(key)
+        logger.warning("not stored: %s", error)
+        return False
+    return True
+
+
+def add_or_warn(
+    namespace: Namespace[Any],
+    key: Hashable,
+    value: Any,
+    *,
+    ttl: float | timedelta | None,
+    tags: str | Iterable[str] = (),
+) -> bool:
+    """Store a value where there is none; return whether it was stored."""
+    try:
+        return namespace.add(key, value, ttl=ttl, tags=tags)
+    except EntryTooHeavyError as error:
+        logger.warning("not stored: %s", error)
+        return False
+
+
+def set_many_or_warn(
+    namespace: Namespace[Any],
+    values: Mapping[Any, Any],
+    *,
+    ttl: float | timedelta | None,
+    tags: str | Iterable[str] = (),
+) -> list[Any]:
+    """Store values; return the keys of those for which there was no room."""
+    try:
+        namespace.set_many(values, ttl=ttl, tags=tags)
+    except EntryTooHeavyError:
+        return [
+            key
+            for key, value in values.items()
+            if not set_or_warn(namespace, key, value, ttl=ttl, tags=tags)
+        ]
+    return []

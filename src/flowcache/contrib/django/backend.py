@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,8 +15,13 @@ from django.core.cache.backends.base import (
 )
 from django.core.exceptions import ImproperlyConfigured
 
-from flowcache import EntryTooHeavyError, InvalidNamespaceError, Namespace, Stats
-from flowcache.contrib._namespaces import TenantNamespaces
+from flowcache import InvalidNamespaceError, Stats
+from flowcache.contrib._namespaces import (
+    TenantNamespaces,
+    add_or_warn,
+    set_many_or_warn,
+    set_or_warn,
+)
 
 from .locks import Lock
 from .patterns import escape, prefix_of, regex_of
@@ -25,8 +29,6 @@ from .stores import PICKLE, open_store
 from .tenants import tenant_from
 
 __all__ = ["FlowCache"]
-
-logger = logging.getLogger("flowcache")
 
 MISSING = object()
 
@@ -129,7 +131,8 @@ class FlowCache(BaseCache):
     ) -> None:
         """Store a value. ``timeout``: seconds, ``None`` for ever; 0 and less store nothing."""
         key = self.make_and_validate_key(key, version=version)
-        self._store(self._namespaces.current(), key, value, self._ttl(timeout), tags)
+        ttl = self._ttl(timeout)
+        set_or_warn(self._namespaces.current(), key, self._encode(value), ttl=ttl, tags=tags)
 
     def add(
         self,
@@ -147,11 +150,7 @@ class FlowCache(BaseCache):
         stored = self._encode(value)
         if ttl == 0:
             return key not in namespace
-        try:
-            return namespace.add(key, stored, ttl=ttl, tags=tags)
-        except EntryTooHeavyError as error:
-            logger.warning("%s", error)
-            return False
+        return add_or_warn(namespace, key, stored, ttl=ttl, tags=tags)
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
         """Give a key a new timeout; return whether it was there."""
@@ -229,18 +228,10 @@ class FlowCache(BaseCache):
             self.make_and_validate_key(key, version=version): (key, self._encode(value))
             for key, value in data.items()
         }
+        values = {one: stored for one, (_, stored) in made.items()}
         namespace = self._namespaces.current()
-        ttl = self._ttl(timeout)
-        try:
-            values = {key: stored for key, (_, stored) in made.items()}
-            namespace.set_many(values, ttl=ttl, tags=tags)
-        except EntryTooHeavyError:
-            return [
-                key
-                for one, (key, stored) in made.items()
-                if not self._store_encoded(namespace, one, stored, ttl, tags)
-            ]
-        return []
+        failed = set_many_or_warn(namespace, values, ttl=self._ttl(timeout), tags=tags)
+        return [made[one][0] for one in failed]
 
     def delete_many(self, keys: Iterable[Any], version: Any = None) -> None:
         """Delete keys."""
@@ -432,30 +423,3 @@ class FlowCache(BaseCache):
 
     def _decode(self, stored: Any) -> Any:
         return pickle.loads(stored) if self._pickles and type(stored) is bytes else stored
-
-    def _store(
-        self,
-        namespace: Namespace[Any],
-        key: str,
-        value: Any,
-        ttl: float | None,
-        tags: str | Iterable[str],
-    ) -> None:
-        self._store_encoded(namespace, key, self._encode(value), ttl, tags)
-
-    def _store_encoded(
-        self,
-        namespace: Namespace[Any],
-        key: str,
-        stored: Any,
-        ttl: float | None,
-        tags: str | Iterable[str],
-    ) -> bool:
-        """Store; return whether there was room. Where not, the old value must not stay either."""
-        try:
-            namespace.set(key, stored, ttl=ttl, tags=tags)
-        except EntryTooHeavyError as error:
-            namespace.delete(key)
-            logger.warning("%s", error)
-            return False
-        return True
