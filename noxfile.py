@@ -46,7 +46,7 @@ SUITE = ("test", "demo", "replay")
 """The extras that the suite needs."""
 # Requirements that a build without the GIL does not always have: compiled, and without wheels for
 # it. The tests that need them are skipped there, with this reason.
-NOT_FREE_THREADED = ("gevent", "mypy", "uvloop")
+NOT_FREE_THREADED = ("gevent", "litestar", "mypy", "uvloop")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
 QUIETLY = ("--quiet", "--quiet", "--disable-pip-version-check")
 

@@ -43,6 +43,9 @@ KNOWN = {
         ("tests/cache",),
         ("-c", "import sys, django_suite; sys.exit(django_suite.main())"),
     ),
+    "dogpile": Suite("dogpile.cache", "dogpile_suite.py"),
+    "cachelib": Suite("cachelib", "cachelib_suite.py", ("tests",)),
+    "flask_caching": Suite("Flask-Caching", "flask_caching_suite.py", ("tests",)),
 }
 
 

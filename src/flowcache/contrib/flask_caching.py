@@ -1,0 +1,38 @@
+"""flowcache as a cache of Flask-Caching.
+
+app.config["CACHE_TYPE"] = "flowcache.contrib.flask_caching.FlowCache"
+app.config["CACHE_OPTIONS"] = {"tenant": "current", "max_entries": 50_000}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_caching.backends.base import BaseCache
+
+from . import cachelib
+
+__all__ = ["FlowCache"]
+
+
+class FlowCache(BaseCache, cachelib.FlowCache):
+    """Flask-Caching's ``BaseCache`` over the namespace of the tenant for which it is called.
+
+    ``CACHE_OPTIONS`` takes what ``flowcache.contrib.cachelib.FlowCache`` does. ``max_entries`` is
+    ``CACHE_THRESHOLD`` unless they say otherwise. ``delete_memoized`` and ``clear`` reach the
+    current tenant's entries and no others.
+    """
+
+    def __init__(
+        self, default_timeout: int = 300, ignore_delete_many_errors: bool = False, **options: Any
+    ) -> None:
+        cachelib.FlowCache.__init__(self, default_timeout, ignore_delete_many_errors, **options)
+
+    @classmethod
+    def factory(
+        cls, app: Any, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> FlowCache:
+        """Return the cache that an application's settings describe."""
+        if "cache" not in kwargs:
+            kwargs.setdefault("max_entries", config["CACHE_THRESHOLD"])
+        return cls(*args, **kwargs)
