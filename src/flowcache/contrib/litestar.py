@@ -1,0 +1,92 @@
+"""flowcache as a store of Litestar.
+
+app = Litestar(stores={"sessions": FlowStore(cache, tenant="current")})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from litestar.stores.base import NamespacedStore
+
+from flowcache import Namespace, create_cache
+
+from ._namespaces import TenantNamespaces, set_or_warn
+
+__all__ = ["FlowStore"]
+
+
+class FlowStore(NamespacedStore):
+    """Litestar's ``Store`` over the namespace of the tenant for which it is called.
+
+    ``cache``: a cache or namespace of yours, or else one of its own with ``create_cache``'s bound
+    of 10,000 entries. ``tenant``: ``None``, ``"current"`` or a callable without arguments;
+    ``on_no_tenant``: ``"raise"`` or ``"shared"``. The tenant is looked up at each call, so the
+    registry may keep one store for all. Values are bytes, and ``expires_in=None`` is for ever.
+    """
+
+    def __init__(
+        self,
+        cache: Namespace[Any] | None = None,
+        *,
+        tenant: Callable[[], str | None] | str | None = None,
+        on_no_tenant: str = "raise",
+    ) -> None:
+        if cache is None:
+            cache = create_cache(default_ttl=None, name="litestar")
+        self._open(cache, tenant, on_no_tenant, ())
+
+    def _open(self, cache: Namespace[Any], tenant: Any, on_no_tenant: str, below: Any) -> None:
+        self._made_with = cache, tenant, on_no_tenant
+        self._below = below
+        self._namespaces = TenantNamespaces(cache, tenant, on_no_tenant, below=below)
+
+    def with_namespace(self, namespace: str) -> FlowStore:
+        """Return the store of a namespace below this one's; it is the same one each time."""
+        store = FlowStore.__new__(FlowStore)
+        store._open(*self._made_with, (*self._below, f"[{namespace}]"))
+        return store
+
+    async def set(
+        self, key: str, value: str | bytes, expires_in: int | timedelta | None = None
+    ) -> None:
+        """Store bytes; a ``str`` as UTF-8."""
+        data = value.encode() if isinstance(value, str) else value
+        set_or_warn(self._namespaces.current(), key, data, ttl=seconds(expires_in))
+
+    async def get(self, key: str, renew_for: int | timedelta | None = None) -> bytes | None:
+        """Return the value of a key, else ``None``; one that expires is renewed, if asked for."""
+        namespace = self._namespaces.current()
+        value: bytes | None = namespace.get(key)
+        if value is not None and renew_for and await self.expires_in(key) not in (-1, None):
+            namespace.touch(key, ttl=renew_for)
+        return value
+
+    async def delete(self, key: str) -> None:
+        """Delete a key, if it is there."""
+        self._namespaces.current().delete(key)
+
+    async def delete_all(self) -> None:
+        """Remove the entries of this tenant in this namespace, and in those below it."""
+        self._namespaces.current().clear()
+
+    async def exists(self, key: str) -> bool:
+        """Tell whether a key has a value."""
+        return key in self._namespaces.current()
+
+    async def expires_in(self, key: str) -> int | None:
+        """Return the seconds that a key has left, -1 if it does not expire, ``None`` if absent."""
+        try:
+            left = self._namespaces.current().ttl(key)
+        except KeyError:
+            return None
+        return -1 if left is None else int(left)
+
+
+def seconds(expires_in: int | timedelta | None) -> int | timedelta | None:
+    """Return Litestar's expiry as a TTL; one that is negative is over already."""
+    if isinstance(expires_in, timedelta):
+        return max(expires_in, timedelta(0))
+    return None if expires_in is None else max(expires_in, 0)
