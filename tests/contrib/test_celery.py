@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery, group
+from celery import Celery, group, signals
 from celery.contrib.testing.worker import start_worker
 
 from flowcache import TenantNotSetError, create_cache
@@ -17,9 +17,14 @@ cache: Any = create_cache()
 mine = cache.for_current_tenant()
 
 app = Celery("tests", broker="memory://", backend="cache+memory://")
-app.conf.update(worker_hijack_root_logger=False, broker_connection_retry_on_startup=True)
+app.conf.update(worker_redirect_stdouts=False, broker_connection_retry_on_startup=True)
 install(app)
 install(app)
+
+
+@signals.setup_logging.connect(weak=False)
+def leave_logging_alone(**_: Any) -> None:
+    """With a receiver of this signal Celery sets up no logging, which is the whole suite's here."""
 
 
 @app.task
