@@ -1,10 +1,11 @@
 """Run the tests of the projects that flowcache stands in for, over flowcache's own classes.
 
-    python scripts/upstream/upstream.py [django] [dogpile] ...
+    python scripts/upstream/upstream.py [django] [dogpile] ... [--litestar CHECKOUT]
 
 Run by the Python of an environment that holds flowcache and those projects. The tests come from the
 sdist of the very version that is installed, which pip fetches once into .venv/upstream. What a
-suite leaves out, and why, is printed before it runs.
+suite leaves out, and why, is printed before it runs. Litestar's sdist has no tests: they run if a
+checkout of its repository is named.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Suite:
     file: str
     folders: tuple[str, ...] = ()
     """Folders of the sdist to copy beside the file; none where the wheel holds the tests."""
-    arguments: tuple[str, ...] = ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
+    arguments: tuple[str, ...] = ("-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider")
+    settings: str = ""
+    """What the tests need of pytest's settings."""
 
 
 KNOWN = {
@@ -48,24 +51,44 @@ KNOWN = {
     "flask_caching": Suite("Flask-Caching", "flask_caching_suite.py", ("tests",)),
 }
 
+OF_LITESTAR = Suite(
+    "litestar",
+    "litestar_suite.py",
+    arguments=("-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider", "-p", "litestar_suite"),
+    settings="asyncio_mode = auto\nmarkers =\n    flaky\n    xdist_group\n",
+)
+"""Needs pytest-asyncio, pytest-mock, redis, time-machine and valkey, which its tests import."""
+
 
 def main() -> int:
     """Run the suites that are named, or all; return how many failed."""
     parser = argparse.ArgumentParser(description="Run upstreams' own tests over flowcache.")
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(KNOWN))
-    named = parser.parse_args().suites or list(KNOWN)
+    parser.add_argument(
+        "--litestar", type=Path, metavar="CHECKOUT", help="run Litestar's tests too"
+    )
+    options = parser.parse_args()
+    named = options.suites or ([] if options.litestar else list(KNOWN))
     unknown = [name for name in named if name not in KNOWN]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(KNOWN)}")
     failed = [name for name in named if not run(KNOWN[name])]
+    if options.litestar:
+        named.append("litestar")
+        tests = options.litestar / "tests" / "unit" / "test_stores.py"
+        if not run(OF_LITESTAR, tests):
+            failed.append("litestar")
     print(f"upstream: {len(named) - len(failed)} of {len(named)} suites passed", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}")
     return len(failed)
 
 
-def run(suite: Suite) -> bool:
-    """Run one suite in a folder of its own; return whether it passed."""
+def run(suite: Suite, tests: Path | None = None) -> bool:
+    """Run one suite in a folder of its own; return whether it passed.
+
+    ``tests``: a file of tests that takes the suite as pytest's plugin.
+    """
     version = importlib.metadata.version(suite.distribution)
     print(f"--- {suite.distribution} {version}", flush=True)
     with tempfile.TemporaryDirectory() as name:
@@ -73,10 +96,13 @@ def run(suite: Suite) -> bool:
         shutil.copy(SUITES / suite.file, folder)
         if suite.folders:
             extract(fetch(suite.distribution, version), suite.folders, folder)
-        target = [] if suite.arguments[0] == "-c" else [suite.file]
+        if tests is not None:
+            shutil.copy(tests, folder)
+        target = [] if suite.arguments[0] == "-c" else [tests.name if tests else suite.file]
         # The tests' own settings for pytest, and what this project asks of its tests, stay out.
-        (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
-        environment = os.environ | {"PYTHONPATH": name}
+        (folder / "pytest.ini").write_text(f"[pytest]\n{suite.settings}", encoding="utf-8")
+        paths = [name, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         finished = subprocess.run(
             [sys.executable, *suite.arguments, *target], cwd=folder, env=environment, check=False
         )
