@@ -19,7 +19,7 @@ cdef extern from *:
         return PyType_IS_GC(Py_TYPE(o));
     }
     """
-    # By pointer: a comparison of two exact str runs nobody's code and takes no reference.
+    # By pointer: a comparison of two exact str runs no user code and takes no reference.
     bint str_equal "flowcache_str_equal"(PyObject* a, PyObject* b) nogil
     Py_hash_t str_hash "flowcache_str_hash"(PyObject* s) nogil
     bint may_refer "flowcache_is_tracked"(PyObject* o) nogil

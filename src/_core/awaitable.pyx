@@ -38,7 +38,7 @@ cdef extern from *:
 cdef class Ready:
     """What ``afetch`` returns on a hit: awaited once, it gives the value without suspending."""
 
-    cdef object value                 # of whoever sets `spent`
+    cdef object value                 # taken by the call that sets `spent`
     cdef int spent
 
     def __init__(self):

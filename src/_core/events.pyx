@@ -1,4 +1,4 @@
-# Who listens. A kind that nobody listens to costs one test of a bit.
+# Listeners. A kind without a listener costs one test of a bit.
 
 KINDS = ("hit", "miss", "stale_hit", "set", "remove", "load", "load_error", "refresh", "sweep")
 CAUSES = ("deleted", "replaced", "expired", "evicted", "over_limit", "tag", "prefix", "cleared")

@@ -11,7 +11,7 @@ cdef bint node_settle_one_locked(Core* core, Node* node, double now, bint below,
 
     An entry comes up at its deadline. One with a grace is counted as stale from then on and
     comes up once more when that time is over. Each look takes one of the `steps`, so that a
-    million of them that came due at once hold nobody up: without steps the answer is False.
+    million of them that come due at once block no call: without steps the answer is False.
     """
     cdef Heap* heap = &node.deadlines
     cdef Entry* e

@@ -1,8 +1,8 @@
 # An intrusive min-heap, four children each. What is in it holds its heap index.
 #
-# One law holds for every heap of the core: a key is never greater than the true one. Whoever wants
-# the least looks at the top; when the top's key is out of date, it is put right and the look is
-# repeated. So a deadline that moves later, or a count that goes down, costs nothing as it happens.
+# One law holds for every heap of the core: a key is never greater than the true one. A search
+# for the least looks at the top. If the top's key is out of date, it is corrected, and the search
+# looks again. So a deadline that moves later, or a count that goes down, costs nothing at first.
 #
 # Two kinds of things sit in heaps: entries by deadline, and the children of a namespace (by what
 # is due in them, by entries for their share, by weight for their share). Between children of one

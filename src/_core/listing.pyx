@@ -7,7 +7,7 @@ cdef extern from "Python.h":
 
 
 cdef list list_blank(Py_ssize_t n):
-    """A list of n empty places, which nobody finds through the collector until it is finished."""
+    """A list of n empty places, which the collector does not show until it is finished."""
     cdef list made = PyList_New(n)
     PyObject_GC_UnTrack(<PyObject*>made)
     return made

@@ -22,7 +22,7 @@ cdef class Load:
     cdef bint registered              # in the table, in Node.running and in the counts
     cdef uint32_t hash                # of the key, mixed
     cdef uint64_t number              # Core.loads_begun when it was registered
-    cdef PyObject* next_in_bucket     # borrowed; Node.running owns whom the table holds
+    cdef PyObject* next_in_bucket     # borrowed; Node.running owns the loads of the table
     cdef PyObject* newer              # neighbours in Node.running
     cdef PyObject* older
     cdef object __weakref__

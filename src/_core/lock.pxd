@@ -60,7 +60,7 @@ cdef extern from * nogil:
 cdef extern from * nogil:
     """
     /* What is read without the lock, as a hint or for a value that one write sets whole. Without
-       the GIL both sides say so; whoever decides by such a number looks again with the lock. */
+       the GIL both sides say so. A decision by such a number is checked again with the lock. */
     #ifdef Py_GIL_DISABLED
     #define flowcache_load_flag(at) _Py_atomic_load_int_relaxed(at)
     #define flowcache_load_u32(at) _Py_atomic_load_uint32_relaxed(at)

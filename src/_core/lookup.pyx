@@ -142,7 +142,7 @@ cdef tuple held_for(Store store, Node* node, object key):
                 stale_ok = entry_stale_ok(e)
     finally:
         lock_release(&core.lock)
-    # Made here: a tuple's allocation may run the collector, and with it whoever removes e.
+    # Made here: a tuple's allocation may run the collector, and with it code that removes e.
     return None if value is MISSING else (value, left, ttl, grace, stale_ok)
 
 

@@ -286,9 +286,9 @@ refresh_ahead=None, store_if=None, timeout=None)
 
 Return the fresh value of ``key``; load it if there is none.
 
-``loader`` takes nothing and returns the value, or ``Loaded(value, ...)``. Whoever asks for the key
-while it loads, from threads, tasks or other event loops, waits for that one load and gets its value
-or its exception. An exception is not stored. A loader made with ``async def`` makes this
+``loader`` takes nothing and returns the value, or ``Loaded(value, ...)``. All calls for the
+key while it loads, from threads, tasks or other event loops, wait for that one load and get its
+value or its exception. An exception is not stored. A loader made with ``async def`` makes this
 :meth:`afetch`: await what it returns.
 
 ``ttl``, ``tags``, ``stale`` as for :meth:`set`. ``stale_if_error``: seconds past the TTL in which
@@ -312,9 +312,9 @@ refresh_ahead=None, store_if=None, timeout=None)
 Await the fresh value of ``key``; load it if there is none.
 
 ``loader`` is a coroutine function, any callable that returns an awaitable, or a plain callable. The
-load runs in a task of its own: cancelling one caller hurts no other, and the task is cancelled when
-nobody waits for it any more. All else as for :meth:`fetch`. A hit makes no coroutine and does not
-suspend; what it returns can be awaited once, gathered, made a task, or dropped.
+load runs in a task of its own: cancelling one caller affects no other, and the task is cancelled
+when no caller waits for it any more. All else as for :meth:`fetch`. A hit makes no coroutine and
+does not suspend; what it returns can be awaited once, gathered, made a task, or dropped.
         """
         return face.afetch(self, key, loader, **options)
 

@@ -57,7 +57,7 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
 
     What one call removes beyond `at_once` entries becomes debris: out of reach and out of every
     count at once, while its slot of the table and its references, which are most of the work, go
-    later and a few at a time. Not so while somebody listens, who is told before the call ends.
+    later and a few at a time. Not so while there is a listener, which is told before the call ends.
     """
     cdef Entry* e = entry_at(&core.slab, i)
     cdef Node* node = core.nodes[e.node]
@@ -242,7 +242,7 @@ cdef int store_drain(Store store) except -1:
         if core_hears(core, REMOVE) and where != NONE:
             node = core.nodes[where]
             if node.parent == NULL and node != core.root:
-                node = NULL                      # cut off since then, when nobody listened
+                node = NULL                      # cut off since then, while there was no listener
             else:
                 node_hold_locked(core, node)           # not to be forgotten before it is told
         lock_release(&core.lock)

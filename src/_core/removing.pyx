@@ -51,7 +51,7 @@ cdef int64_t remove_one_locked(Core* core, uint32_t i, Cause cause, double now) 
 
 # A large namespace is cleared by cutting its entries off: they keep the namespace's id, which the
 # namespace gives up for a new one, so that no look-up can meet them again. They are debris then,
-# and go a few at a time as the cache is used: clear() takes effect at once and holds nobody up.
+# and go a few at a time as the cache is used: clear() takes effect at once and blocks no call.
 
 cdef enum:
     WORTH_CUTTING = 32            # once the limbo is full, for as many entries it is the less work
@@ -403,7 +403,7 @@ cdef object store_close(Store store):
     try:
         store_drain(store)
     finally:
-        # Nobody will be there to hand the rest back a little at a time.
+        # No later call will hand the rest back a little at a time.
         lock_acquire(&core.lock)
         store_take_all_locked(core, &taken)
         lock_release(&core.lock)

@@ -8,7 +8,7 @@ cdef dict settings_checked(dict settings, int depth=0):
     """The same settings with each value in the core's own form; raises and changes nothing.
 
     Names and values are exact str, int and float and dictionaries of such, so that dropping or
-    reading them runs nobody's code.
+    reading them runs no user code.
     """
     cdef double share
     checked = {}

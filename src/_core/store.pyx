@@ -63,7 +63,7 @@ cdef class Store:
 
 
 cdef void slab_drop(Slab* slab) noexcept:
-    """Drop the references of all entries of a slab that is nobody's any more, a page at a time.
+    """Drop the references of all entries of a slab that no store owns any more, a page at a time.
 
     Runs user code (__del__). The collector does not see what is still in it, which is safe: what
     it holds then looks like held from outside.
@@ -96,7 +96,7 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
     table_clear(&core.table)
     for t in range(core.tags.used):
         if core.tags.records[t].name != NULL:
-            Py_DECREF(<object>core.tags.records[t].name)      # a str: runs nobody's code
+            Py_DECREF(<object>core.tags.records[t].name)      # a str: runs no user code
     tags_free(&core.tags)
     while core.debris != NULL:
         node = core.debris
@@ -123,7 +123,7 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
         node.by_weight.n = 0
         heap_free(&node.deadlines)
         if node.tags != NULL:
-            (<dict>node.tags).clear()                        # of str and int: nobody's code either
+            (<dict>node.tags).clear()                        # of str and int: no user code either
     relaxed_store_u32(&core.limbo_first, NONE)
     core.limbo_last = NONE
     core.limbo_count = 0
@@ -165,7 +165,7 @@ cdef int store_open(Store store, bint weighs) except -1:
     core.slab.weighs = weighs
     core.max_idle = 10_000
     core.max_pending_age = 30.0
-    # Differs by process and by cache, so that nobody can work out keys that collide here.
+    # Differs by process and by cache, so that keys that collide here cannot be worked out.
     core.secret = <uint64_t>hash(("flowcache", <size_t><PyObject*>store))
     core.secret *= <uint64_t>0xD6E8FEB86659FD93
     if table_init(&core.table) < 0:

@@ -292,7 +292,7 @@ cdef bint put(Store store, Node* node, object key, object value, Terms* terms, t
                 fence_key_locked(core, node, running, hash, begun)
         finally:
             lock_release(&core.lock)
-        # With a key beside it, it was evicted while nobody listened.
+        # With a key beside it, it was evicted while there was no listener.
         if dropped[0] != NULL and dropped[1] == NULL and core_hears(core, REMOVE):
             emit(store, node, REMOVE, key, "replaced", <object>dropped[0])
     finally:

@@ -9,11 +9,11 @@
 # size and need not double.
 #
 # A full bucket sends a newcomer on to another, which the hash and the number of buckets tried
-# choose at random. It counts whom it sent on; a look-up goes past a bucket only when that count is
-# not zero, and a removal leaves no tombstone. Thousands of keys of one hash value fill most buckets
-# of a part, and another key still leaves them after a few. (Steps of one length would not do: a
-# key whose step is a small multiple of theirs would walk along with them.) What chance has left
-# out is tried in order, so that whoever looks for room finds it.
+# choose at random. It counts the entries that overflowed; a look-up goes past a bucket only when
+# that count is not zero, and a removal leaves no tombstone. Thousands of keys of one hash value
+# fill most buckets of a part, and another key still leaves them after a few. (Steps of one length
+# would not do: a key whose step is a small multiple of theirs would walk along with them.) The
+# buckets that chance has left out are tried in order, so that a search for room finds it.
 
 cdef extern from * nogil:
     """
@@ -254,7 +254,7 @@ cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
     """Make sure that one more entry of this hash fits; -1 when memory is out."""
     cdef Part* part = table_first(table, hash)
     # Five and five eighths of seven. Fuller buckets would save a byte an entry; but where the
-    # oldest go as new ones come, nearly every bucket would have sent somebody on, and misses walk
+    # oldest go as new ones come, nearly every bucket would have overflowed once, and misses walk
     # through dozens.
     if part.count < part.n * 5 + part.n // 8 * 5:
         return 0

@@ -33,7 +33,7 @@ cdef struct Node:
     uint32_t own_stale            # those of them past their deadline
     uint32_t views                # live Namespace objects, and listeners
     bint expires                  # an entry with an end to its TTL has been here
-    bint is_idle                  # here, for whoever makes or drops a view asks
+    bint is_idle                  # here, because the making and the end of a view ask
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
 
@@ -96,13 +96,13 @@ cdef struct Core:
     uint32_t limbo_last
     uint32_t limbo_count
     uint32_t at_once              # entries that one call may put in limbo: what is more is debris
-    uint32_t debris_first         # entries that nobody can reach and whose memory goes later
+    uint32_t debris_first         # entries out of reach, whose memory goes later
     uint32_t debris_last
     uint32_t debris_count
     Node* debris                 # the same, cut off from a namespace all together: see removing
-    uint32_t mask                 # kinds of events that somebody listens to
+    uint32_t mask                 # kinds of events that have a listener
     uint32_t listening[KINDS_COUNT]   # how many listeners, by kind
-    bint opened                   # false: closed, and nobody's yet
+    bint opened                   # false: closed, and of no cache yet
     bint closed
     bint require_namespace
     double max_pending_age
@@ -115,7 +115,7 @@ cdef struct Core:
 
 
 cdef inline bint core_hears(Core* core, int kind) noexcept nogil:
-    """Whether somebody listens to the kind of event."""
+    """Whether the kind of event has a listener."""
     return relaxed_load_u32(&core.mask) & (<uint32_t>1 << kind) != 0
 
 
@@ -124,7 +124,7 @@ cdef inline bint core_is_closed(Core* core) noexcept nogil:
 
 
 cdef inline bint core_has_limbo(Core* core) noexcept nogil:
-    """Whether something waits to be dropped: true for whoever has just put it there."""
+    """Whether something waits to be dropped: true for the thread that has just put it there."""
     return relaxed_load_u32(&core.limbo_first) != NONE
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 else:
-    Any, P, Q, R, S, V = "Any", *"PQRSV"  # When the program runs, nobody asks what they are.
+    Any, P, Q, R, S, V = "Any", *"PQRSV"  # They matter to type checkers alone.
 
 __all__ = ["Any", "Generic", "NamedTuple", "P", "Q", "R", "S", "V", "dataclass", "overload"]
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["TenantScopeWarning", "carry", "current_tenant", "no_tenant", "tenant"]
 
 current_tenant = _core.current_tenant
-"""The tenant for whom the running code works: a context variable with `get`, `set` and `reset`.
+"""The tenant that the running code works for: a context variable with `get`, `set` and `reset`.
 
 `get()` returns the tenant of the innermost scope that is open, and raises `TenantNotSetError`, a
 `LookupError`, where there is none. It goes where contexts go: through `await`, into tasks and

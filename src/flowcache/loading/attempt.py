@@ -1,10 +1,10 @@
 """One attempt of a call, in a thread or a task: look up, lead or join a load, wait, conclude.
 
 Every call goes the same way. It looks at what is held; it registers a load of the key, or is given
-the one that runs; whoever registered it runs the loader (`run`), everybody waits for it (`load`),
-unless the wait would close a ring (`deadlock`). A load that is abandoned sends its waiters back to
-the start. The sync and the async path differ in how they run and how they wait, and in nothing
-else.
+the one that runs. The call that registered it runs the loader (`run`); all calls wait for it
+(`load`), unless the wait would close a ring (`deadlock`). A load that is abandoned sends its
+waiters back to the start. The sync and the async path differ in how they run and how they wait, and
+in nothing else.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def fall_back(run: Run, key: Hashable, *, timed_out: bool) -> Answer | None:
 
 
 def load_behind(run: Run, keys: list[Hashable]) -> None:
-    """Start a load that nobody waits for, of those keys that are neither backing off nor loading.
+    """Start a load that no call waits for, of those keys that are neither backing off nor loading.
 
     It runs in a task of the run's loop, or without one in a thread of the pool.
     """

@@ -30,7 +30,7 @@ __all__ = ["afetch_many", "fetch_many"]
 def fetch_many(
     namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
 ) -> Any:
-    """Return a dict of `keys`; `loader` is called once, with those that nobody else is loading."""
+    """Return a dict of `keys`; `loader` is called once, with those that no other call loads."""
     if is_async(loader):
         return afetch_many(namespace, keys, loader, **options)
     batch = Batch(namespace, keys, loader, Call("fetch_many", loader, options))
@@ -56,7 +56,7 @@ def fetch_many(
 def afetch_many(
     namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
 ) -> Awaitable[dict[Any, Any]]:
-    """Await a dict of `keys`; `loader` is called once, with those that nobody else is loading."""
+    """Await a dict of `keys`; `loader` is called once, with those that no other call loads."""
     batch = Batch(namespace, keys, loader, Call("afetch_many", loader, options), copy_context())
 
     async def afetch_many() -> dict[Any, Any]:

@@ -1,13 +1,13 @@
-"""Running loads and those who wait for them.
+"""Running loads and their waiters.
 
-A load is settled once, with an outcome; whoever waits is then woken. Nothing here takes a lock: a
+A load is settled once, with an outcome; its waiters are then woken. Nothing here takes a lock: a
 finalizer or a signal handler may ask for the same key at any instant, on this very thread. Instead,
 one order is kept everywhere:
 
-- who waits first adds itself to `waiters`, then looks whether there is an outcome;
-- who settles first publishes the outcome, then wakes all `waiters`.
+- a waiter first adds itself to `waiters`, then looks whether there is an outcome;
+- the end of a load first publishes the outcome, then wakes all `waiters`.
 
-Whichever comes first, nobody sleeps on. Waking twice does no harm, so an interrupt in the middle
+Whichever comes first, no waiter sleeps on. Waking twice does no harm, so an interrupt in the middle
 can be made good by doing it all again.
 """
 
@@ -95,7 +95,7 @@ class Outcome:
 
 
 ABANDONED = Outcome()
-"""The outcome of a load that nobody runs any more: who waited starts again; one of them leads."""
+"""The outcome of a load that is not run any more: its waiters start again; one of them leads."""
 
 ABSENT = Outcome()
 """The same for a key that a batch loader left out; who asked for the batch does not try again."""
@@ -114,7 +114,7 @@ class Load(_core.Load):
         """The loads that this one's loader waits for; `deadlock` looks after it."""
 
     def settle(self, outcome: Outcome) -> None:
-        """Publish the outcome unless there is one already, and wake whoever waits."""
+        """Publish the outcome unless there is one already, and wake the waiters."""
         # One atomic step decides between the runner, a loop that closes and a caller that ends it.
         self.__dict__.setdefault("outcome", outcome)
         if self.waiters:
@@ -218,7 +218,7 @@ def wake(waiters: dict[ThreadWaiter | TaskWaiter, None]) -> None:
         else:
             elsewhere.setdefault(waiter.loop, []).append(waiter)
     for loop, group in elsewhere.items():
-        with suppress(RuntimeError):  # That loop is closed: nobody is left there to be told.
+        with suppress(RuntimeError):  # That loop is closed: no waiter is left there.
             Context().run(loop.call_soon_threadsafe, wake_group, group)
     waiters.clear()
 

@@ -1,7 +1,7 @@
 """One run of a loader, for one key or for many. Whatever happens to it, its loads are settled.
 
-A sync loader runs in the thread that asked first, an async one in a task of its own that belongs to
-nobody: callers come and go. A run can end in five ways, and each leaves no record in the table of
+A sync loader runs in the thread that asked first, an async one in a task of its own that
+belongs to no caller. A run can end in five ways, and each leaves no record in the table of
 running loads and no waiter asleep: a value; an error; an interrupt (`KeyboardInterrupt` and its
 like) or a cancellation from outside, after which the waiters lead; the close of the loop that it
 ran on; a `fork`, which leaves its thread behind.
@@ -142,7 +142,7 @@ class Run:
         self.is_apart = False
         """It runs where its first caller is not: what strikes that one does not end it."""
         self.detached = background
-        """Runs on when nobody waits for it."""
+        """Runs on when no call waits for it."""
         self.forsaken = False
         self.greenlet: object = None if loop is not None or background else current_greenlet()
         """The greenlet that will run it or runs it, if its thread runs several."""
@@ -233,11 +233,11 @@ class Run:
         )
 
     def is_left(self) -> bool:
-        """True if nobody goes on with it: a fork left its thread behind, or its loop stands."""
+        """True if it cannot go on: a fork left its thread behind, or its loop stands."""
         return self.forks != _forks or (self.loop is not None and not self.loop.is_running())
 
     def may_be_joined(self) -> bool:
-        """True if somebody runs it. If not, it is ended, and the next to begin a load leads.
+        """True if it runs. If not, it is ended, and the next to begin a load leads.
 
         One that only waits for a thread of the pool is ended too: who asks now need not wait for
         what is before it.
@@ -321,7 +321,7 @@ class Run:
         from asyncio import CancelledError, current_task  # Now: at the exit it would be too late.
 
         if load.outcome is not None:
-            return  # The loop stood still, and somebody else has taken over.
+            return  # The loop stood still, and another call has taken over.
         scope, _ = deadlock.enter_scope(load)
         self.handled = sys.exception()  # There is one if the task begins within its caller.
         began = perf_counter()
@@ -355,7 +355,7 @@ class Run:
             task.exception()  # Seen: `interrupted` bears it, or it was raised out of the loop.
 
     def forsake(self) -> None:
-        """Cancel the task if nobody waits for any of its loads."""
+        """Cancel the task if no call waits for any of its loads."""
         task, loop = self.task, self.loop
         if task is None or loop is None or self.detached or self.forsaken:
             return
@@ -407,7 +407,7 @@ class Run:
         self.end()
 
     def withdraw(self) -> None:
-        """End a run whose first caller was interrupted, unless somebody else runs it."""
+        """End a run whose first caller was interrupted, unless another thread runs it."""
         if not self.is_apart or self.claim():
             self.end()
 
@@ -417,7 +417,7 @@ class Run:
         return loader([load.key for load in self.loads]) if self.many else loader()
 
     def _deliver(self, produced: Any, seconds: float) -> None:
-        # Others may have ended the run meanwhile: then there is no load, and nobody to want this.
+        # Others may have ended the run meanwhile: then there is no load to settle.
         if not self.many:
             for load in tuple(self.loads):
                 self._keep(load, produced, seconds, seconds)
@@ -444,7 +444,7 @@ class Run:
             counted = 0.0
 
     def _keep(self, load: Load, produced: Any, seconds: float, counted: float) -> None:
-        """Store the value, unless an invalidation came before, and hand it to whoever waits."""
+        """Store the value, unless an invalidation came before, and hand it to the waiters."""
         namespace, call = self.namespace, self.call
         try:
             value, ttl, tags, store = call.unpack(produced)
@@ -469,7 +469,7 @@ class Run:
         self._take_out(load)
         self._count("loads", counted)
         backoff.forget_failures(namespace, load.key)
-        # Now that nobody can join it any more.
+        # Now that no call can join it any more.
         load.settle(Outcome(value, loss=load.first_loss(tags)))
         self._emit("load", load.key, value, None, seconds)
         if self.is_refresh or self.background:
@@ -493,7 +493,7 @@ class Run:
     def _fail(self, load: Load, error: BaseException, seconds: float, counted: float) -> None:
         unseen = self.background or ((self.detached or self.forsaken) and not load.waiters)
         if self.background or load.key in self.call.in_place:
-            # First: nobody may begin the next one before the key is known to back off.
+            # First: no call may begin the next one before the key is known to back off.
             backoff.note_failure(self.namespace, load.key)
         self._take_out(load)
         self._count("load_failures", counted)

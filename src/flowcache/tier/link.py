@@ -280,7 +280,7 @@ class ThreadLink:
             raise
         with self._mutex:
             if ask.leads:
-                ask.gate = None  # Nobody else ends it from now on.
+                ask.gate = None  # No other call ends it from now on.
             elif not ask.is_settled:
                 if ask in self._waiting:
                     self._waiting.remove(ask)

@@ -49,7 +49,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Wire:
-    """One open connection. Not for two threads at once; whoever holds it takes turns.
+    """One open connection. Not for two threads at once: its users take turns.
 
     `replid` is the history that the server wrote when the connection was opened.
     """

@@ -37,7 +37,7 @@ ABSENT = 1 << 4096
 nothing is stored then, so this is one step, and no other thread ever sees the value."""
 
 UNCHANGING = frozenset((str, int, float, bool, type(None)))
-"""Types whose values nobody can change: they are kept as they are, and a copy is no use."""
+"""Types whose values cannot change: they are kept as they are, and a copy is no use."""
 
 
 class FlowCache(BaseCache):
