@@ -174,6 +174,8 @@ def _connect(python_half not None):
 
 def _forked():
     """Open the locks that threads held in the parent process: here there is one thread."""
+    global process_forks
+    process_forks += 1
     locks_open()
 
 

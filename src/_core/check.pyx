@@ -28,6 +28,7 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     cdef Core* core = &store.core
     cdef uint32_t i = node.order.oldest, before = NONE, own = 0, stale = 0, in_heap = 0, link, t
     cdef int64_t weight = 0, own_weight = 0, entries, pending = node.own_pending, demand = 0
+    cdef int64_t places = 0
     cdef int64_t n_children = 0
     cdef Node* child = node.child
     cdef Entry* e
@@ -35,6 +36,7 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     label = node_label(node)
     while at != NULL:
         pending -= 1
+        places += (<Load>at).has_place
         check_that((<Load>at).registered and (<Load>at).node == node,
                    f"{label}: a load runs elsewhere")
         at = (<Load>at).older
@@ -92,6 +94,7 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
         entries += child.entries
         weight += child.weight
         pending += child.pending
+        places += child.places
         demand += node_demand_locked(child)
         check_that(node_bound_locked(child) == INFINITY or node_heap_index(child, BY_DUE) != NONE,
                    f"{label}: a child with something due is in no heap")
@@ -109,6 +112,7 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     check_that(entries == node.entries, f"{label}: entries is {node.entries}, counted {entries}")
     check_that(weight == node.weight, f"{label}: weight is {node.weight}, counted {weight}")
     check_that(pending == node.pending, f"{label}: pending is wrong")
+    check_that(places == node.places, f"{label}: places is {node.places}, counted {places}")
     check_that(demand == node.reserved_below, f"{label}: reserved_below is wrong")
     check_that(node.max_entries < 0 or entries <= node.max_entries, f"{label}: over max_entries")
     check_that(node.max_weight < 0 or weight <= node.max_weight, f"{label}: over max_weight")
@@ -140,7 +144,9 @@ cdef bint check_table_holds_locked(Core* core, uint32_t hash, uint32_t i) noexce
 cdef int check_store(Store store) except -1:
     """The whole cache. No other thread is in it, and no call is under way."""
     cdef Core* core = &store.core
-    cdef int64_t links = 0, entries
+    cdef int64_t links = 0, entries, places = 0
+    cdef PyObject* load
+    cdef PyObject* newer = NULL
     cdef uint32_t p, b, slot, in_part, in_table = 0, idle = 0, i, left = 0
     cdef Node* node
     lock_acquire(&core.lock)
@@ -161,6 +167,15 @@ cdef int check_store(Store store) except -1:
             i = entry_at(&core.slab, i).newer
         check_that(left == core.debris_count, "the debris is miscounted")
         entries += left
+        load = core.place_newest
+        while load != NULL:
+            check_that((<Load>load).has_place and (<Load>load).place_newer == newer,
+                       "a load without a place is among those that have one")
+            places += 1
+            newer = load
+            load = (<Load>load).place_older
+        check_that(core.place_oldest == newer and places == core.root.places,
+                   "the loads that have a place are miscounted")
         check_that(core.limbo_first == NONE and core.limbo_count == 0, "entries are left in limbo")
         check_that(links == core.tags.links_live, "links miscounted")
         # Two namespaces of one salt would share every collision.

@@ -1,8 +1,11 @@
 # A load, step by step, for the face.
 
 
-cdef Load load_begin(Store store, Node* node, object view, Load load, bint background):
-    """Register a load; return it, or the one already running that is to be joined."""
+cdef Load load_begin(Store store, Node* node, object view, Load load, bint background, Load outer):
+    """Register a load; return it, or the one already running that is to be joined.
+
+    `outer`: the load that waits for it, or None.
+    """
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     node_guard(store, node)
@@ -11,7 +14,7 @@ cdef Load load_begin(Store store, Node* node, object view, Load load, bint backg
     load.hash = key_hash(node, load.key)
     load.started = now
     load.background = background
-    return load_register(core, node, view, load, now)
+    return load_register(core, node, view, load, outer, now)
 
 
 cdef bint load_finish(Store store, Node* node, Load load, object value, object ttl, object tags,

@@ -20,11 +20,15 @@ cdef class Load:
     cdef dict lost                    # those tags, each with the number of its first
     cdef bint finishing               # its value is about to be stored: no more tags
     cdef bint registered              # in the table, in Node.running and in the counts
+    cdef bint has_place               # counts in Node.places; in the list of Core.place_newest
+    cdef uint32_t forks               # process_forks when it was registered
     cdef uint32_t hash                # of the key, mixed
     cdef uint64_t number              # Core.loads_begun when it was registered
     cdef PyObject* next_in_bucket     # borrowed; Node.running owns the loads of the table
     cdef PyObject* newer              # neighbours in Node.running
     cdef PyObject* older
+    cdef PyObject* place_newer        # neighbours in the list of those that have a place; borrowed
+    cdef PyObject* place_older
     cdef object __weakref__
 
     def __init__(self, key, tags=()):
@@ -185,12 +189,84 @@ cdef Load load_find(Core* core, Node* node, object key, uint32_t hash, uint64_t*
     raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
 
 
-cdef Load load_register(Core* core, Node* node, object view, Load load, double now):
+# Places. Each load takes one of the `max_pending` of its namespace and of all those above it, but a
+# load that another one of the same tenant waits for: to refuse it one would be to refuse what has a
+# place already. A load that is too old, or that a fork left behind, gives its place back when one
+# is wanted: the loads that have a place are a list by age, so that each is looked at once.
+
+cdef uint32_t process_forks = 0       # forks that this process is a child of, since the import
+
+
+cdef inline bint load_is_lost_locked(Load load, Core* core, double now) noexcept:
+    """Whether the load is too old to be stored, or runs in a process that forked this one."""
+    return now - load.started > core.max_pending_age or load.forks != process_forks
+
+
+cdef bint load_has_place_within_locked(Load outer, Core* core, Node* node, double now) noexcept:
+    """Whether a load of `node` that `outer` waits for needs no place of its own."""
+    return (outer.registered and outer.core == core and not load_is_lost_locked(outer, core, now)
+            and node_tenant_locked(outer.node) == node_tenant_locked(node))
+
+
+cdef void place_take_locked(Core* core, Load load) noexcept:
+    cdef Node* node = load.node
+    load.has_place = True
+    load.place_newer = NULL
+    load.place_older = core.place_newest
+    if core.place_newest != NULL:
+        (<Load>core.place_newest).place_newer = <PyObject*>load
+    else:
+        core.place_oldest = <PyObject*>load
+    core.place_newest = <PyObject*>load
+    while node != NULL:
+        node.places += 1
+        node = node.parent
+
+
+cdef void place_give_locked(Core* core, Load load) noexcept:
+    """Give the load's place back, if it has one."""
+    cdef Node* node = load.node
+    if not load.has_place:
+        return
+    load.has_place = False
+    if load.place_newer != NULL:
+        (<Load>load.place_newer).place_older = load.place_older
+    else:
+        core.place_newest = load.place_older
+    if load.place_older != NULL:
+        (<Load>load.place_older).place_newer = load.place_newer
+    else:
+        core.place_oldest = load.place_newer
+    while node != NULL:
+        node.places -= 1
+        node = node.parent
+
+
+cdef Node* node_without_place_locked(Core* core, Node* node, double now) noexcept:
+    """The namespace, here or above, whose max_pending is reached; NULL: there is a place."""
+    cdef Load oldest
+    while node != NULL:
+        while node.max_pending >= 0 and node.places >= node.max_pending:
+            if core.place_oldest == NULL:
+                return node
+            oldest = <Load>core.place_oldest
+            if not load_is_lost_locked(oldest, core, now):
+                return node
+            relaxed_store_flag(&oldest.fenced, True)
+            place_give_locked(core, oldest)
+        node = node.parent
+    return NULL
+
+
+cdef Load load_register(Core* core, Node* node, object view, Load load, Load outer, double now):
     """Put the load into the table, or return the one that is to be joined. May run __eq__.
 
-    `view` is of this namespace, and holds it until the load is no more.
+    `view` is of this namespace, and holds it until the load is no more. `outer`, or None, is the
+    load that waits for this one.
     """
     cdef Load running
+    cdef Node* full = NULL
+    cdef bint wants_place
     cdef uint64_t changes
     cdef PyObject** bucket
     for _ in range(1000):
@@ -203,10 +279,14 @@ cdef Load load_register(Core* core, Node* node, object view, Load load, double n
                 raise closed_error()
             if changes != core.loads_changes:
                 continue
-            if node.max_pending >= 0 and node.own_pending >= node.max_pending:
-                raise TooManyLoadsError(
-                    f"namespace {node_label(node)} already has max_pending={node.max_pending} "
-                    "loads running")
+            wants_place = (outer is None
+                           or not load_has_place_within_locked(outer, core, node, now))
+            if wants_place:
+                full = node_without_place_locked(core, node, now)
+                if full != NULL:
+                    raise TooManyLoadsError(
+                        f"namespace {node_label(full)} already has "
+                        f"max_pending={full.max_pending} loads running")
             if loads_reserve_locked(core) < 0:
                 raise MemoryError()
             if running is not None:
@@ -218,7 +298,10 @@ cdef Load load_register(Core* core, Node* node, object view, Load load, double n
             load.namespace = view
             load.core = core
             load.node = node
+            load.forks = process_forks
             relaxed_store_flag(&load.registered, True)
+            if wants_place:
+                place_take_locked(core, load)
             bucket = loads_bucket_locked(core, load.hash)
             load.next_in_bucket = bucket[0]
             bucket[0] = <PyObject*>load
@@ -252,6 +335,7 @@ cdef void load_unregister(Load load) noexcept:
         lock_release(&core.lock)
         return
     relaxed_store_flag(&load.registered, False)
+    place_give_locked(core, load)
     link = loads_bucket_locked(core, load.hash)
     while link[0] != <PyObject*>load:
         link = &(<Load>link[0]).next_in_bucket

@@ -396,9 +396,12 @@ does not suspend; what it returns can be awaited once, gathered, made a task, or
         """How many entries bear the tag, here and below."""
         return bearers_of(self.store, self.node, tag)
 
-    def _begin(self, Load load not None, bint background=False):
-        """Register a load; return it, or the one already running that is to be joined."""
-        return load_begin(self.store, self.node, self, load, background)
+    def _begin(self, Load load not None, bint background=False, Load outer=None):
+        """Register a load; return it, or the one already running that is to be joined.
+
+        ``outer``: the load that waits for it. One of the same tenant shares its place with it.
+        """
+        return load_begin(self.store, self.node, self, load, background, outer)
 
     def _finish(self, Load load not None, value, ttl=UNSET, tags=(), stale=None, keep=None):
         """End a load: store its value if nothing has invalidated it; say whether it was stored."""

@@ -55,6 +55,7 @@ cdef struct Node:
     int64_t own_weight
     int64_t pending               # running loads, here and below
     int64_t own_pending
+    int64_t places                # running loads that count toward max_pending, here and below
 
     double default_ttl            # in force here, inherited or set
     bint own_ttl                  # it was set here
@@ -111,6 +112,8 @@ cdef struct Core:
     uint32_t loads_count
     uint64_t loads_begun          # loads registered so far
     uint64_t loads_changes        # goes up with each that begins or ends
+    PyObject* place_newest        # Loads that have a place, by age: see loads. Borrowed
+    PyObject* place_oldest
     Lock lock
 
 
@@ -217,6 +220,13 @@ cdef inline bint node_is_within_locked(Node* node, Node* top) noexcept nogil:
     while node != NULL and node.depth > top.depth:
         node = node.parent
     return node == top
+
+
+cdef inline Node* node_tenant_locked(Node* node) noexcept nogil:
+    """The tenant's namespace: the one right below the root. Of the root: itself."""
+    while node.depth > 1:
+        node = node.parent
+    return node
 
 
 cdef inline object closed_error():

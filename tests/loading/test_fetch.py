@@ -25,7 +25,7 @@ from flowcache import (
     create_cache,
 )
 from flowcache.loading.deadlock import current_load
-from harness.loading_support import assert_nothing_left
+from harness.loading_support import Caller, Gate, assert_nothing_left
 from harness.support import new_cache
 
 
@@ -505,15 +505,16 @@ def test_too_many_loads_are_refused_and_an_old_value_may_stand_in() -> None:
     room.fetch("old", lambda: "old", ttl=1, stale_if_error=100)
     clock.advance(2)
 
-    def load() -> str:
-        with pytest.raises(TooManyLoadsError):
-            room.fetch("inner", never)
-        assert room.fetch("old", never, stale_if_error=100) == "old"
-        with pytest.raises(TooManyLoadsError):
-            room.fetch_many(["inner"], lambda missing: {})
-        return "outer"
-
-    assert room.fetch("outer", load) == "outer"
+    gate = Gate("outer")
+    outer = Caller(lambda: room.fetch("outer", gate))
+    assert gate.begun.wait(30)
+    with pytest.raises(TooManyLoadsError):
+        room.fetch("inner", never)
+    assert room.fetch("old", never, stale_if_error=100) == "old"
+    with pytest.raises(TooManyLoadsError):
+        room.fetch_many(["inner"], lambda missing: {})
+    gate.open.set()
+    assert outer.result() == "outer"
     assert room.fetch("inner", lambda: 1) == 1
     assert_nothing_left(cache)
 

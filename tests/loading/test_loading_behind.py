@@ -251,8 +251,8 @@ def test_who_joins_a_load_behind_before_it_is_given_to_a_thread_is_not_left_wait
     class Paused(Cache[Any]):
         __slots__ = ()
 
-        def _begin(self, load: Any, background: bool = False) -> Any:
-            running = super()._begin(load, background)
+        def _begin(self, load: Any, background: bool = False, outer: Any = None) -> Any:
+            running = super()._begin(load, background, outer)
             if background:
                 joining.append(Caller(lambda: cache.fetch("k", lambda: "mine", stale=False)))
                 wait_until(lambda: cache.stats().coalesced == 1)

@@ -341,11 +341,11 @@ def test_a_load_that_is_not_needed_hands_nothing_to_who_joined_it_after_an_inval
     class Paused(Cache[Any]):
         __slots__ = ()
 
-        def _begin(self, load: Any, background: bool = False) -> Any:
+        def _begin(self, load: Any, background: bool = False, outer: Any = None) -> Any:
             if steps[:1] == ["register"]:
                 del steps[0]
                 cache.set("k", "old", tags="late")
-            return super()._begin(load, background)
+            return super()._begin(load, background, outer)
 
         def _held(self, key: Any) -> Any:
             held = super()._held(key)
@@ -491,8 +491,8 @@ def test_an_interrupt_between_registering_and_loading_strands_nobody() -> None:
     class Struck(Cache[Any]):
         __slots__ = ()
 
-        def _begin(self, load: Any, background: bool = False) -> Any:
-            running = super()._begin(load, background)
+        def _begin(self, load: Any, background: bool = False, outer: Any = None) -> Any:
+            running = super()._begin(load, background, outer)
             if armed:
                 armed.clear()
                 waiting.append(Caller(lambda: cache.fetch("k", lambda: "theirs")))

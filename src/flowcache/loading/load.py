@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         loop: asyncio.AbstractEventLoop | None
         loads: list[Load]
         namespace: Any
+        stands_in_for: Load | None
         thread: int | None
 
         def cut_off(self) -> None: ...

@@ -20,7 +20,7 @@ from contextlib import suppress
 from time import perf_counter
 
 from flowcache.coroutines import is_awaitable, plain_result, refuse_one_use
-from flowcache.errors import CacheClosedError, EntryTooHeavyError
+from flowcache.errors import CacheClosedError, EntryTooHeavyError, TooManyLoadsError
 from flowcache.reports import report, shown
 
 from . import backoff, deadlock
@@ -174,7 +174,7 @@ class Run:
         load = Load(self.namespace, key, self.call.tags)
         load.run = self
         try:
-            running: Load = self.namespace._begin(load, self.background)
+            running = self._register(load)
             if running is load:
                 self.loads.append(load)
         except BaseException:
@@ -182,6 +182,23 @@ class Run:
             self._take_out(load)
             load.settle(ABANDONED)
             raise
+        return running
+
+    def _register(self, load: Load) -> Load:
+        """Register a load; end what cannot go on if there are too many.
+
+        No call waits for a background load, so that it takes a place even within another load.
+        """
+        outer = None if self.background else deadlock.current_load()
+        if outer is not None:
+            outer = outer.run.stands_in_for or outer
+        running: Load
+        try:
+            running = self.namespace._begin(load, self.background, outer)
+        except TooManyLoadsError:
+            if not end_left(self.namespace._store()):
+                raise
+            running = self.namespace._begin(load, self.background, outer)
         return running
 
     def begin_beside(self, target: Load) -> Load:
@@ -524,6 +541,24 @@ class Run:
     ) -> None:
         with suppress(CacheClosedError):
             self.namespace._emit(kind, key, None, value, error, seconds)
+
+
+def end_left(store: object) -> bool:
+    """End the loads of a cache whose event loops do not run; False: there are none."""
+    ended = False
+    for known in _watches.keyrefs():
+        loop = known()
+        if loop is None or loop.is_running():
+            continue
+        watch_ref = _watches.get(loop)
+        watch = None if watch_ref is None else watch_ref()
+        if watch is None:
+            continue
+        for run in list(watch.runs):
+            if run.namespace._store() is store:
+                run.cut_off()
+                ended = True
+    return ended
 
 
 def cancel(task: asyncio.Task[None]) -> None:
