@@ -1,9 +1,9 @@
 """A CRM dashboard for several tenants on one shared cache, end to end.
 
 Two real servers start on free loopback ports: a slow CRM, and the dashboard in front of it. Then
-people of five companies use the dashboard through HTTP, one company far more greedily than the
-others, and every answer is checked. The run ends by itself with a table and exits with 1 if any
-check failed.
+users of five companies use the dashboard through HTTP. One company sends far more requests than the
+others. Every answer is checked. The run ends by itself with a table and exits with 1 if any check
+failed.
 
     python examples/crm_dashboard.py                the whole demo, about 20 seconds
     python examples/crm_dashboard.py --serve        the same; the servers stay up to be tried
@@ -88,7 +88,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 def bar(progress: Progress, load: Load, description: str) -> Callable[[float], None]:
-    """Add a bar and return the function that moves it; beside it stands what was seen so far."""
+    """Add a bar and return the function that moves it; the findings so far stand beside it."""
     task = progress.add_task(description, total=1.0, seen="")
 
     def move(done: float) -> None:
@@ -132,7 +132,7 @@ def print_curl_lines(console: Console, url: str, scenario: Scenario) -> None:
         f"curl {url}/api/admin/cache-stats/{one}",
         f"curl {url}/api/crm/dashboard",
     ):
-        # Not wrapped, whatever the width of the terminal: a wrapped line cannot be copied.
+        # Not wrapped at the width of the terminal: a wrapped line cannot be copied.
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -2,11 +2,11 @@
 
     make fuzz ARGS="-max_total_time=1800"
 
-An input is a program: bytes are drawn from it for the limits of a cache and for call after call. A
-result that differs from the model's, a count that `_check()` finds wrong, or a crash ends the run
-and leaves the input in a file, which is run again by naming it. Coverage of the model and of the
-Python face tells atheris what is new: an input that makes the model evict, expire or fence in a new
-way is kept and varied.
+An input is a program: its bytes choose the limits of a cache and one call after the other. A run
+ends at a result that differs from the model's, at a wrong count in `_check()`, or at a crash. It
+leaves the input in a file; a run that names the file repeats it. atheris reads the coverage of the
+model and of the Python face. It keeps and varies an input that makes the model evict, expire or
+fence in a new way.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Draw = Callable[[list[Any]], Any]
 
 
 def options(draw: Draw) -> dict[str, Any]:
-    """Draw what may be said of an entry that is stored."""
+    """Draw the options of a store."""
     given = {}
     for name, values in (("ttl", TTLS), ("tags", TAGS), ("stale", WINDOWS)):
         if draw([False, True]):
@@ -115,7 +115,7 @@ def run(data: bytes) -> None:
     def draw(choices: list[Any]) -> Any:
         return choices[source.ConsumeIntInRange(0, len(choices) - 1)]
 
-    pair = SideBySide.__new__(SideBySide)  # what a machine of Hypothesis does is not wanted here
+    pair = SideBySide.__new__(SideBySide)  # no steps of a Hypothesis machine here
     children = draw([None, None, Limits(max_entries=3), Limits(max_entries=4, share=2.0)])
     pair.start(max_entries=draw(BOUNDS), default_ttl=draw([None, 3]), child_limits=children)
     pair.core.subscribe(pair.note_eviction, "remove")

@@ -1,4 +1,4 @@
-"""Put nox into .venv/nox, if it is not there yet, and become it.
+"""Install nox into .venv/nox, if it is not there yet, and run it in this process.
 
     python3 scripts/bootstrap.py -s demo -- --serve
 
@@ -22,7 +22,7 @@ REQUIREMENT = "nox>=2025.2.9"
 
 
 def main() -> None:
-    """Install nox, then become it."""
+    """Install nox, then replace this process by it."""
     done = FOLDER / "installed.txt"
     if not (PYTHON.exists() and done.exists() and done.read_text() == REQUIREMENT):
         install_nox()
@@ -37,7 +37,7 @@ def install_nox() -> None:
         for interpreter in find_interpreters([version]).values():
             print(f"installing nox into .venv/nox, for Python {version}", flush=True)
             run(interpreter, "-m", "venv", "--clear", str(FOLDER))
-            # Once quiet still lets warnings through.
+            # A single --quiet still shows warnings.
             quietly = ("--quiet", "--quiet", "--disable-pip-version-check")
             run(str(PYTHON), "-m", "pip", "install", *quietly, REQUIREMENT)
             return

@@ -1,8 +1,8 @@
-"""Build a wheel of flowcache outside the checkout, unless the last one is of the same sources.
+"""Build a wheel of flowcache outside the checkout, unless the last one has the same sources.
 
-nox would let pip build in the checkout: builds of several interpreters would meet there, and each
-session would compile the core again. Here each interpreter, and each set of build switches, has a
-folder of its own, from which every session installs the same wheel.
+nox would let pip build in the checkout. Builds of several interpreters would collide there, and
+each session would compile the core again. Here each interpreter, and each set of build switches,
+has a folder of its own, from which every session installs the same wheel.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed", ".lua")
 
 
 def build_wheel(folder: Path, pip: Callable[..., object]) -> Path:
-    """Return a wheel of the sources as they are now; `pip` runs pip with the arguments it gets."""
+    """Return a wheel of the current sources; `pip` runs pip with its arguments."""
     sources, target = folder / "sources", folder / "wheel"
     changes = changed_files(sources)
     if changes:
         shutil.rmtree(target, ignore_errors=True)
         copy(changes, sources)
     if not list(target.glob("*.whl")):
-        # A module that is gone from the sources would live on in what was gathered for the last
-        # wheel. The compiled core stays: it is compiled again when it is older than its sources.
+        # Files gathered for the last wheel may include a module that the sources no longer have.
+        # The compiled core stays: it is compiled again when it is older than its sources.
         for stale in sources.glob("build/lib*/flowcache/**/*.py*"):
             if stale.suffix in SOURCE_SUFFIXES:
                 stale.unlink()
         print(f"building flowcache in {folder.relative_to(ROOT)}", flush=True)
-        # A run that is interrupted leaves no wheel in the folder that is looked into.
+        # An interrupted run leaves no wheel in the folder that later runs read.
         unfinished = folder / "unfinished"
         pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", unfinished, sources)
         unfinished.rename(target)
@@ -40,7 +40,7 @@ def build_wheel(folder: Path, pip: Callable[..., object]) -> Path:
 
 
 def changed_files(sources: Path) -> list[Path]:
-    """Return which files of the checkout differ from the copy, and which of the copy are gone."""
+    """Return the files that differ from the copy, and the files that only the copy has."""
     wanted = [Path(name) for name in PACKAGE_FILES] + source_files(ROOT)
     changed = [
         path
@@ -62,7 +62,7 @@ def copy(changes: list[Path], sources: Path) -> None:
     for path in changes:
         if (ROOT / path).exists():
             (sources / path).parent.mkdir(parents=True, exist_ok=True)
-            # With the time of now: an older file that came back must be new to the build.
+            # With the current time: the build must see an older file that came back as new.
             shutil.copyfile(ROOT / path, sources / path)
         else:
             (sources / path).unlink()

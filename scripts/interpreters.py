@@ -1,8 +1,8 @@
 """Find the CPython interpreters of this machine that can build flowcache.
 
-nox looks on PATH and for pyenv's active version, takes an interpreter without headers, and has to
-be installed first. This looks among all of pyenv's versions, asks each interpreter whether it can
-build, and runs on Python 3.8 or newer.
+nox searches PATH and pyenv's active version, accepts an interpreter without headers, and must be
+installed first. This searches all of pyenv's versions, asks each interpreter whether it can build,
+and runs on Python 3.8 or newer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.15", "3.13t")
 
-# To be of use, an interpreter must have its headers and be able to make virtual environments.
-# A build without the GIL is a version of its own: "3.13t".
+# A usable interpreter has its headers and can make virtual environments. A build without the GIL is
+# a version of its own: "3.13t".
 PROBE = """
 import ensurepip, os, platform, sys, sysconfig, venv
 name, version = platform.python_implementation(), "%d.%d" % sys.version_info[:2]
@@ -41,7 +41,7 @@ def find_interpreters(versions: list[str]) -> dict[str, str]:
 
 
 def candidates(version: str) -> Iterator[str]:
-    """Yield where an interpreter of this version may be: this one, those on PATH, pyenv's."""
+    """Yield the candidates for this version: this interpreter, those on PATH, pyenv's."""
     if version.rstrip("t") == ".".join(map(str, sys.version_info[:2])):
         yield sys.executable
     for folder in os.environ.get("PATH", "").split(os.pathsep):
@@ -63,7 +63,7 @@ def candidates(version: str) -> Iterator[str]:
 def probe(candidate: str, version: str) -> str | None:
     """Return the interpreter's own path if it is a CPython of this version that can build.
 
-    A launcher on PATH may exist and still refuse, so each candidate is asked rather than believed.
+    A launcher on PATH may exist and still refuse to start, so each candidate is run.
     """
     try:
         answer = subprocess.run(

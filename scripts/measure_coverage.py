@@ -3,9 +3,8 @@
     make coverage
 
 Takes the folder in which the core was built, then pytest's arguments. coverage.py does not read the
-counters of a compiler.
-The core counts for gcov, which knows Cython's lines by the C that names them; a line is reached if
-any of its C is. What runs in processes of its own is counted for the core alone.
+counters of a compiler, so gcov counts the core. gcov knows a line of Cython by the C code that
+names it; a line is reached if any of its C code is. Child processes count for the core alone.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def core_counts() -> dict[str, dict[int, int]]:
             name = room["file"]
             if not name.endswith((".pyx", ".pxd")) or not (SOURCES / name).exists():
                 continue
-            # Cython's own C comes last and names nobody: it counts as lines past the end.
+            # Cython's own C comes last and names no line: gcov counts it past the end of the file.
             length = len((SOURCES / name).read_text(encoding="utf-8").splitlines())
             for line in room["lines"]:
                 number = line["line_number"]
@@ -62,7 +61,7 @@ def core_counts() -> dict[str, dict[int, int]]:
 
 
 def report_core(counts: dict[str, dict[int, int]]) -> None:
-    """Print of each room how many lines ran, and which did not."""
+    """Print of each room the number of lines that ran, and the lines that did not."""
     lines = reached = 0
     for name, room in sorted(counts.items()):
         missed = sorted(number for number, count in room.items() if not count)
@@ -75,7 +74,7 @@ def report_core(counts: dict[str, dict[int, int]]) -> None:
 
 
 def spans(numbers: list[int]) -> str:
-    """Return the numbers with runs of them drawn together."""
+    """Return the numbers, with runs of them as ranges."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

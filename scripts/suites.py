@@ -1,8 +1,8 @@
-"""Run the sessions of several interpreters side by side, and close with what each of them said.
+"""Run the sessions of several interpreters side by side, and close with the summary of each.
 
 nox runs one session after another. Its `--parallel` shows the lines of a session only at its end,
-and closes with its own report. Here each line is shown at once, with its interpreter before it; the
-reasons why tests were left out and pytest's summaries stand together at the end.
+and closes with its own report. Here each line is shown at once, with its interpreter before it. The
+reasons for skipped tests and pytest's summaries stand together at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 LEFT_OUT = ("SKIPPED", "XFAIL", "XPASS")
-"""How the lines begin in which pytest gives the reason why it left a test out."""
+"""The beginning of pytest's lines that give the reason for a skipped test."""
 
 SUMMARY = re.compile(r"=*\s*(\d+ [a-z]+\b.* in [\d.]+s|no tests ran in [\d.]+s).*?=*")
 """The line with which pytest closes."""
@@ -55,7 +55,7 @@ class Suite:
 
 
 def run_side_by_side(suites: list[Suite], arguments: Sequence[str]) -> None:
-    """Run them all, as many at once as there are processors."""
+    """Run them all, one per processor at a time."""
     with ThreadPoolExecutor(min(len(suites), os.cpu_count() or 1)) as pool:
         list(pool.map(lambda suite: suite.run(arguments), suites))
 

@@ -1,1 +1,1 @@
-"""The rooms of the CRM demo; `crm_dashboard.py`, one folder up, is its front door."""
+"""The modules of the CRM demo; `crm_dashboard.py`, one folder up, starts it."""

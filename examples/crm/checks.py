@@ -1,4 +1,4 @@
-"""What the demo promises, and the evidence for and against it."""
+"""The promises of the demo, and the evidence for and against each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from itertools import pairwise
 from crm.upstream import Call
 
 IN_FLIGHT = 1.0
-"""Seconds that a call may need from the dashboard to the CRM on a busy machine: an invalidation
-that is over by the time the CRM sees the call may still have come after the load began."""
+"""Seconds that a call may need from the dashboard to the CRM on a busy machine. An invalidation may
+follow the start of a load and still end before the CRM sees the call."""
 
 
 @dataclass
 class Check:
-    """Collect what was seen of one promise; a promise that nothing tested was not kept."""
+    """Collect the evidence of one promise; a promise without evidence was not kept."""
 
     title: str
     examined: int = 0
@@ -35,7 +35,7 @@ class Check:
 
 
 class Checks:
-    """Hold the promises of the demo, in the order in which they are reported."""
+    """Hold the promises of the demo, in the order of the report."""
 
     def __init__(self) -> None:
         self.answered = Check("every request was answered as it should be")
@@ -67,7 +67,7 @@ class Invalidation:
     everything: bool
 
     def covers(self, call: Call) -> bool:
-        """Tell whether this took away the entry that `call` was made for."""
+        """Tell whether this removed the entry that `call` was made for."""
         return call.tenant == self.tenant and (self.everything or call.key != "stats")
 
 
@@ -79,10 +79,10 @@ def check_early_calls(
 ) -> None:
     """Examine every two calls in a row for one tenant and key.
 
-    An entry lives from the end of its load until its TTL is over, so the next call comes at least
-    a TTL later, unless the tenant's own write or clear took the entry away, and each of those
-    explains one call. Anything else is a lost entry, a load that was not shared, or another
-    tenant's invalidation that reached too far.
+    An entry lives from the end of its load until the end of its TTL, so the next call comes at
+    least a TTL later. The tenant's own write or clear can remove the entry earlier, and each of
+    those explains one call. Any other call shows a lost entry, a load that was not shared, or an
+    invalidation by another tenant.
     """
     calls_of: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
     for call in calls:

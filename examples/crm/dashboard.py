@@ -38,15 +38,15 @@ class Dashboard:
             require_namespace=True,  # an entry that belongs to no tenant is a bug: refuse it
         )
         self.stats_ttl = stats_ttl
-        # trust_env=False: a proxy that the environment names has no business on the loopback.
+        # trust_env=False: no proxy that the environment names is used on the loopback.
         self.crm = httpx.AsyncClient(base_url=upstream_url, timeout=30.0, trust_env=False)
 
     def tenant_cache(self, tenant_id: str) -> Namespace[Any]:
-        """Return the tenant's own view of the cache: nobody else's entries can be reached."""
+        """Return the tenant's own view of the cache: it reaches no other tenant's entries."""
         return self.cache.namespace(f"tenant:{tenant_id}")
 
     async def contacts(self, tenant_id: str, limit: int) -> Any:
-        """Return the newest contacts; the CRM is asked once, however many ask at once."""
+        """Return the newest contacts; concurrent requests share one call to the CRM."""
         return await self.tenant_cache(tenant_id).afetch(
             f"contacts:{limit}",
             lambda: self.ask_crm(tenant_id, f"/contacts?limit={limit}"),
@@ -54,7 +54,7 @@ class Dashboard:
         )
 
     async def stats(self, tenant_id: str) -> Any:
-        """Return the key figures; past their TTL, the old ones while new ones are on their way."""
+        """Return the key figures; past their TTL, the old ones while new ones load."""
         return await self.tenant_cache(tenant_id).afetch(
             "stats",
             lambda: self.ask_crm(tenant_id, "/stats"),
@@ -86,7 +86,7 @@ class Dashboard:
             "/contacts", json={"name": name}, headers={"X-Tenant-ID": tenant_id}
         )
         response.raise_for_status()
-        # After the write, not before: a load that read the old list in between must not be kept.
+        # After the write, not before: a load that read the old list in between must not be stored.
         invalidated = self.tenant_cache(tenant_id).invalidate_tag("crm:contacts")
         return JSONResponse(response.json() | {"invalidated": invalidated}, status_code=201)
 
@@ -98,7 +98,7 @@ class Dashboard:
     async def get_cache_stats(self, request: Request) -> JSONResponse:
         """`GET /api/admin/cache-stats/{tenant}`: the counters of one tenant's namespace."""
         tenant_id = request.path_params["tenant"]
-        # Ask whether the namespace is there before making a view of it: a look must not create.
+        # Check that the namespace exists before making a view of it: reading must not create it.
         if f"tenant:{tenant_id}" not in self.cache.namespaces():
             raise HTTPException(404, f"nothing is known about the tenant {tenant_id!r}")
         return JSONResponse(self.tenant_cache(tenant_id).stats().as_dict())
@@ -106,7 +106,7 @@ class Dashboard:
     # -- the application --------------------------------------------------------------------
 
     def tenant_of(self, request: Request) -> str:
-        """Return the tenant that the request names; anything else than a valid name is a 400.
+        """Return the tenant that the request names; an invalid name is answered with 400.
 
         A real application takes the tenant from the authenticated session, never from a header
         that the client may choose.
@@ -141,16 +141,16 @@ class Dashboard:
 
 
 def limit_of(request: Request) -> int:
-    """Return the `limit` of the request, 25 when it names none; a bad one is a 400."""
+    """Return the `limit` of the request, by default 25; a bad one is answered with 400."""
     text = request.query_params.get("limit", "25")
-    # isascii too: isdecimal alone lets other scripts' digits through.
+    # isascii too: isdecimal alone accepts digits of other scripts.
     if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= MAX_LIMIT):
         raise HTTPException(400, f"limit must be a whole number from 1 to {MAX_LIMIT}")
     return int(text)
 
 
 async def contact_name_of(request: Request) -> str:
-    """Return the `name` of the JSON body; a body without one is a 400."""
+    """Return the `name` of the JSON body; a body without one is answered with 400."""
     try:
         body = await request.json()
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -162,11 +162,11 @@ async def contact_name_of(request: Request) -> str:
 
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:
-    """Say in JSON what was wrong with the request."""
+    """Name the fault of the request in JSON."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, status_code=error.status_code)
 
 
 async def bad_gateway(request: Request, error: Exception) -> JSONResponse:
-    """Say in JSON that the CRM failed; nothing of it was cached."""
+    """Say in JSON that the CRM failed; nothing was cached."""
     return JSONResponse({"error": f"the CRM failed: {error}"}, status_code=502)

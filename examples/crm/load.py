@@ -1,4 +1,4 @@
-"""The people who use the dashboard, all at once, and who look closely at what they get."""
+"""The users of the dashboard: they work at the same time, and check each response."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from crm.upstream import Upstream
 LIMIT = 25
 
 Progress = Callable[[float], None]
-"""Called with how much of a part is done, from 0 to 1."""
+"""Called with the progress of a part, from 0 to 1."""
 
 
 class Load:
-    """Ask the dashboard through HTTP, check each answer, and keep what the report needs."""
+    """Ask the dashboard through HTTP, check each answer, and record the figures of the report."""
 
     def __init__(self, client: httpx.AsyncClient, upstream: Upstream, scenario: Scenario) -> None:
         self.client = client
@@ -60,11 +60,11 @@ class Load:
                 self.checks.one_call.expect(
                     1 <= count <= allowed, f"{tenant}: {count} upstream calls for {key!r}"
                 )
-        # How long a request waits in a queue of hundreds says nothing about the cache.
+        # The time of a request in a queue of hundreds says nothing about the cache.
         self.latencies.clear()
 
     async def one_at_a_time(self, progress: Progress) -> None:
-        """Let each tenant write and clear in turn, while all of them look on."""
+        """Let each tenant write and clear in turn, while all of them read."""
         for number, tenant in enumerate(self.names, start=1):
             await self._everybody_reads()
             await self.write(tenant)
@@ -74,9 +74,9 @@ class Load:
             progress(number / len(self.names))
 
     async def scan(self, progress: Progress) -> None:
-        """Let the noisy tenant ask for more than the cache can hold, while the others look on."""
+        """Let the noisy tenant ask for more than the cache can hold, while the others read."""
         await self._everybody_reads()
-        limits = iter(self.noisy.limits)  # shared: whoever is free takes the next one
+        limits = iter(self.noisy.limits)  # shared: each free user takes the next one
 
         async def visit_all() -> None:
             for limit in limits:
@@ -87,7 +87,7 @@ class Load:
         await self._everybody_reads()
 
     async def traffic(self, progress: Progress) -> None:
-        """Let everybody read, write, clear and scan at once, for the scenario's seconds."""
+        """Let all tenants read, write, clear and scan at once, for the scenario's seconds."""
         began = time.perf_counter()
         until = began + self.scenario.seconds
         async with asyncio.TaskGroup() as group:
@@ -133,11 +133,11 @@ class Load:
             self.checks.fairness.expect(
                 (lost > 0) == (tenant == self.noisy.name), f"{tenant} lost {lost} entries"
             )
-        # What was evicted may be loaded again at any time, and proves nothing.
+        # An evicted entry may be loaded again at any time, so its loads prove nothing.
         calls = [call for call in self.upstream.calls if not evictions[call.tenant]]
         check_early_calls(self.checks.early, calls, self._invalidations, self.scenario.ttl)
 
-    # -- what one person does ---------------------------------------------------------------
+    # -- the actions of one user ------------------------------------------------------------
 
     async def read(self, tenant: str, limit: int) -> Any:
         """Ask for a dashboard and check that it is the tenant's own, and new enough."""

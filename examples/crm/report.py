@@ -1,4 +1,4 @@
-"""What a person reads when the run is over."""
+"""The report that a run prints at its end."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def results_table(load: Load) -> Table:
 
 
 def checks_table(checks: Checks) -> Table:
-    """Return the promises, each with how often it was looked at."""
+    """Return the promises, each with the number of its checks."""
     table = Table(title="What was checked", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     table.add_column("")
@@ -141,7 +141,7 @@ def checks_table(checks: Checks) -> Table:
 
 
 def print_report(console: Console, load: Load) -> None:
-    """Print the tables, what the cache saved, and each failure."""
+    """Print the tables, the savings of the cache, and each failure."""
     *_, together = rows(load)
     console.print()
     console.print(results_table(load))
@@ -160,9 +160,9 @@ def print_report(console: Console, load: Load) -> None:
 
 
 def print_failure(console: Console, check: Check) -> None:
-    """Print a broken promise with the first things that broke it."""
+    """Print a broken promise with the first observations that broke it."""
     console.print(f"[bold red]Failed:[/] {check.title}", highlight=False)
-    for failure in check.failures[:SHOWN_FAILURES] or ["nothing was seen that could show it"]:
+    for failure in check.failures[:SHOWN_FAILURES] or ["no observation tested it"]:
         console.print(f"  {failure}", markup=False, highlight=False)
     if len(check.failures) > SHOWN_FAILURES:
         console.print(f"  and {len(check.failures) - SHOWN_FAILURES:,} more", highlight=False)

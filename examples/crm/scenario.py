@@ -1,4 +1,4 @@
-"""Who the tenants are, how slow the CRM is, and how hard the demo pushes."""
+"""The tenants, the delays of the CRM, and the load of the demo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tenant:
-    """Describe one customer's habits during the traffic part of the demo."""
+    """Describe the traffic of one customer in the traffic part of the demo."""
 
     name: str
     readers: int = 3
@@ -19,8 +19,8 @@ class Tenant:
     """Seconds between two changes (a new contact, or a cleared cache); None: only reads."""
 
 
-# No name is part of another, so that a name found in the wrong response proves a leak.
-# Two tenants only read: nothing but the TTL may ever send the dashboard upstream for them.
+# No name is part of another, so that a name in the wrong response proves a leak. Two tenants only
+# read: for them only the end of a TTL may cause a call upstream.
 TENANTS = (
     Tenant("acme-corp", writes_every=1.1),
     Tenant("tech-start", writes_every=1.7),
@@ -42,7 +42,7 @@ class Scenario:
     contacts_delay: float = 0.08
     stats_delay: float = 0.12
     max_entries: int = 60
-    """The quiet tenants need about 20 entries; the noisy one alone asks for more than 200."""
+    """The quiet tenants need about 20 entries; the noisy one alone needs more than 200."""
 
     def ttl(self, key: str) -> float:
         """Return the TTL of a cache key, in seconds."""

@@ -16,8 +16,8 @@ from starlette.applications import Starlette
 def serving(app: Starlette) -> Iterator[str]:
     """Serve `app` on a free loopback port, in a thread of its own, and yield its address.
 
-    The socket is bound here and handed over, so no other process can take the port in between. A
-    connection that idles is left open: its client may be just about to use it.
+    The socket is bound here and handed over, so no other process can take the port in between. An
+    idle connection stays open: its client may use it in the next moment.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""The CRM itself: slow, and exact about who asked it for what and when."""
+"""The CRM itself: slow, with an exact record of each read, its tenant and its time."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Call:
 class Upstream:
     """Keep the contacts of every tenant and answer slowly.
 
-    A tenant's version is the number of its newest contact, so every answer says how new it is;
-    `upstream_call` says which of the tenant's reads produced it.
+    A tenant's version is the number of its newest contact, so every answer tells its age.
+    `upstream_call` tells which of the tenant's reads produced the answer.
     """
 
     def __init__(self, contacts_delay: float, stats_delay: float) -> None:
@@ -51,7 +51,7 @@ class Upstream:
         )
 
     async def get_contacts(self, request: Request) -> JSONResponse:
-        """Answer with the newest contacts first, as many as `limit` says."""
+        """Answer with at most `limit` contacts, the newest first."""
         tenant = request.headers["X-Tenant-ID"]
         limit = int(request.query_params["limit"])
         number, contacts = await self._read(tenant, f"contacts:{limit}")
@@ -80,7 +80,7 @@ class Upstream:
         return JSONResponse(answer, status_code=201)
 
     async def work(self, resource: str) -> None:
-        """Take the time that the answer takes."""
+        """Wait for the delay of an answer."""
         await asyncio.sleep(self._delays[resource])
 
     async def _read(self, tenant: str, key: str) -> tuple[int, list[dict[str, str]]]:
@@ -88,8 +88,8 @@ class Upstream:
         self.calls.append(call)
         self.calls_of[tenant] += 1
         number = self.calls_of[tenant]
-        # The snapshot comes before the work: an answer is as old as its question, which is what
-        # makes a load that overlaps a write dangerous to keep.
+        # The snapshot comes before the work: an answer is as old as its question. So the result of
+        # a load that overlaps a write may be old, and must not be stored.
         contacts = list(self._contacts_of(tenant))
         await self.work(key.partition(":")[0])
         call.seconds = time.perf_counter() - call.started

@@ -3,8 +3,8 @@
     python scripts/upstream/upstream.py [django] [dogpile] ... [--litestar CHECKOUT]
 
 Run by the Python of an environment that holds flowcache and those projects. The tests come from the
-sdist of the very version that is installed, which pip fetches once into .venv/upstream. What a
-suite leaves out, and why, is printed before it runs. Litestar's sdist has no tests: they run if a
+sdist of the installed version, which pip fetches once into .venv/upstream. Before a suite runs, its
+omitted tests are printed, each with the reason. Litestar's sdist has no tests: they run if a
 checkout of its repository is named.
 """
 
@@ -28,7 +28,7 @@ SUITES = Path(__file__).resolve().parent / "suites"
 
 @dataclass(frozen=True)
 class Suite:
-    """One project's tests, and the file that puts flowcache in the place of what they test."""
+    """One project's tests, and the file that runs them over flowcache's class."""
 
     distribution: str
     file: str
@@ -36,7 +36,7 @@ class Suite:
     """Folders of the sdist to copy beside the file; none where the wheel holds the tests."""
     arguments: tuple[str, ...] = ("-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider")
     settings: str = ""
-    """What the tests need of pytest's settings."""
+    """The settings of pytest that the tests need."""
 
 
 KNOWN = {
@@ -99,7 +99,7 @@ def run(suite: Suite, tests: Path | None = None) -> bool:
         if tests is not None:
             shutil.copy(tests, folder)
         target = [] if suite.arguments[0] == "-c" else [tests.name if tests else suite.file]
-        # The tests' own settings for pytest, and what this project asks of its tests, stay out.
+        # Neither the tests' own settings for pytest nor those of this project apply.
         (folder / "pytest.ini").write_text(f"[pytest]\n{suite.settings}", encoding="utf-8")
         paths = [name, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -21,7 +21,7 @@ from flowcache.tenancy import tenant
 
 
 class Suite(CommonTests, HasTests, ClearTests, SerializerTests):
-    """What cachelib asks of each of its caches."""
+    """The tests that cachelib runs on each of its caches."""
 
     def cache_factory(self, **options):
         return FlowCache(**options)

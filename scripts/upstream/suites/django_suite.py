@@ -34,7 +34,7 @@ LEFT_OUT = {
     "test_cull": "wants 29 survivors of 49 stores into 30 places; here the 30 most recent survive",
     "test_zero_cull": "wants all but the last 19 culled at once; CULL_FREQUENCY is no option here",
 }
-"""Tests of Django that say how entries are culled, which is not how they are evicted here."""
+"""Tests of Django that expect culling; flowcache evicts one entry at a time."""
 
 
 def settings_of_caches(location, **options):
@@ -52,7 +52,7 @@ def settings_of_caches(location, **options):
 
 
 class Suite(tests.BaseCacheTests):
-    """What Django asks of each of its backends."""
+    """The tests that Django runs on each of its backends."""
 
     test_cull = None
     test_zero_cull = None
@@ -65,7 +65,7 @@ class WithoutTenants(Suite, TestCase):
 
 @override_settings(CACHES=settings_of_caches("within", TENANT="current"))
 class WithinTenant(Suite, TestCase):
-    """Each test works for a tenant; afterwards another finds nothing of it."""
+    """Each test runs for a tenant; afterwards another tenant must find none of its entries."""
 
     def setUp(self):
         """Enter the tenant, for this test alone."""
@@ -75,7 +75,7 @@ class WithinTenant(Suite, TestCase):
         self.addCleanup(scope.__exit__, None, None, None)
 
     def tearDown(self):
-        """Look for what the other tenant could see, and then clear."""
+        """Check that the other tenant sees no entries, and then clear."""
         with flowcache.tenancy.tenant("beta"):
             assert caches["default"].stats().entries == 0
             assert cache.delete_pattern("*") == 0

@@ -31,7 +31,7 @@ class TestMutex(_GenericMutexTestSuite):
 
 
 class WithinTenant:
-    """Within a tenant; threads that a test starts have none, and share what belongs to none."""
+    """Within a tenant; threads that a test starts have none, and share the entries of none."""
 
     @pytest.fixture(autouse=True)
     def a_tenant(self):

@@ -25,7 +25,7 @@ class TestFlowCache(GenericCacheTests):
 
     @pytest.fixture
     def sleep(self):
-        """Return what lets time pass: theirs moves the clock of their own caches."""
+        """Return a function that lets time pass: Flask-Caching's moves the clock of its caches."""
         return time.sleep
 
 

@@ -16,7 +16,7 @@ from flowcache.tenancy import tenant
 
 
 def made(**options):
-    """Return a store whose time is the one that the tests shift."""
+    """Return a store that reads the time that the tests shift."""
     # time.time itself, which the tests replace, looked up at each call.
     clock = lambda: time.time()  # noqa: E731, PLW0108
     return FlowStore(create_cache(default_ttl=None, clock=clock), **options)
@@ -41,7 +41,7 @@ def frozen_datetime():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests of Litestar's own stores: they ask for one of those by name."""
+    """Leave out the tests of Litestar's own stores: they request one of those by name."""
     of_any_store = [item for item in items if "store" in item.fixturenames]
     config.hook.pytest_deselected(items=[item for item in items if item not in of_any_store])
     items[:] = of_any_store
