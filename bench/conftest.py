@@ -1,6 +1,6 @@
-"""What the benchmarks share: their sizes, and the files that their medians go to.
+"""Shared parts of the benchmarks: their sizes, and the files for their medians.
 
-`--quick` makes fewer and smaller rounds: enough to see that everything runs, not to quote.
+`--quick` makes fewer and smaller rounds. They show that everything runs, and are not to be quoted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="few small rounds; nothing to quote")
     parser.addoption(
         "--results",
-        help="the folder for medians, a file for each module; what this run did not measure stays",
+        help="the folder for medians, a file for each module; medians that this run does not measure stay",
     )
 
 
@@ -35,12 +35,12 @@ def rounds(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """Keep the machine's name out of what is committed."""
+    """Keep the machine's name out of the committed files."""
     output_json["machine_info"].pop("node", None)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the medians of every case that was run beside those of earlier runs."""
+    """Write the medians of this run, and keep those of cases that it did not run."""
     folder = session.config.getoption("--results")
     benches = getattr(session.config, "_benchmarksession", None)
     if folder is None or benches is None:

@@ -1,8 +1,8 @@
 """flowcache and its rivals, each as the plain calls that a program would make of it.
 
-A contender that lacks a feature is not in the case for it. flowcache is always a namespace's view,
-with a TTL, limits and counters on; most rivals have neither namespaces nor counters, and some no
-TTL, which is said beside their names in the plots.
+A contender that lacks a feature is left out of its case. flowcache is always a namespace's view,
+with a TTL, limits and counters on. Most rivals have neither namespaces nor counters, and some no
+TTL; the plots say so beside their names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Loop = Callable[[Keys], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """One cache of one capacity: what it can do, each as a loop of plain calls over keys."""
+    """One cache of one capacity: its features, each as a loop of plain calls over keys."""
 
     gets: Loop
     sets: Loop

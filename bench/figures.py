@@ -2,8 +2,8 @@
 
     make bench ARGS="--only figures"
 
-Each row is one claim: what was measured, beside what, the most that it was meant to be, and what it
-is. A row whose result is not there says so.
+Each row is one claim: the case, the rival, the target, and the figure. A row without a result says
+so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MISSING = "not measured"
 
 
 class Results:
-    """What a folder of results holds; None for what it does not."""
+    """The results in a folder; None for those that it does not hold."""
 
     def __init__(self, folder: Path) -> None:
         self.parts: dict[str, dict[str, Any]] = {
@@ -27,7 +27,7 @@ class Results:
         }
 
     def case(self, part: str, name: str) -> dict[str, Any] | None:
-        """Return what one benchmark kept."""
+        """Return the record of one benchmark."""
         found = self.parts.get(part, {}).get("cases", {}).get(name)
         return found if found is None else dict(found)
 
@@ -38,18 +38,18 @@ class Results:
         return taken
 
     def memory(self, cache: str, what: str) -> float | None:
-        """Return bytes an entry (``bytes``) or what a collection takes longer (``pause_ms``)."""
+        """Return bytes an entry (``bytes``) or the extra time of a collection (``pause_ms``)."""
         figures = self.parts.get("memory", {}).get("caches", {}).get(cache, {})
         figure: float | None = figures.get(what)
         return figure
 
     def environments(self) -> list[dict[str, Any]]:
-        """Return what each part was measured with."""
+        """Return the environment of each part."""
         return [part["environment"] for part in self.parts.values() if "environment" in part]
 
 
 def ratio_cell(ours: float | None, other: float | None, most: float) -> tuple[str, str]:
-    """Return a ratio, marked if it is more than it was meant to be, and the times it is of."""
+    """Return a ratio, marked if it misses its target, and the two times."""
     if ours is None or other is None:
         return MISSING, ""
     return marked(ours / other, most, "x"), f"{ours:,.0f} ns to {other:,.0f} ns"
@@ -61,7 +61,7 @@ def marked(value: float, most: float, unit: str) -> str:
 
 
 def rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield each claim: the case, what it stands beside, the most, the figure, from what."""
+    """Yield each claim: the case, the rival, the target, the figure, and the two times."""
     for size in (1_000, 100_000):
         for rival, most in (("cachebox LRU", 1.0), ("cachebox TTL", 0.8)):
             yield compared(results, "hit_random_keys", size, "`get`, hit", rival, "get", most)
@@ -84,7 +84,7 @@ def rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
         owners = ("namespace(...).get", "get on a kept view")
         figure, times = ratio_cell(*(results.ns("ops", case, who) for who in owners), 3.0)
         what = f"`cache.namespace(name).get(key)`, {tenants:,} tenants"
-        yield what, "`get` on a view that was kept", "3.0x", figure, times
+        yield what, "`get` on a kept view", "3.0x", figure, times
     for call in ("invalidate_tag", "clear"):
         case = f"test_removal_beside_others[{call}]"
         many, few = (results.ns("ops", case, f"beside {n} others") for n in ("1,000,000", "10,000"))
@@ -110,7 +110,7 @@ def compared(
 
 
 def memory_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield what entries cost in memory, and in the collector's time."""
+    """Yield the cost of entries in memory, and in the collector's time."""
     entries = results.parts.get("memory", {}).get("entries", 1_000_000)
     plain, tagged = (results.memory(f"flowcache{tags}", "bytes") for tags in ("", ", 2 tags"))
     figure = MISSING if plain is None else marked(plain, 80, "bytes")
@@ -125,10 +125,10 @@ def memory_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
         MISSING if plain is None or tagged is None else marked((tagged - plain) / 2, 28, "bytes")
     )
     yield "memory of each tag of an entry", "", "28 bytes", figure, ""
-    ours, other = (results.memory(who, "pause_ms") for who in ("flowcache", "cachebox TTL"))
+    ours, other = (results.memory(name, "pause_ms") for name in ("flowcache", "cachebox TTL"))
     figure = MISSING if ours is None or other is None else marked(ours, max(other, 0), "ms")
     most = "" if other is None else f"{other:,.1f} ms"
-    what = f"what {entries:,} entries add to `gc.collect()`"
+    what = f"time that {entries:,} entries add to `gc.collect()`"
     yield what, "cachebox `TTLCache`", most, figure, ""
 
 
@@ -150,7 +150,7 @@ LOADING = {
 
 
 def loading_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield the claims of test_fetch.py, which keeps the most beside the ratio."""
+    """Yield the claims of test_fetch.py, which records the target beside the ratio."""
     for name, (what, beside) in LOADING.items():
         case = results.case("fetch", name)
         if case is None or "ratio" not in case:
@@ -169,9 +169,9 @@ def loading_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def table(results: Results) -> str:
-    """Return the table in Markdown, with what it was measured with above it."""
+    """Return the table in Markdown, with the environments above it."""
     lines = [
-        "| case | beside | at most | figure | |",
+        "| case | beside | target: at most | figure | |",
         "|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in rows(results)),
     ]
@@ -190,7 +190,7 @@ def measured_with(results: Results) -> str:
         f"{one['date']}; {versions}. Medians of rounds that are interleaved in one process, plain "
         "calls in a loop, with `str` keys equal to those stored but not the same objects. "
         "flowcache is a namespace's view with `default_ttl=3600`, limits and counters on. "
-        "**Bold**: more than it was meant to be."
+        "**Bold**: misses its target."
     )
 
 

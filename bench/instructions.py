@@ -2,9 +2,9 @@
 
     python bench/instructions.py [case ...]
 
-Each case runs twice under `valgrind --tool=callgrind`, with more calls the second time; the
-difference, divided by the calls that were added, is what one call takes, the loop around it
-included (`loop` is that loop alone). Needs valgrind; takes a minute a case.
+Each case runs twice under `valgrind --tool=callgrind`, with more calls the second time. The
+difference, divided by the added calls, is the count of one call and the loop around it. `loop` is
+that loop alone. Needs valgrind; takes a minute a case.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load(): ...
 async def aload(): ...
 for key in keys + new: hash(key)
 def crowd(tenants, new):
-    # Each holds two or three, and the cache is full: who gives way is found anew by each store.
+    # Each holds two or three, and the cache is full: each store finds the victim's tenant anew.
     cache = create_cache(max_entries=tenants * 5 // 2)
     spaces = [cache.namespace(str(n)) for n in range(tenants)]
     for n, space in enumerate(spaces):
@@ -53,7 +53,7 @@ for key in stored:
 now = 0
 ticking = create_cache(clock=lambda: now, default_ttl=1).namespace("tenant:acme")
 async def stale(keys):
-    # Each key is past its TTL: it is served, and loaded anew by a task behind it.
+    # Each key is past its TTL: it is served, and a background task loads it anew.
     global now
     for key in stored:
         ticking.set(key, 1, stale=True)
@@ -116,7 +116,7 @@ def instructions(program: str, calls: int) -> int:
 
 
 def a_call(program: str, count: Callable[[str, int], int] = instructions) -> float:
-    # The set-up, which grows with the calls as well, is measured alone and taken out.
+    # The set-up, which grows with the calls as well, is measured alone and subtracted.
     return (
         count(program, MANY) - count(program, FEW) - (count("pass", MANY) - count("pass", FEW))
     ) / (MANY - FEW)

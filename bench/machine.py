@@ -1,4 +1,4 @@
-"""What figures were measured with: processor, interpreter, commit, and the rivals' versions."""
+"""The environment of figures: processor, interpreter, commit, and the rivals' versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RIVALS = (
 
 
 def environment() -> dict[str, Any]:
-    """Tell what the figures were measured with."""
+    """Return the environment of the figures."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"],
         cwd=HERE,

@@ -1,11 +1,11 @@
-"""What an entry costs in memory, and what a million of them add to a collection.
+"""The memory of an entry, and the time that a million of them add to a collection.
 
     make bench ARGS="--only memory"
 
-Each cache is filled in a fresh process, with keys and a value that were there before; what the
-process has grown by, divided by the entries, is what the cache itself needs for one. The pause is
-that of `gc.collect()` with the cache full, less that with the same keys and no cache; the least of
-several of each, since a machine only ever adds to it. Linux only, for it reads /proc.
+Each cache is filled in a fresh process, with keys and a value made before. The growth of the
+process, divided by the entries, is the cache's own memory for one entry. The pause is the time of
+`gc.collect()` with the cache full, less that with the same keys and no cache. Each is the least of
+several, since other load only ever adds to it. Linux only, for it reads /proc.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def measure(name: str, entries: int) -> dict[str, float]:
     keys = [f"contacts:{number}" for number in range(entries)]
     value = "value"
     store = FILLERS[name](entries)
-    store("first", value)  # whatever a cache sets up once is not an entry's
+    store("first", value)  # the fixed set-up of a cache does not belong to an entry
     before, pause_before = resident(), pause()
     for key in keys:
         store(key, value)

@@ -1,10 +1,10 @@
-"""The longest time that one call holds its caller, with a million entries at hand.
+"""The longest time that one call takes, with a million entries.
 
     python bench/pauses.py [--entries 1000000] [--runs 3] [--only clear]
 
 Each case fills a cache of its own and times single calls with the collector off. A run's figure is
-the longest of its calls; of several runs the least counts, because whatever else the machine does
-can only add to it. Prints a table and writes bench/results/pauses.json.
+the longest of its calls; of several runs the least counts, because other load can only add to it.
+Prints a table and writes bench/results/pauses.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flowcache import Cache, create_cache
 from flowcache._core import _testing
 
 SMALL = 1_000
-"""What a cache is shrunk to."""
+"""The entries left after a cache is shrunk."""
 
 # Each case takes the number of entries and returns, by name, the nanoseconds of its longest call.
 Case = Callable[[int], dict[str, int]]
@@ -75,7 +75,7 @@ def filled(entries: int, *, tags: Any = (), clock: Clock | None = None, **settin
 
 
 def and_after(cache: Any, call: Callable[[], Any], entries: int) -> dict[str, int]:
-    """Time the call, then the stores during which the memory that it left goes back."""
+    """Time the call, then the stores that give back the memory of its debris."""
     held = timed(call)
     cache._check()
     first = 10 * entries
@@ -141,7 +141,7 @@ def shrinking(entries: int) -> dict[str, int]:
 
 @case
 def mass_expiry(entries: int) -> dict[str, int]:
-    """All are due at once: what the first call of each kind pays, and the stores that follow."""
+    """All are due at once: the cost of the first call of each kind, and of the later stores."""
     held = {}
     for name, call in (
         ("get", lambda cache: cache.get("key:7")),
@@ -160,7 +160,7 @@ def mass_expiry(entries: int) -> dict[str, int]:
 
 @case
 def mass_expiry_under_a_full_bound(entries: int) -> dict[str, int]:
-    """Overwritten before they came due, so that every seat in the heap is out of date."""
+    """Overwritten before they came due, so that every key in the heap is out of date."""
     clock = Clock()
     cache = filled(entries, clock=clock, max_entries=entries)
     clock.now += 1800
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--cpu",
         action="store_true",
-        help="the thread's processor time: what a machine with other work to do can still tell",
+        help="measure the thread's processor time, which other load on the machine disturbs less",
     )
     options = parser.parse_args()
     if options.cpu:

@@ -14,7 +14,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-# The same picture gives the same file, so that a new run changes what it measured and no more.
+# Equal pictures give equal files, so a new run changes the files of its own results alone.
 mpl.rcParams["svg.hashsalt"] = "flowcache"
 mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
 
@@ -33,7 +33,7 @@ SIZED = re.compile(r"test_(\w+)\[(\d+)\]")
 
 
 def draw(folder: Path) -> list[Path]:
-    """Draw what the folder's results are enough for; return the files."""
+    """Draw each plot that the folder has results for; return the files."""
     results = Results(folder)
     sizes: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     for name, kept in results.parts.get("compare", {}).get("cases", {}).items():

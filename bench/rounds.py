@@ -1,8 +1,8 @@
-"""Rounds in which every contender has its turn, so that a machine's moods strike all alike.
+"""Rounds in which every contender has its turn, so that other load affects all alike.
 
-A contender is a function that makes so many plain calls in a loop. Each round runs every contender
-once, in an order that is drawn anew, with the collector off. What is kept is nanoseconds a call;
-what is quoted is the median, and ratios of medians.
+A contender is a function that makes a number of plain calls in a loop. Each round runs every
+contender once, in an order that is drawn anew, with the collector off. Results hold nanoseconds a
+call; medians and ratios of medians are quoted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Timed = Callable[[], int]
 
 
 def compare(benchmark: Any, contenders: Mapping[str, Run], calls: int, rounds: int) -> None:
-    """Let pytest-benchmark time whole rounds, and keep what each contender took in `extra_info`."""
+    """Let pytest-benchmark time whole rounds, and keep each contender's times in `extra_info`."""
     runs = {name: (lambda run=run: timed(run)) for name, run in contenders.items()}
     compare_timed(benchmark, runs, calls, rounds)
 
@@ -49,7 +49,7 @@ def compare_timed(benchmark: Any, contenders: Mapping[str, Timed], calls: int, r
 
 
 def timed(run: Run, *, expected: object = None) -> int:
-    """Return the nanoseconds that it takes."""
+    """Return the nanoseconds of one run."""
     began = perf_counter_ns()
     answer = run()
     spent = perf_counter_ns() - began

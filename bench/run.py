@@ -2,11 +2,11 @@
 
     make bench                       all of it, in about twenty minutes
     make bench ARGS=--quick          few rounds and smaller sizes, into bench/results/quick
-    make bench ARGS="--only compare" one part; what the others found stays
-    make bench ARGS="--only figures" the table and the plots again, from the results that are there
+    make bench ARGS="--only compare" one part; results of the others stay
+    make bench ARGS="--only figures" the table and the plots again, from present results
 
-A machine that does something else meanwhile spoils the figures, though not the ratios alike: rounds
-are interleaved. The README changes only after a run that is not quick.
+Other load on the machine spoils the figures, and the ratios less: rounds are interleaved. The
+README changes only after a run that is not quick.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERDICT = re.compile(r"::(\S+) (PASSED|FAILED|ERROR|SKIPPED)")
 
 
 def main() -> int:
-    """Run what was asked for; return how many parts did not end well."""
+    """Run the requested parts; return the number of parts that failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, smaller sizes; rough")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be repeated")
@@ -52,12 +52,12 @@ def main() -> int:
     for path in draw(results):
         console.print(f"drawn: {path.relative_to(HERE.parent)}")
     if failed:
-        console.print(f"[bold]did not end well:[/] {', '.join(failed)}")
+        console.print(f"[bold]failed:[/] {', '.join(failed)}")
     return len(failed)
 
 
 def run_suite(console: Console, part: str, results: Path, quick: bool) -> bool:
-    """Run one module's benchmarks under a progress bar; tell whether its process ended well."""
+    """Run one module's benchmarks under a progress bar; return whether its process succeeded."""
     command = [sys.executable, "-u", "-m", "pytest", str(HERE / f"test_{part}.py")]
     listed = subprocess.run(
         [*command, "--collect-only", "-q"], capture_output=True, text=True, check=False

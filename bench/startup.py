@@ -1,10 +1,10 @@
-"""What `import flowcache` adds to the start of a program, beside the imports of others.
+"""The time that `import flowcache` adds to the start of a program, beside other imports.
 
     make bench ARGS="--only startup"
 
-Each import runs in a fresh process, in turns with the others; what is kept is the median time from
-before the import to after it, with the files in the system's cache. What a package imports of the
-standard library is in it.
+Each import runs in a fresh process, in turns with the others. The result is the median time of the
+import statement, with the files in the system's cache. It includes the modules of the standard
+library that a package imports.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
         random.shuffle(turns)
         for module in turns:
             seconds = seconds_of(module)
-            if number:  # the first brings the files into the system's cache
+            if number:  # the first run brings the files into the system's cache
                 taken[module].append(seconds)
     figures = {module: round(median(times) * 1e3, 2) for module, times in taken.items()}
     for module, milliseconds in sorted(figures.items(), key=lambda item: item[1]):

@@ -1,15 +1,15 @@
-"""Tenants of real traces in one cache, with and without one that scans: who keeps what.
+"""Hit ratios of tenants from real traces in one cache, with and without a tenant that scans.
 
     python bench/tenants.py --web web07.trace.xz --orm orm-busy.trace.xz
     python bench/tenants.py --twitter twitter-sample.csv.xz
 
-Five tenants share a bound: two halves of a trace of product pages and three stretches of one of
-object-relational reads, their requests interleaved at random. A sixth only ever asks for what
-nobody asked for before. flowcache is compared with one LRU for all and with a fixed part for each.
-Nothing here depends on time: the figures are the same on every machine.
+Five tenants share a bound: two halves of a trace of product pages and three parts of a trace of
+object-relational reads. Their requests are interleaved at random. A sixth tenant reads every key
+once only. flowcache is compared with one LRU for all and with a fixed part for each. Nothing here
+depends on time: the figures are the same on every machine.
 
-The second form replays a request log with a client a tenant, TTLs and deletes honoured under a
-virtual clock, and checks that the tenants' counters add up to the cache's.
+The second form replays a request log in which each client is a tenant. It applies TTLs and deletes
+under a virtual clock. It checks that the tenants' counters add up to the cache's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STRETCH = 38_000
 SCANNER = "scanner"
 Request = tuple[str, Hashable]
 Ask = Callable[[str, Hashable], bool]
-"""Looks a tenant's key up, stores it if it is absent, and tells whether it was there."""
+"""Looks a tenant's key up, stores it if it is absent, and returns whether it was a hit."""
 
 
 def keys_of(path: str) -> array[int]:
@@ -153,7 +153,7 @@ def compare(web: str, orm: str, console: Console) -> None:
     table = Table("capacity", "policy", "worst", "together", "worst, scanned", "together, scanned")
     for row in rows:
         before, after = list(row["alone"].values()), list(row["scanned"].values())
-        # Every tenant asks as often as the others, so that the mean is the aggregate.
+        # All tenants make the same number of requests, so the mean is the aggregate.
         figures = (min(before), sum(before) / 5, min(after), sum(after) / 5)
         table.add_row(f"{row['capacity']:,}", row["policy"], *(f"{one:.4f}" for one in figures))
     console.print(table)

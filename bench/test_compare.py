@@ -1,10 +1,10 @@
-"""The same work, done by flowcache and by its rivals, in interleaved rounds of one process.
+"""The same work by flowcache and by its rivals, in interleaved rounds of one process.
 
     make bench ARGS="--only compare"
 
-Keys are `str`: other objects than those that are held, equal to them, as a program that builds its
-keys has them. Some rivals keep the key of the last store, so that stores that overwrite take turns
-with two of each. Who lacks what a case needs is not in it.
+Keys are `str`: equal to the held keys, but other objects, as in a program that builds its keys.
+Some rivals keep the key of the last store, so stores that overwrite alternate between two equal
+keys. A rival that lacks a feature of a case is not in that case.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CALLS = 20_000
 
 
 class Field:
-    """All contenders filled with the same keys, and keys to ask them for."""
+    """All contenders filled with the same keys, and the keys to look up."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -58,7 +58,7 @@ class Field:
     def turns(
         self, loop: Callable[[Contender], Callable[[Any], None] | None]
     ) -> dict[str, Callable[[], object]]:
-        """Return the same for what stores: each time with the other of two keys that are equal."""
+        """Return the same for stores: each run uses the other of two equal keys."""
         return {
             name: cycling(work, self.by_turns)
             for name, contender in self.contenders.items()
@@ -101,7 +101,7 @@ def test_get_or_compute_hit(benchmark: Any, field: Field, rounds: int) -> None:
 
 
 def fresh_keys(size: int, what: str) -> list[list[str]]:
-    """Rounds of keys, more than fit in all: each is gone when its turn comes again."""
+    """Rounds of keys, in all more than fit: each key is evicted before its turn comes again."""
     turns = max(4, 2 * size // CALLS + 1)
     return [[f"{what}:{turn}:{number}" for number in range(CALLS)] for turn in range(turns)]
 
@@ -128,7 +128,7 @@ def test_insert_that_evicts_with_own_ttl(benchmark: Any, field: Field, rounds: i
 
 
 def test_expiry_of_many(benchmark: Any, size: int, rounds: int) -> None:
-    """All entries are past their TTL, and are taken at once; nanoseconds an entry."""
+    """All entries are past their TTL, and one call removes them; nanoseconds an entry."""
     ttl = 0.2 + size * 2e-6
     keys = [f"contacts:{number}" for number in range(size)]
     ours = create_cache(max_entries=size, default_ttl=ttl)

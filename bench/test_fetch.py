@@ -1,11 +1,11 @@
-"""What a hit costs through fetch, afetch and cached functions, beside what it is measured against.
+"""The cost of a hit through fetch, afetch and cached functions, each beside its yardstick.
 
     make bench ARGS="bench/test_fetch.py -rP"
 
 Each test is one claim. Its contestants take turns: a round is one pass of each over the same 1,000
-string keys, in an order that is drawn anew, and what counts is the median of the rounds. So a
-machine that slows down for a moment slows all of them. `-rP` shows the figures, and a benchmark's
-`--benchmark-json` has them as `extra_info`.
+string keys, in an order that is drawn anew. The result is the median of the rounds. So a machine
+that slows down for a moment slows all of them. `-rP` shows the figures, and `--benchmark-json`
+stores them as `extra_info`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from flowcache import create_cache
 KEYS = [f"contacts:{number}" for number in range(1_000)]
 TTL = 300
 ROUNDS = 400
-ROUNDS_AMONG_RIVALS = 40  # some of whom take a thousand times as long
+ROUNDS_AMONG_RIVALS = 40  # some take a thousand times as long
 WARM_UP = 5
 
 Timed = Callable[[], Coroutine[Any, Any, float]]
@@ -96,7 +96,7 @@ def awaited_with(call: Callable[[str, Any], Any], loader: Any) -> Timed:
 
 
 class Contest:
-    """Contestants that take turns, and the medians that come of it."""
+    """Contestants that take turns, and their medians."""
 
     def __init__(self, benchmark: Any) -> None:
         self.benchmark = benchmark
@@ -130,7 +130,7 @@ class Contest:
         return medians
 
     def claim(self, ours: str, most: float, of: str, rounds: int = ROUNDS) -> None:
-        """Say what each took, and how ours stands to the claim: at most `most` times `of`."""
+        """Print each time, and compare ours with the claim: at most `most` times `of`."""
         medians = self.hold(rounds)
         for name, median in sorted(medians.items(), key=lambda item: item[1]):
             print(f"{name:<22}{median:>9.1f} ns  {median / medians[of]:>6.2f} x {of}")
@@ -213,7 +213,7 @@ def test_cached_method_hit_beside_lru_cache(contest: Contest, ns: Any) -> None:
 
 
 def test_cached_async_hit_beside_others(contest: Contest, ns: Any) -> None:
-    """The decorators that others have for async functions, with a TTL where they take one."""
+    """The decorators of others for async functions, with a TTL where they take one."""
     in_memory = cashews.Cache()
     in_memory.setup("mem://?size=10000&check_interval=0")
     rivals = {
@@ -232,7 +232,7 @@ def test_cached_async_hit_beside_others(contest: Contest, ns: Any) -> None:
 
 
 def test_cached_sync_hit_beside_others(contest: Contest, ns: Any) -> None:
-    """The decorators that others have for plain functions, with a TTL where they take one."""
+    """The decorators of others for plain functions, with a TTL where they take one."""
     rivals = {
         "flowcache": ns.wrap(str.upper),
         "lru_cache": functools.lru_cache(maxsize=2_000)(str.upper),

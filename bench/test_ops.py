@@ -1,9 +1,9 @@
-"""What each call of flowcache costs, by itself, over the sizes.
+"""The cost of each call of flowcache, by itself, over the sizes.
 
     make bench ARGS="--only ops"
 
 One case a function. A namespace's view, with a TTL, limits and counters on; the keys are other
-objects than those that were stored. Where flowcache stands beside others is test_compare.py.
+objects than the stored ones. test_compare.py compares flowcache with others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CALLS = 20_000
 
 
 class Filled:
-    """A full cache, and keys to ask it for."""
+    """A full cache, and the keys to look up."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -192,7 +192,7 @@ def test_delete_and_set(measure: Any, filled: Filled) -> None:
 
 
 def test_insert_that_evicts(measure: Any, filled: Filled) -> None:
-    """Last of those that share the cache: it changes what is in it."""
+    """Last of the cases that share the cache: it changes the entries."""
     store = filled.view.set
 
     def loop(keys: list[str]) -> None:
@@ -203,7 +203,7 @@ def test_insert_that_evicts(measure: Any, filled: Filled) -> None:
 
 
 def fresh_keys(size: int) -> list[list[str]]:
-    """Rounds of keys, more than fit in all: each is gone when its turn comes again."""
+    """Rounds of keys, in all more than fit: each key is evicted before its turn comes again."""
     turns = max(4, 2 * size // CALLS + 1)
     return [[f"new:{turn}:{number}" for number in range(CALLS)] for turn in range(turns)]
 
@@ -280,7 +280,7 @@ REMOVED = 1_000
 
 
 def tenant_beside(others: int, tenants: int) -> Any:
-    """Return the view of a tenant that holds nothing, and whose cache holds so many others'."""
+    """Return the empty view of a tenant, in a cache with that many entries of others."""
     cache = create_cache(max_entries=None, default_ttl=TTL)
     for tenant in range(tenants):
         view = cache.namespace(f"tenant:{tenant}")
@@ -290,7 +290,7 @@ def tenant_beside(others: int, tenants: int) -> Any:
 
 
 def removing(view: Any, remove: Callable[[], int]) -> Callable[[], int]:
-    """Return a run that stores what is removed, and times the removal alone."""
+    """Return a run that stores the entries to remove, and times the removal alone."""
     keys = [f"contacts:{number}" for number in range(REMOVED)]
 
     def run() -> int:
@@ -303,7 +303,7 @@ def removing(view: Any, remove: Callable[[], int]) -> Callable[[], int]:
 
 @pytest.mark.parametrize("what", ["invalidate_tag", "clear"])
 def test_removal_beside_others(benchmark: Any, rounds: int, what: str) -> None:
-    """What a call removes decides what it costs, not what else is there; per entry removed."""
+    """The cost follows the entries removed, not the other entries; per entry removed."""
     runs: dict[str, Callable[[], int]] = {}
     for others in (10_000, 1_000_000):
         view = tenant_beside(others, 100)

@@ -1,11 +1,11 @@
-"""What a second thread is worth: throughput of two threads beside that of one.
+"""The gain of a second thread: throughput of two threads beside that of one.
 
     python bench/threads.py .venv/test-3-13/bin/python .venv/test-3-13t/bin/python
 
 Names the interpreters to compare; flowcache is installed in each. Every round runs each of them
-once, in a fresh process, in an order drawn anew. In it a thread makes so many calls alone, then two
-threads make as many each, on one tenant, on a tenant each, and on a cache each; on a dict each
-shows what the machine's second core can give at most. Two is twice the work of one in the same
+once, in a fresh process, in an order drawn anew. There one thread makes a number of calls alone,
+then two threads make as many each. They call one tenant, a tenant each, or a cache each; a dict
+each shows the most that the second core can add. A gain of two is twice the work of one in the same
 time, one is no gain. Prints medians and writes bench/results/threads.json.
 """
 
@@ -31,7 +31,7 @@ from flowcache import create_cache
 KEYS = 1_000
 THREADS = 2
 
-# By name: what makes the place that thread number n works on.
+# By name: a function that makes the target of thread number n.
 PLACES: dict[str, Callable[[], Callable[[int], Any]]] = {}
 
 
@@ -86,13 +86,13 @@ CALLS = {"get": gets, "set": sets}
 
 
 def together(threads: int, make: Callable[[int], Any], loop: Any, rounds: int) -> int:
-    """Let so many threads make their calls at once; return nanoseconds from first to last."""
+    """Let the threads make their calls at once; return nanoseconds from first to last."""
     barrier = threading.Barrier(threads)
     begun: list[int] = []
     ended: list[int] = []
 
     def work(n: int) -> None:
-        # A thread's own strings: whoever made an object counts its references most cheaply.
+        # A thread's own strings: counting the references of an object costs its creator least.
         keys = [f"key:{number}" for number in range(KEYS)]
         where = make(n)
         loop(where, keys, 1)
