@@ -1,1 +1,1 @@
-"""Integrations. Each needs what it integrates with, and nothing else of them is imported."""
+"""Integrations. Each imports its framework, and is imported only by name."""

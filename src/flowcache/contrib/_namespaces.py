@@ -1,4 +1,4 @@
-"""The namespace of a call: what the integrations for Django, dogpile, Flask and Litestar share."""
+"""The namespace of a call, as the integrations for Django, dogpile, Flask and Litestar find it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class TenantNamespaces:
     """Gives the namespace below ``root`` of the tenant for which a call is made.
 
     ``tenant``: ``None`` (every call is for the namespace ``"shared"``), ``"current"`` (the tenant
-    of ``flowcache.tenancy``), or a callable without arguments that returns a tenant, or ``None``
-    where there is none. ``on_no_tenant``: ``"raise"`` (``TenantNotSetError``) or ``"shared"``.
-    ``below``: names of namespaces below the tenant's. ``name_of``: how messages name an option.
+    of ``flowcache.tenancy``), or a callable. It takes no arguments and returns a tenant or
+    ``None``. ``on_no_tenant``: ``"raise"`` (``TenantNotSetError``) or ``"shared"``. ``below``:
+    names of namespaces below the tenant's. ``name_of``: the name of an option in messages.
     """
 
     __slots__ = ("_below", "_name_of", "_shared_without_tenant", "_tenant_of", "fixed", "root")
@@ -60,10 +60,10 @@ class TenantNamespaces:
         self._name_of = name_of
 
     def tenant(self) -> str | None:
-        """Return the tenant of this call; ``None``: its entries are those of no tenant.
+        """Return the tenant of this call; ``None``: the call has no tenant.
 
-        Raises ``TenantNotSetError`` where one is needed, and ``TypeError`` or
-        ``InvalidNamespaceError`` where the tenant could not name a namespace.
+        Raises ``TenantNotSetError`` where a tenant is needed, and ``TypeError`` or
+        ``InvalidNamespaceError`` where the tenant cannot name a namespace.
         """
         if self.fixed is not None:
             return None
@@ -101,8 +101,8 @@ def set_or_warn(
 ) -> bool:
     """Store a value; return whether its limits left room for it.
 
-    Where they do not, the value that it was to replace goes as well, and a warning is logged: a
-    framework that has made a response hands it over, whether it can be kept or not.
+    Without room, the value that it was to replace is removed as well, and a warning is logged. No
+    error is raised: a framework returns the response it has made, stored or not.
     """
     try:
         namespace.set(key, value, ttl=ttl, tags=tags)

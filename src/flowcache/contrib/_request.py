@@ -1,4 +1,4 @@
-"""Where a request says which tenant it is for: what the ASGI and the WSGI middleware share."""
+"""The place where a request names its tenant; shared by the ASGI and the WSGI middleware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowcache.tenancy import Path, checked_path, names_of
 __all__ = ["Exempt", "Refusal", "Source"]
 
 DEEPEST = 64
-"""Names of a path: the core's own bound."""
+"""Names in a path: the core's own bound."""
 METHOD = re.compile(r"[A-Z]+(-[A-Z]+)*")
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 DOMAIN = re.compile(r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
@@ -25,7 +25,7 @@ HOST = re.compile(r"([A-Za-z0-9_.-]*)(:[0-9]*)?")
 
 
 class Refusal(Exception):  # noqa: N818 - an answer to a client, not a fault
-    """Why a request does not reach the application."""
+    """The reason why a request does not reach the application."""
 
     def __init__(self, status: HTTPStatus, error: str, detail: str) -> None:
         super().__init__(detail)
@@ -42,7 +42,7 @@ class Exempt:
     """Requests that are served without a tenant: paths, and methods."""
 
     def __init__(self, exempt: str | Iterable[str]) -> None:
-        """Check the argument of that name; ``TypeError`` or ``ValueError`` says what is wrong."""
+        """Check the argument of that name; ``TypeError`` or ``ValueError`` names the fault."""
         given: Any = (exempt,) if isinstance(exempt, str) else exempt
         if not isinstance(given, Iterable) or isinstance(given, (bytes, bytearray)):
             raise TypeError(
@@ -111,7 +111,7 @@ class Source:
         self.path = checked_path(path)
 
     def read(self, headers: Callable[[str], list[bytes]], path: str) -> str | None:
-        """Return what the request says, unchecked, or ``None`` if it says nothing.
+        """Return the tenant that the request names, unchecked, or ``None``.
 
         ``headers(name)`` gives the raw values of a header, ``path`` is that below the mount. Not
         for ``tenant_of``.
@@ -134,9 +134,9 @@ class Source:
         return text if self.domain is None else self._label(text)
 
     def _label(self, host: str) -> str | None:
-        """Return the one label before the domain. Host names know no case, so it is lowered."""
+        """Return the one label before the domain. Host names ignore case, so it is lowered."""
         assert self.domain is not None
-        # Beyond ASCII, lower() makes one of several letters, and so one tenant of several hosts.
+        # Beyond ASCII, lower() can map several letters to one, and so several hosts to one tenant.
         match = HOST.fullmatch(host)
         if match is None:
             raise malformed("the host is no host name in ASCII")
@@ -149,7 +149,7 @@ class Source:
         return label
 
     def check(self, tenant: object) -> str:
-        """Return a tenant that can be one, else raise the refusal."""
+        """Return a valid tenant, else raise the refusal."""
         if tenant is None or tenant == "":
             raise Refusal(
                 HTTPStatus.BAD_REQUEST, "tenant_missing", f"no tenant: expected {self.expected}"
@@ -170,7 +170,7 @@ class Source:
 
     @property
     def expected(self) -> str:
-        """Where the tenant should have been, for the answer."""
+        """The place where the tenant should have been, for the answer."""
         if self.header is not None:
             return f"the header {self.header}"
         if self.domain is not None:
@@ -181,7 +181,7 @@ class Source:
 
 
 def check_function(argument: str, function: object, *, awaits: bool) -> None:
-    """Raise `TypeError` for an argument that cannot be called for an answer."""
+    """Raise `TypeError` for an argument that is not callable, or may return no plain answer."""
     if function is None:
         return
     if not callable(function):

@@ -25,7 +25,7 @@ POLICY_VIOLATION = 1008
 class TenantMiddleware:
     """Serves each request for the tenant that it names, or refuses it before the application runs.
 
-    Exactly one of these says where the tenant is:
+    Exactly one of these names the place of the tenant in a request:
 
     - ``header``: a header's name. A header that comes twice, or has a comma, is malformed.
     - ``subdomain_of``: a domain; the tenant is the one label before it, in lower case.
@@ -33,10 +33,10 @@ class TenantMiddleware:
       (``root_path``). The path itself is not changed.
     - ``tenant_of``: ``tenant_of(scope) -> str | None``, sync or async.
 
-    The answer is 400 for a request without a tenant, or with one that could not name a namespace.
-    It is 404 for a tenant for which ``is_known(tenant)``, sync or async, is false. Both have a JSON
-    body of ``error`` and ``detail``; a WebSocket is closed before it is accepted. Give ``path`` as
-    to ``for_current_tenant``, if one is given there: the tenant is checked as what it will be.
+    The answer is 400 for a request without a tenant, or with one that cannot name a namespace. It
+    is 404 if ``is_known(tenant)``, sync or async, is false. Both have a JSON body of ``error`` and
+    ``detail``; a WebSocket is closed before it is accepted. Give the same ``path`` as to
+    ``for_current_tenant``, so that the middleware checks the names that the tenant becomes.
 
     ``exempt`` lists paths below the mount (``"/health"``; ``"/static/*"``: all below it) and
     methods (``"OPTIONS"``) that are served without a tenant. Calls that need one raise there.
@@ -123,7 +123,7 @@ async def refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -
     """Answer in the application's place."""
     prefix = ""
     if scope["type"] == "websocket":
-        await receive()  # The request to connect, which comes before any answer.
+        await receive()  # The client's connect event, which comes before any answer.
         if "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION})
             return

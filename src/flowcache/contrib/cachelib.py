@@ -24,8 +24,8 @@ class FlowCache(cachelib.BaseCache):
     ``cache``: a cache or namespace of yours, or else ``options`` of ``create_cache`` for one of its
     own. ``tenant``: ``None``, ``"current"`` or a callable without arguments; ``on_no_tenant``:
     ``"raise"`` or ``"shared"``. Timeouts are cachelib's: ``None`` is ``default_timeout``, and 0 is
-    for ever. ``serializer`` may be assigned; ``None``: callers share the very objects. An ``int``
-    is kept as it is, so that ``inc`` and ``dec`` are one step, whatever the threads.
+    for ever. ``serializer`` may be assigned; ``None``: callers share the stored objects. An ``int``
+    is stored unpickled, so ``inc`` and ``dec`` are atomic across threads.
     """
 
     serializer: Any = SimpleSerializer()
@@ -70,7 +70,7 @@ class FlowCache(cachelib.BaseCache):
         return key in self._namespaces.current()
 
     def clear(self) -> bool:
-        """Remove the entries of this tenant, or those of none; return ``True``."""
+        """Remove the entries of this tenant, or of no tenant; return ``True``."""
         self._namespaces.current().clear()
         return True
 
@@ -89,12 +89,12 @@ class FlowCache(cachelib.BaseCache):
         return [key for key in stored if key not in failed]
 
     def delete_many(self, *keys: str) -> list[str]:
-        """Delete keys; return them all, for those that were absent count as deleted."""
+        """Delete keys; return all of them, since absent keys count as deleted."""
         self._namespaces.current().delete_many(keys)
         return list(keys)
 
     def inc(self, key: str, delta: int = 1) -> int:
-        """Add to an ``int``, 0 where there is none, in one step; its timeout is unchanged."""
+        """Add to an ``int``, 0 where there is none, atomically; its timeout is unchanged."""
         return self._namespaces.current().incr(key, delta, ttl=self._ttl(None))
 
     def dec(self, key: str, delta: int = 1) -> int:
@@ -102,7 +102,7 @@ class FlowCache(cachelib.BaseCache):
         return self.inc(key, -delta)
 
     def _ttl(self, timeout: int | dt.timedelta | None) -> int | None:
-        """Return cachelib's timeout as a TTL; a negative one is over already."""
+        """Return cachelib's timeout as a TTL; a negative timeout has ended already."""
         seconds: int = self._normalize_timeout(timeout)
         return None if seconds == 0 else max(seconds, 0)
 

@@ -21,9 +21,9 @@ HEADER = "flowcache_tenant"
 def install(app: Celery) -> None:
     """Send the current tenant with each task that is published, and set it where the task runs.
 
-    A task without the header runs without a tenant, whichever the worker served before; so does one
-    whose header could name no tenant, and Celery logs the error. A task that runs eagerly keeps the
-    tenant of its caller. Installing twice is installing once.
+    A task without the header runs without a tenant, whichever tenant the worker served before. So
+    does a task with an invalid header, and Celery logs the error. A task that runs eagerly keeps
+    the tenant of its caller. A second installation has no effect.
     """
 
     def set_up(task: Any = None, **_: Any) -> None:

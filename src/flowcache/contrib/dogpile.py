@@ -34,15 +34,18 @@ CACHE_ARGUMENTS = ("max_entries", "max_weight", "weigher", "child_limits", "swee
 class FlowCacheBackend(CacheBackend):
     """Keeps a region's values in the namespace of the tenant for which the region is called.
 
-    Arguments: ``cache``, a cache or namespace of yours, or else ``max_entries``, ``max_weight``,
-    ``weigher``, ``child_limits`` and ``sweep_interval`` for one of its own; ``ttl``, seconds after
-    which a value is dropped, whatever the region's ``expiration_time`` (``None``: never, so that
-    an expired value can be served while one thread makes the next); ``tenant``: ``None``,
-    ``"current"`` or a callable without arguments; ``on_no_tenant``: ``"raise"`` or ``"shared"``.
-    Others are left alone, as dogpile's own backends do.
+    Arguments (others are ignored, as by dogpile's own backends):
 
-    The tenant is part of the mangled key too, unless the region has a ``key_mangler`` of its own;
-    entries and mutexes of two tenants are apart in either case.
+    - ``cache``: a cache or namespace of yours, or else ``max_entries``, ``max_weight``,
+      ``weigher``, ``child_limits`` and ``sweep_interval`` for one of its own.
+    - ``ttl``: seconds after which a value is dropped, independent of the region's
+      ``expiration_time``. ``None``: never, so that an expired value can be served while one thread
+      makes the next.
+    - ``tenant``: ``None``, ``"current"`` or a callable without arguments.
+    - ``on_no_tenant``: ``"raise"`` or ``"shared"``.
+
+    The tenant is part of the mangled key too, unless the region has a ``key_mangler`` of its own.
+    Entries and mutexes of two tenants are separate in either case.
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
@@ -60,7 +63,7 @@ class FlowCacheBackend(CacheBackend):
 
     @property
     def key_mangler(self) -> Callable[[str], str] | None:
-        """The mangler of a region that has none of its own: it puts the tenant into the key."""
+        """The mangler of a region without its own: it puts the tenant into the key."""
         return None if self._namespaces.fixed is not None else self._mangle
 
     def _mangle(self, key: str) -> str:
@@ -68,11 +71,11 @@ class FlowCacheBackend(CacheBackend):
         return f"shared:{key}" if tenant is None else f"tenant:{len(tenant)}:{tenant}:{key}"
 
     def tenant(self) -> str | None:
-        """Return the tenant of this call, ``None`` where its entries are those of none."""
+        """Return the tenant of this call, ``None`` where it has none."""
         return self._namespaces.tenant()
 
     def get_mutex(self, key: str) -> Any:
-        """Return the lock of a key and a tenant, one for all threads that ask for it."""
+        """Return the lock of a key and a tenant, the same for all threads."""
         return self._mutexes.get((self._namespaces.current().path, key))
 
     def get(self, key: str) -> Any:
@@ -105,13 +108,13 @@ class FlowCacheBackend(CacheBackend):
 class TenantInvalidation(RegionInvalidationStrategy):
     """Lets ``region.invalidate()`` invalidate the values of the current tenant, and no other's.
 
-    Remembers the ``max_tenants`` tenants that were invalidated last; for all others, everything
-    counts as invalidated that is as old as the last one it forgot. A soft invalidation does not
-    undo a hard one. A value of the very moment of an invalidation counts as older.
+    Remembers the ``max_tenants`` tenants that were invalidated last. For all other tenants, a value
+    counts as invalidated if it is as old as the last forgotten invalidation. A soft invalidation
+    does not undo a hard one. A value of the same moment as an invalidation counts as older.
     """
 
     def __init__(self, region: CacheRegion, *, max_tenants: int = 10_000) -> None:
-        """``region`` must have this package's backend. Raises ``ValueError`` for no room."""
+        """``region`` must have this package's backend, and ``max_tenants`` be at least 1."""
         if isinstance(max_tenants, bool) or not isinstance(max_tenants, int):
             raise TypeError(f"max_tenants: must be an int, got {type(max_tenants).__name__}")
         if max_tenants < 1:
@@ -120,11 +123,11 @@ class TenantInvalidation(RegionInvalidationStrategy):
         self._max_tenants = max_tenants
         self._lock = threading.Lock()
         self._times: OrderedDict[str | None, tuple[float, float]] = OrderedDict()
-        """Of each tenant when it was last invalidated, hard and soft; the latest last."""
+        """The times of each tenant's last invalidations, hard and soft; the latest last."""
         self._forgotten = (-math.inf, -math.inf)
 
     def invalidate(self, hard: bool = True) -> None:
-        """Invalidate what the current tenant has."""
+        """Invalidate the values of the current tenant."""
         tenant = self._tenant()
         now = time.time()
         with self._lock:
@@ -142,11 +145,11 @@ class TenantInvalidation(RegionInvalidationStrategy):
         return timestamp <= max(self._invalidated())
 
     def is_hard_invalidated(self, timestamp: float) -> bool:
-        """Tell whether a value of that time is not to be served any more."""
+        """Tell whether a value of that time may no longer be served."""
         return timestamp <= self._invalidated()[0]
 
     def is_soft_invalidated(self, timestamp: float) -> bool:
-        """Tell whether a value of that time is served only while the next one is made."""
+        """Tell whether a value of that time is served only until the next one is made."""
         of_hard, of_soft = self._invalidated()
         return of_hard < timestamp <= of_soft
 

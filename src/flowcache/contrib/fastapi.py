@@ -22,7 +22,7 @@ def tenant_cache(
 ) -> Callable[[], Awaitable[Namespace[Any]]]:
     """Return a dependency that gives the namespace, below ``cache``, of the request's tenant.
 
-    ``flowcache.contrib.asgi.TenantMiddleware`` says which that is; it must be the outermost
+    ``flowcache.contrib.asgi.TenantMiddleware`` sets the tenant; it must be the outermost
     middleware. ``path(tenant)`` gives the name or names of the namespace, ``tenant:{tenant}`` by
     default. The namespace stays this tenant's, in background tasks as well. It is a coroutine
     function: FastAPI runs a plain one in another thread. Raises ``TenantNotSetError`` for a request

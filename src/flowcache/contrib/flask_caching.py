@@ -18,8 +18,8 @@ __all__ = ["FlowCache"]
 class FlowCache(BaseCache, cachelib.FlowCache):
     """Flask-Caching's ``BaseCache`` over the namespace of the tenant for which it is called.
 
-    ``CACHE_OPTIONS`` takes what ``flowcache.contrib.cachelib.FlowCache`` does. ``max_entries`` is
-    ``CACHE_THRESHOLD`` unless they say otherwise. ``delete_memoized`` and ``clear`` reach the
+    ``CACHE_OPTIONS`` takes the arguments of ``flowcache.contrib.cachelib.FlowCache``.
+    ``max_entries`` defaults to ``CACHE_THRESHOLD``. ``delete_memoized`` and ``clear`` reach the
     current tenant's entries and no others.
     """
 

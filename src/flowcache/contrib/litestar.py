@@ -57,7 +57,7 @@ class FlowStore(NamespacedStore):
         set_or_warn(self._namespaces.current(), key, data, ttl=seconds(expires_in))
 
     async def get(self, key: str, renew_for: int | timedelta | None = None) -> bytes | None:
-        """Return the value of a key, else ``None``; one that expires is renewed, if asked for."""
+        """Return the value of a key, else ``None``; ``renew_for`` extends the expiry of a hit."""
         namespace = self._namespaces.current()
         value: bytes | None = namespace.get(key)
         if value is not None and renew_for and await self.expires_in(key) not in (-1, None):
@@ -86,7 +86,7 @@ class FlowStore(NamespacedStore):
 
 
 def seconds(expires_in: int | timedelta | None) -> int | timedelta | None:
-    """Return Litestar's expiry as a TTL; one that is negative is over already."""
+    """Return Litestar's expiry as a TTL; a negative expiry has passed already."""
     if isinstance(expires_in, timedelta):
         return max(expires_in, timedelta(0))
     return None if expires_in is None else max(expires_in, 0)

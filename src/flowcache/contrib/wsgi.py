@@ -22,19 +22,19 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 class TenantMiddleware:
     """Serves each request for the tenant that it names, or refuses it before the application runs.
 
-    Exactly one of these says where the tenant is:
+    Exactly one of these names the place of the tenant in a request:
 
-    - ``header``: a header's name. One with a comma is malformed, for that is how servers join a
-      header that came twice.
+    - ``header``: a header's name. A value with a comma is malformed, since servers join a header
+      that came twice with a comma.
     - ``subdomain_of``: a domain; the tenant is the one label before it, in lower case.
     - ``path_part``: the number of a part of the path, from 0, counted below the mount
       (``SCRIPT_NAME``). The path itself is not changed.
     - ``tenant_of``: ``tenant_of(environ) -> str | None``.
 
-    The answer is 400 for a request without a tenant, or with one that could not name a namespace.
-    It is 404 for a tenant for which ``is_known(tenant)`` is false. Both have a JSON body of
-    ``error`` and ``detail``. Give ``path`` as to ``for_current_tenant``, if one is given there: the
-    tenant is checked as what it will be.
+    The answer is 400 for a request without a tenant, or with one that cannot name a namespace. It
+    is 404 if ``is_known(tenant)`` is false. Both have a JSON body of ``error`` and ``detail``. Give
+    the same ``path`` as to ``for_current_tenant``, so that the middleware checks the names that the
+    tenant becomes.
 
     ``exempt`` lists paths below the mount (``"/health"``; ``"/static/*"``: all below it) and
     methods (``"OPTIONS"``) that are served without a tenant. Calls that need one raise there.
@@ -82,11 +82,11 @@ class TenantMiddleware:
             status = f"{refusal.status.value} {refusal.status.phrase}"
             start_response(status, refusal.headers)
             return [refusal.body]
-        # The block has no end but that of its context, which the response may keep.
+        # The block ends with its context only, which the response may keep alive.
         context = copy_context()
         context.run(block.__enter__)
         response = context.run(self.app, environ, start_response)
-        # Of these nothing is left to run, and servers like to see how many parts there are.
+        # No code of these is left to run, and servers use the number of parts.
         if type(response) in (list, tuple):
             return response
         return Response(context, response)
@@ -109,8 +109,8 @@ class Response:
     def __init__(self, context: Context, response: Iterable[bytes]) -> None:
         self._context = context
         self._body = Body(response)
-        # This holds the body until the response is gone. Were the application's objects collected
-        # by themselves, they would end in the context that the collector happens to run in.
+        # This holds the body until the response is gone. Application objects that the collector
+        # took first would end in the context in which the collector runs.
         self._finalizer = weakref.finalize(self, context.run, self._body.close)
         self._finalizer.atexit = False
 
@@ -126,9 +126,9 @@ class Response:
 
 
 class Body:
-    """What an application returned. All is done in its context, the drop of the last reference too.
+    """The application's result. Its code runs in its context only, at the last release as well.
 
-    A class that the application does not know: nothing of the application's can refer to it.
+    A class that the application never sees, so none of its objects can refer to an instance.
     """
 
     __slots__ = ("_parts", "_response")
@@ -165,7 +165,7 @@ def path_of(environ: Environ) -> str:
 
 
 def refuse_awaitable(answer: Any, argument: str) -> Any:
-    """Return the answer; an awaitable one would pass for true, so it is refused."""
+    """Return the answer; an awaitable would count as true, so it is refused."""
     if not inspect.isawaitable(answer):
         return answer
     if isinstance(answer, Coroutine):

@@ -33,11 +33,11 @@ __all__ = ["FlowCache"]
 MISSING = object()
 
 ABSENT = 1 << 4096
-"""What ``incr`` begins with where there is no entry, to tell that there was none. With a TTL of 0
-nothing is stored then, so this is one step, and no other thread ever sees the value."""
+"""The start value of ``incr`` without an entry, which tells that there was none. A TTL of 0 stores
+nothing then, so the call is atomic, and no other thread ever sees the value."""
 
 UNCHANGING = frozenset((str, int, float, bool, type(None)))
-"""Types whose values cannot change: they are kept as they are, and a copy is no use."""
+"""Types of immutable values: these are stored themselves, without a copy."""
 
 
 class FlowCache(BaseCache):
@@ -45,23 +45,26 @@ class FlowCache(BaseCache):
 
     ``LOCATION`` names a store of this process. Each ``KEY_PREFIX`` is a namespace in it, and each
     tenant another, so ``clear()`` reaches neither other prefixes nor other tenants. ``OPTIONS``:
-    ``MAX_ENTRIES``, ``MAX_WEIGHT`` and ``WEIGHER`` (bytes of key and pickled value by default) and
-    ``SWEEP_INTERVAL``, as of ``create_cache``, for the whole store; ``TENANT_LIMITS``, a dict of
-    the fields of ``Limits``, for each tenant and for what belongs to none; ``SERIALIZER``:
-    ``"pickle"``, or ``None``, where callers share the very objects; ``TENANT``: ``None``,
-    ``"current"`` (the tenant of ``flowcache.tenancy``), ``"django-tenants"``, a callable without
-    arguments or its dotted path; ``ON_NO_TENANT``: ``"raise"`` or ``"shared"``.
+
+    - ``MAX_ENTRIES``, ``MAX_WEIGHT``, ``WEIGHER`` (bytes of key and pickled value by default) and
+      ``SWEEP_INTERVAL``, as of ``create_cache``, for the whole store.
+    - ``TENANT_LIMITS``: a dict of the fields of ``Limits``, for each tenant and for the entries of
+      no tenant.
+    - ``SERIALIZER``: ``"pickle"``, or ``None``, where callers share the stored objects.
+    - ``TENANT``: ``None``, ``"current"`` (the tenant of ``flowcache.tenancy``),
+      ``"django-tenants"``, a callable without arguments or its dotted path.
+    - ``ON_NO_TENANT``: ``"raise"`` or ``"shared"``.
 
     Beyond ``BaseCache``: ``tags=`` where a value is stored, ``invalidate_tag``, ``delete_pattern``,
-    ``lock``, ``stats``. ``get_or_set`` with a callable runs it once, however many threads and tasks
-    ask. A value heavier than the limits allow is not stored, and replaces none, as with memcached;
-    a warning says so. Raises ``ImproperlyConfigured`` that names the option.
+    ``lock``, ``stats``. ``get_or_set`` with a callable runs it once for all concurrent threads and
+    tasks. A value heavier than the limits allow is not stored, and the old value is removed; a
+    warning is logged. Raises ``ImproperlyConfigured`` that names the option.
     """
 
     _makes_keys_as_django = True
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Note whether a subclass has a way with keys of its own."""
+        """Note whether a subclass makes or checks keys in its own way."""
         super().__init_subclass__(**options)
         cls._makes_keys_as_django = (
             cls.make_key is BaseCache.make_key and cls.validate_key is BaseCache.validate_key
@@ -91,7 +94,7 @@ class FlowCache(BaseCache):
     def make_and_validate_key(self, key: Any, version: Any = None) -> str:
         """Return the key of an entry; warn of one that memcached would refuse.
 
-        Gives what Django's own calls give. Those take as long as all the rest of a hit.
+        The result equals that of Django's own calls, which take as long as the rest of a hit.
         """
         if not self._makes_keys_as_django:
             made: str = super().make_and_validate_key(key, version=version)
@@ -168,7 +171,7 @@ class FlowCache(BaseCache):
         return key in self._namespaces.current()
 
     def incr(self, key: Any, delta: int = 1, version: Any = None) -> int:
-        """Add to an ``int`` in one step, its timeout unchanged; ``ValueError`` if it is absent."""
+        """Add to an ``int`` atomically, its timeout unchanged; ``ValueError`` if it is absent."""
         if isinstance(delta, bool) or not isinstance(delta, int):
             raise TypeError(f"delta: must be an int, got {type(delta).__name__}")
         made = self.make_and_validate_key(key, version=version)
@@ -189,9 +192,9 @@ class FlowCache(BaseCache):
         *,
         tags: str | Iterable[str] = (),
     ) -> Any:
-        """Return the value of a key, stored now if there is none: ``default``, or what it returns.
+        """Return the value of a key; store ``default``, or its result, if there is none.
 
-        A callable runs once for all who wait. What is deleted while it runs is not stored.
+        A callable runs once for all waiting callers. A key deleted meanwhile is not stored.
         """
         if not callable(default):
             value = self.get(key, MISSING, version=version)
@@ -239,17 +242,17 @@ class FlowCache(BaseCache):
         self._namespaces.current().delete_many(made)
 
     def clear(self) -> None:
-        """Remove the entries of this tenant, or of none, under this ``KEY_PREFIX``; no others."""
+        """Remove this tenant's entries, or those of no tenant, under this ``KEY_PREFIX`` only."""
         self._namespaces.current().clear()
 
     def invalidate_tag(self, tag: str) -> int:
-        """Remove the entries that ``clear()`` would reach and that bear a tag; return how many."""
+        """Remove the entries with a tag, of those that ``clear()`` reaches; return their number."""
         return self._namespaces.current().invalidate_tag(tag)
 
     def delete_pattern(self, pattern: str, version: Any = None) -> int:
-        """Delete the keys that match a pattern (``*``, ``?``, ``[a-z]``); return how many.
+        """Delete the keys that match a pattern (``*``, ``?``, ``[a-z]``); return their number.
 
-        Costs a look at each key that ``clear()`` would reach.
+        Compares each key that ``clear()`` would reach.
         """
         if not isinstance(pattern, str):
             raise TypeError(f"pattern: must be a str, got {type(pattern).__name__}")
@@ -279,7 +282,7 @@ class FlowCache(BaseCache):
     ) -> Lock:
         """Return the lock of a key among this process's threads; each tenant has its own.
 
-        ``sleep`` is what django-redis takes; a waiter here is woken, and needs none.
+        ``sleep`` is a parameter of django-redis; a waiter here is woken, and ignores it.
         """
         name = self.make_and_validate_key(key, version=version)
         return Lock(
@@ -295,8 +298,8 @@ class FlowCache(BaseCache):
         """Return the counters of the entries that ``clear()`` would reach."""
         return self._namespaces.current().stats()
 
-    # The same for tasks: nothing here waits, so no call goes to another thread, as they would by
-    # Django's own defaults. Each calls its twin, where tools for debugging look.
+    # The same for tasks. These calls never block, so none goes to another thread, as Django's
+    # defaults do. Each calls its sync twin, where debugging tools look.
 
     async def aget(self, key: Any, default: Any = None, version: Any = None) -> Any:
         """See :meth:`get`."""
@@ -397,9 +400,9 @@ class FlowCache(BaseCache):
         return self.delete_pattern(pattern, version)
 
     async def aclose(self, **_: Any) -> None:
-        """Do nothing, as ``close()`` does: the store is the process's, and not a request's."""
+        """Do nothing, as ``close()`` does: the store belongs to the process, not to a request."""
 
-    # What they share.
+    # Shared helpers.
 
     def _ttl(self, timeout: Any) -> float | None:
         """Return Django's timeout as a TTL."""

@@ -1,4 +1,4 @@
-"""System checks: settings that work in development, and lose or mix data in production."""
+"""System checks for settings that work in development, and lose or mix data in production."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["check_order_of_middleware", "check_sessions"]
 
 SESSION_ENGINES = {
     "django.contrib.sessions.backends.cache": (
-        "Each process has sessions of its own: a request that another process serves is logged out."
+        "Each process has its own sessions: a request to another process is logged out."
     ),
     "django.contrib.sessions.backends.cached_db": (
-        "Each process keeps its own copy of a session: a change, or a log-out, that another "
+        "Each process keeps its own copy of a session. A change or a log-out that another "
         "process served is not seen until the copy expires."
     ),
 }

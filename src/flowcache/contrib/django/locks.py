@@ -1,4 +1,4 @@
-"""Locks by key among the threads of this process, with the calls that django-redis users know."""
+"""Locks by key among the threads of this process, with the calls of django-redis."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["HeldLocks", "Lock", "LockError"]
 
 
 class LockError(FlowcacheError, RuntimeError):
-    """A lock was not to be had in time, or is released by code that does not hold it."""
+    """A lock could not be acquired in time, or was released by code that does not hold it."""
 
 
 class HeldLocks:
-    """The locks of one store that are held now. None of them is an entry: none is ever evicted."""
+    """The held locks of one store. No lock is an entry, so none is ever evicted."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.holders: dict[Hashable, tuple[object, float]] = {}
-        """Of each lock its holder's token, and when it ends by itself, on the monotonic clock."""
+        """The token of each lock's holder, and its end on the monotonic clock."""
         self._prune_at = 64
 
     def holder_locked(self, name: Hashable) -> object | None:
@@ -33,7 +33,7 @@ class HeldLocks:
         return token if ends > time.monotonic() else None
 
     def prune_locked(self) -> None:
-        """Drop the locks that ended by themselves, once they may be half of all."""
+        """Drop the locks past their end, once they may be half of all."""
         if len(self.holders) < self._prune_at:
             return
         now = time.monotonic()
@@ -47,8 +47,8 @@ class Lock:
 
     ``timeout``: seconds after which the lock ends by itself; ``None``: never. ``blocking`` and
     ``blocking_timeout``: whether, and for how many seconds at most, ``acquire`` waits.
-    ``thread_local``: the thread that acquired it is the one that holds it. All are checked where
-    the lock is made: ``TypeError`` or ``ValueError`` names the argument.
+    ``thread_local``: only the thread that acquired the lock holds it. All are checked when the lock
+    is made: ``TypeError`` or ``ValueError`` names the argument.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Lock:
         self._mine: Any = threading.local() if thread_local else SimpleNamespace()
 
     def acquire(self, blocking: bool | None = None, blocking_timeout: float | None = None) -> bool:
-        """Take the lock; return whether it was to be had. Wakes when it becomes free."""
+        """Take the lock; return whether that succeeded. Wakes when it becomes free."""
         if blocking_timeout is None:
             blocking_timeout = self.blocking_timeout
         else:
@@ -99,7 +99,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give the lock up. Raises ``LockError`` if it is not, or no longer, held from here."""
+        """Release the lock. Raises ``LockError`` if this code does not, or no longer, hold it."""
         with self._held.changed:
             self._check_owned_locked()
             del self._held.holders[self._name]
@@ -107,19 +107,19 @@ class Lock:
         self._mine.token = None
 
     def locked(self) -> bool:
-        """Tell whether the lock is held, from here or elsewhere."""
+        """Tell whether the lock is held, by this code or other code."""
         with self._held.changed:
             return self._held.holder_locked(self._name) is not None
 
     def owned(self) -> bool:
-        """Tell whether the lock is held from here."""
+        """Tell whether this code holds the lock."""
         with self._held.changed:
             return self._is_owned_locked()
 
     def extend(self, additional_time: float, replace_ttl: bool = False) -> bool:
-        """Let a held lock end so many seconds later, or (``replace_ttl``) so many from now.
+        """Move the end of a held lock later by seconds, or (``replace_ttl``) to seconds from now.
 
-        Raises ``LockError`` if it is not held from here, or has no ``timeout``.
+        Raises ``LockError`` if this code does not hold it, or it has no ``timeout``.
         """
         more = seconds("additional_time", additional_time)
         with self._held.changed:

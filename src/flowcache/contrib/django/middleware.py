@@ -33,11 +33,11 @@ class TenantMiddleware:
     """Serves each request for the tenant that it names, or answers it before the view runs.
 
     The setting ``FLOWCACHE_TENANT`` is a dict with exactly one of ``header``, ``subdomain_of``,
-    ``path_part`` and ``tenant_of``, which say where a request names its tenant, and, if you like,
-    ``is_known`` and ``exempt``; all as of ``flowcache.contrib.wsgi.TenantMiddleware``, but
+    ``path_part`` and ``tenant_of``, which name the place of the tenant in a request. ``is_known``
+    and ``exempt`` are optional. All are those of ``flowcache.contrib.wsgi.TenantMiddleware``, but
     ``tenant_of(request)`` takes Django's request. ``tenant_of`` and ``is_known`` are callables or
-    their dotted paths; under ASGI they may be async. A request without a tenant, or with an
-    unsound one, is answered with 400, one for an unknown tenant with 404.
+    their dotted paths; under ASGI they may be async. A request without a tenant, or with an invalid
+    one, is answered with 400, a request for an unknown tenant with 404.
 
     It must stand before every middleware that uses a cache. The tenant is current for the view, and
     for a streamed response's parts. Raises ``ImproperlyConfigured`` that names the setting.
@@ -104,7 +104,7 @@ class TenantMiddleware:
 
 
 def read_setting(*, is_async: bool) -> tuple[Source, Exempt]:
-    """Return where requests name their tenant, and which need none, as the setting says."""
+    """Return the place of the tenant in requests, and the exempt requests, as the setting says."""
     given = getattr(settings, SETTING, None)
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(
@@ -131,9 +131,9 @@ def read_setting(*, is_async: bool) -> tuple[Source, Exempt]:
 
 
 def header_values(request: HttpRequest, name: str) -> list[bytes]:
-    """Return the values of a header; one that came more than once is joined with commas."""
+    """Return the values of a header; repeated headers arrive joined with commas."""
     value = request.META.get("HTTP_" + name.upper().replace("-", "_"))
-    # Django hands bytes over as a str of latin-1, as WSGI does.
+    # Django decodes bytes as latin-1, as WSGI does.
     return [] if value is None else [part.encode("latin-1") for part in value.split(",")]
 
 

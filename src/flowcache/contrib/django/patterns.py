@@ -15,7 +15,7 @@ def escape(text: str) -> str:
 
 
 def prefix_of(pattern: str) -> str | None:
-    """Return the prefix that a pattern asks for, ``None`` if it asks for more than a prefix."""
+    """Return the prefix if the pattern is a prefix and a star, else ``None``."""
     if not pattern.endswith("*"):
         return None
     literal: list[str] = []
@@ -23,7 +23,7 @@ def prefix_of(pattern: str) -> str | None:
     for one in characters:
         if one == "\\":
             following = next(characters, None)
-            if following is None:  # The star itself was escaped.
+            if following is None:  # The star itself is escaped.
                 return None
             literal.append(following)
         elif one in SPECIAL - {"]"}:
@@ -56,7 +56,7 @@ def regex_of(pattern: str) -> re.Pattern[str]:
     if not rest:
         return re.compile(first, re.DOTALL)
     # Each part of a segment matches one character, so its first place after a star is as good as
-    # any other: the atomic groups keep a pattern of many stars from going back over all of them.
+    # any other. The atomic groups prevent backtracking over many stars.
     *middle, last = rest
     groups = "".join(f"(?>.*?{segment})" for segment in middle)
     return re.compile(f"{first}{groups}.*{last}", re.DOTALL)
@@ -74,7 +74,7 @@ def class_of(pattern: str, position: int) -> tuple[str, int]:
         escaped = pattern[position] == "\\" and position + 1 < len(pattern)
         first = pattern[position + escaped]
         position += 1 + escaped
-        # What is escaped begins no range.
+        # An escaped character begins no range.
         if not escaped and pattern[position : position + 1] == "-" and position + 1 < len(pattern):
             last = pattern[position + 1]
             position += 2

@@ -1,4 +1,4 @@
-"""Stores by ``LOCATION``: instances of the backend, of every thread, share what they hold."""
+"""Stores by ``LOCATION``: instances of the backend, in every thread, share their entries."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RunningLoads:
 
     @contextmanager
     def __call__(self, namespace: Namespace[Any], key: str) -> Iterator[None]:
-        """List a key while its caller waits, until the value is stored."""
+        """Hold the key in the list while its caller waits, until the value is stored."""
         load = namespace, key
         with self._lock:
             self._callers[load] += 1
@@ -66,7 +66,7 @@ class RunningLoads:
 
 @dataclass(frozen=True)
 class Store:
-    """What the aliases of one ``LOCATION`` share, in all threads."""
+    """The store that the aliases of one ``LOCATION`` share, in all threads."""
 
     cache: Cache[Any]
     options: Mapping[str, Any]
@@ -81,8 +81,8 @@ stores_lock = threading.Lock()
 def open_store(location: str, given: Any) -> tuple[Store, dict[str, Any]]:
     """Return the store of a ``LOCATION``, made if there is none, and the options of an alias.
 
-    Raises ``ImproperlyConfigured`` that names the option which is unknown or unsound, or is not
-    the same for two aliases of one store.
+    Raises ``ImproperlyConfigured`` that names an option that is unknown or invalid, or that differs
+    between two aliases of one store.
     """
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(f"OPTIONS: must be a dict, got {type(given).__name__}")
@@ -156,7 +156,7 @@ def size_of_entry(key: str, stored: Any) -> int:
 def root(alias: str = "default") -> Cache[Any]:
     """Return the whole store behind an alias, every tenant's entries: for operators.
 
-    Code that works for one tenant needs no more than the cache that Django gives it.
+    Code for one tenant needs only the cache that Django gives it.
     """
     backend = caches[alias]
     try:

@@ -19,9 +19,9 @@ def schema_name() -> str:
     """Return the schema of this thread's database connection, as django-tenants sets it.
 
     ``TENANT: "django-tenants"`` means this function. The public schema is a tenant like any other.
-    Raises ``ImproperlyConfigured`` where the database's engine is not django-tenants', and
-    ``TenantNotSetError`` on an event loop: its requests share no connection with the thread whose
-    middleware has set the schema, so the answer would be another tenant's, or the public one.
+    Raises ``ImproperlyConfigured`` where the database's engine is not that of django-tenants.
+    Raises ``TenantNotSetError`` on an event loop. Middleware sets the schema on the connection of
+    its own thread, so the schema seen there could be another tenant's, or the public one.
     """
     try:
         asyncio.get_running_loop()
@@ -48,7 +48,7 @@ PRESETS: dict[str, Callable[[], str | None]] = {"django-tenants": schema_name}
 def tenant_from(setting: Any) -> Any:
     """Return the ``tenant`` of ``TenantNamespaces`` for ``OPTIONS["TENANT"]``.
 
-    A preset's name gives its function, a dotted path what it leads to.
+    A preset's name gives its function, a dotted path the object that it names.
     """
     if not isinstance(setting, str) or setting == "current":
         return setting
