@@ -19,7 +19,7 @@ VERBS: Final = {"replay": "replay a request log: how big should the cache be?"}
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of what stands before the verb's own arguments."""
+    """Return the parser of the arguments before the verb's own."""
     width = max(map(len, VERBS))
     parser = argparse.ArgumentParser(
         prog="flowcache",
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; wrong usage raises SystemExit with status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # No option before the verb takes a value, so the verb is the first word that is no option.
+    # No option before the verb takes a value, so the verb is the first word without a dash.
     verb_at = next((at for at, word in enumerate(given) if not word.startswith("-")), len(given))
     options = make_parser().parse_args(given[: verb_at + 1])
     verb = import_module(f"{__name__}.{options.verb}")
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of the report has left, as `head` does when it has seen enough.
+        # The reader of the report ended early, as `head` does.
         discard_output()
         return OK
     except KeyboardInterrupt:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def discard_output() -> None:
-    """Lead standard output nowhere, so that the flush at exit cannot fail as well."""
+    """Redirect standard output to the null device, so that the flush at exit cannot fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

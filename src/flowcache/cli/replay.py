@@ -1,4 +1,4 @@
-"""`flowcache replay`: reads a log, replays it, reports, and says by its exit status how it went."""
+"""`flowcache replay`: reads a log, replays it, prints a report, and returns an exit status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BAD_USAGE: Final = 2
 
 
 def sizes_of(trace: Trace, options: argparse.Namespace) -> list[str]:
-    """Return the sizes to replay at, as they were given; an empty one is without a bound."""
+    """Return the sizes to replay at, as given; an empty one means no bound."""
     if options.sizes:
         return list(options.sizes)
     if options.plot:
@@ -89,12 +89,12 @@ def teller(done: Callable[[int], None]) -> Callable[[int, Cache[int]], None]:
 
 
 def warn(message: str) -> None:
-    """Say something on standard error."""
+    """Print a message on standard error."""
     print(f"flowcache replay: {message}", file=sys.stderr)
 
 
 def check_against(trace: Trace, options: argparse.Namespace, parser: Any) -> None:
-    """Refuse limits that this log cannot be held to, and mention those that have no effect."""
+    """Refuse limits that need a missing column, and warn of those without effect."""
     if options.max_weight is not None and trace.sizes is None:
         parser.error("--max-weight needs a column of sizes: --size-column")
     if options.default_ttl is not None and trace.times is None:
@@ -111,7 +111,7 @@ def check_against(trace: Trace, options: argparse.Namespace, parser: Any) -> Non
 
 
 def file_size(path: str) -> int | None:
-    """Return a file's size in bytes; None for what has none, or is not there."""
+    """Return a file's size in bytes; None for a stream or a missing file."""
     try:
         return None if path == "-" else os.path.getsize(path) or None
     except OSError:
@@ -119,9 +119,9 @@ def file_size(path: str) -> int | None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Do what the command line asks for."""
+    """Run the replays that the command line describes."""
     layout = layout_of(options, parser)
-    # What is missing is said before an hour's log is read.
+    # Missing libraries are reported before a long log is read.
     if options.plot:
         need("matplotlib.figure", "--plot")
     if not options.json:
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def print_report(trace: Trace, runs: list[Run], options: argparse.Namespace, name: str) -> None:
-    """Print what was found; a disk that is full is an error of one line."""
+    """Print the results; a full disk is an error of one line."""
     try:
         if options.json:
             print(json.dumps(as_json(trace, runs), indent=2))
@@ -160,10 +160,10 @@ def print_report(trace: Trace, runs: list[Run], options: argparse.Namespace, nam
 
 
 def print_tables(trace: Trace, runs: list[Run], options: argparse.Namespace, name: str) -> None:
-    """Print what was found as tables."""
+    """Print the results as tables."""
     console = need("rich.console", "the report").Console()
     if not console.is_terminal:
-        # A file or a pipe has no width of its own: a table is not to be squeezed into 80.
+        # A file or a pipe has no width, so a table must not be squeezed into 80 columns.
         console.width = max(console.width, 120)
     print_trace(console, trace, name)
     if options.sizes or options.plot:

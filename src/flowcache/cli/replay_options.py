@@ -16,10 +16,10 @@ CURVE: Final = "0.1%,0.2%,0.5%,1%,2%,5%,10%,20%,50%,100%"
 WEIGHT_UNITS: Final = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 
 DESCRIPTION: Final = """\
-Replay a request log against a cache: how big should it be, and what would each tenant get?
+Replay a request log against a cache, and show the hit ratio of each tenant at each size.
 
 Each line of the log is one request. A read that misses stores the value, as an application behind
-fetch() does; a write or delete in the log does what it says. Time is the log's own.
+fetch() does. A write or delete of the log is replayed as such. The times are those of the log.
 """
 
 EPILOG: Final = """\
@@ -29,11 +29,11 @@ examples:
   flowcache replay cluster52.csv.xz --preset twitter --sizes 1%,5%,20% --plot curve.png
   zcat access.csv.gz | flowcache replay - --tenant acme:reserved=1000,share=2
 
-The optimum is that of one cache of the same number of entries that knows what is read next, without
+The optimum is that of one cache of the same number of entries that knows all later reads, without
 tenants and their limits.
 
 exit status: 0 done; 1 the log cannot be read, a line of it is malformed or its times cannot be
-true; 2 wrong usage, a library of the extra "replay" is missing or the report cannot be written;
+true; 2 wrong usage, a missing library of the extra "replay", or a report that cannot be written;
 130 interrupted.
 """
 
@@ -154,7 +154,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--preset",
         choices=("twitter", *BINARY_KEYS),
         help="a known format: twitter (the cache traces that Twitter published, no header, clients "
-        "as tenants), int32be or int64be (nothing but keys, big-endian numbers of 32 or 64 bits)",
+        "as tenants), int32be or int64be (keys alone, big-endian numbers of 32 or 64 bits)",
     )
     log.add_argument(
         "--columns",
@@ -177,7 +177,7 @@ def make_parser() -> argparse.ArgumentParser:
     log.add_argument(
         "--compression",
         choices=COMPRESSIONS,
-        help="default: what the first bytes of the log say",
+        help="default: the first bytes of the log decide",
     )
     log.add_argument(
         "--skip-bad",
@@ -202,13 +202,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--default-ttl",
         metavar="SECONDS",
         type=seconds,
-        help="of entries whose request bears none; default: for ever",
+        help="of entries without a TTL in the log; default: for ever",
     )
     allowed.add_argument(
         "--per-tenant",
         metavar="SETTINGS",
         type=limits,
-        help="what each tenant may hold: max_entries=, max_weight=, reserved=, share=, "
+        help="the limits of each tenant: max_entries=, max_weight=, reserved=, share=, "
         "default_ttl=",
     )
     allowed.add_argument(
@@ -217,7 +217,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=tenant_limits,
         action="append",
         default=[],
-        help="one tenant's own, in place of those; may be repeated: acme:reserved=100,share=2",
+        help="one tenant's limits, in place of those; may be repeated: acme:reserved=100,share=2",
     )
     allowed.add_argument(
         "--no-fill",

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ReplayError(Exception):
-    """An error that the user can mend: shown as one line, without a traceback."""
+    """An error that the user can correct: shown as one line, without a traceback."""
 
 
 def need(module: str, purpose: str) -> Any:

@@ -1,7 +1,8 @@
-"""Belady's optimum: the hit ratio of a cache that knows the future, to measure a real one against.
+"""Belady's optimum: the hit ratio of a cache that knows the future, as the bound for a real one.
 
-L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", 1966: what is read
-again last goes first. Every value that a replay would store is stored, as in the cache beside it.
+L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", 1966. The entry
+with the latest next read is evicted first. Every value that a replay would store is stored, as in
+the real cache.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from .trace import ADD, DELETE, NO_TTL, READ, REPLACE, Trace
 def next_reads(trace: Trace) -> array[int]:
     """Return, for each request, the position of the next read that its entry could serve.
 
-    `len(trace)` stands for none: what comes first is a delete, a write that replaces the entry, or
-    nothing at all. O(requests).
+    `len(trace)` stands for none: a delete, a write that replaces the entry, or the end of the log
+    comes first. O(requests).
     """
     never = len(trace)
     upcoming = array("q", [never]) * trace.distinct_keys
@@ -32,8 +33,8 @@ def next_reads(trace: Trace) -> array[int]:
         if operation == READ:
             upcoming[key] = position
         elif operation != REPLACE:
-            # Whatever was held before does not outlive this request. A REPLACE needs the entry to
-            # be there, so holding it until then still serves the read that comes after.
+            # An entry held before ends with this request. A REPLACE needs a present entry, so an
+            # entry held until then still serves the next read.
             upcoming[key] = never
     return following
 
@@ -47,7 +48,7 @@ def optimum_hits(
     fill: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Return how many reads hit when the entry that is read again last is the one to go.
+    """Return the number of hits if the entry with the latest next read is evicted.
 
     One cache of `capacity` entries without tenants, weights or limits below it; a TTL ends an entry
     as it does in the replay. `following` comes from `next_reads`. Exact where no TTL runs out, a
@@ -58,9 +59,9 @@ def optimum_hits(
     held: dict[int, int] = {}
     deadlines: dict[int, float] = {}
     timed = trace.times is not None and (default_ttl is not None or trace.ttls is not None)
-    # Positions of next reads, negated: the top is the entry that is read last. One that is never
-    # read again counts as `never + key`, past every position. An item is live while its key still
-    # waits for exactly this position; dead ones are dropped as they come up.
+    # Positions of next reads, negated: the top is the entry with the latest read. An entry without
+    # a next read counts as `never + key`, past every position. An item is live while it holds its
+    # key's current position; dead items are dropped when they reach the top.
     latest: list[int] = []
     hits = 0
     requests = zip(

@@ -18,7 +18,7 @@ class Progress:
 
     @contextmanager
     def stage(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """Show one stage; the function that is yielded is told how much is done."""
+        """Show one stage; call the yielded function with the work done."""
         if self._bars is None:
             yield lambda _done: None
             return

@@ -23,9 +23,9 @@ ROLES: Final = ("time", "key", "tenant", "size", "operation", "ttl")
 TIME_UNITS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 BINARY_KEYS: Final = {"int32be": "i", "int64be": "q"}
 
-# Bytes of a line, its end not counted. The rest of a longer one is never held.
+# Bytes of a line, without its end. The rest of a longer line is never held.
 LONGEST_LINE: Final = 1 << 17
-# A longer key is known by its digest, so that long keys cannot fill the memory.
+# A longer key is replaced by its digest, so that long keys cannot fill the memory.
 LONGEST_KEY: Final = 200
 LINES_PER_REPORT: Final = 4_096
 KEYS_PER_CHUNK: Final = 1 << 17
@@ -49,12 +49,12 @@ ENOUGH_TEXT: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How the columns of a CSV log are named, and which of them mean what."""
+    """The names of the columns of a CSV log, and the role of each."""
 
     columns: tuple[str, ...] | None = None
     """Names in order, for a log without a header; None: the first line names them."""
     roles: dict[str, str] | None = None
-    """Column names by role, for those that are not named as the role is."""
+    """Column names by role, for columns whose name is not that of the role."""
     delimiter: str = ","
     quoting: bool = True
     time_unit: str = "s"
@@ -64,7 +64,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class BinaryKeys:
-    """A log of nothing but keys, big-endian and signed; `typecode` is that of `array`."""
+    """A log of keys alone, big-endian and signed; `typecode` is that of `array`."""
 
     typecode: str
 
@@ -86,9 +86,9 @@ def read_trace(
 ) -> Trace:
     """Read a whole log.
 
-    `path` "-" is standard input. `progress` is told the bytes of the file that were read. Raises
-    TraceError with the line's number at the first malformed line, unless `skip_bad`; and, whatever
-    `skip_bad` says, if the log is damaged or its times cannot be true.
+    `path` "-" is standard input. `progress` is called with the number of bytes read from the file.
+    Raises TraceError with the line's number at the first malformed line, unless `skip_bad`. It
+    raises also with `skip_bad` if the log is damaged or its times cannot be true.
     """
     binary = isinstance(layout, BinaryKeys)
     with open_log(path, compression, binary=binary) as log:
@@ -108,7 +108,7 @@ def read_trace(
 
 
 def read_keys(log: Log, layout: BinaryKeys, skip_bad: bool, report: Callable[[], None]) -> Trace:
-    """Read big-endian signed keys, nothing else: each is one read."""
+    """Read big-endian signed keys alone: each is one read."""
     start = log.content.start
     if not start.strip(TEXT_BYTES) and (len(start) >= ENOUGH_TEXT or b"\n" in start):
         raise TraceError(f"{log.name}: line 1: is text, where binary keys are expected")
@@ -159,7 +159,7 @@ class Lines:
             self._stream.read(len(codecs.BOM_UTF8))
         self._log = log
         self.number = 0
-        """The line that was read last."""
+        """The number of the last line read."""
 
     def __iter__(self) -> Iterator[bytes | None]:
         """Yield each line that is not empty; None for one that is too long."""
@@ -178,7 +178,7 @@ class Lines:
 
 
 class CarriageReturns(io.RawIOBase):
-    """A stream with line feeds in the place of carriage returns."""
+    """A stream with line feeds in place of carriage returns."""
 
     def __init__(self, stream: io.RawIOBase) -> None:
         self._stream = stream
@@ -223,7 +223,7 @@ def read_csv(log: Log, layout: Layout, skip_bad: bool, report: Callable[[], None
 
 
 def fields_of(line: bytes | None, layout: Layout) -> list[str]:
-    """Return the fields of a line; a ValueError says why it has none."""
+    """Return the fields of a line; a ValueError tells why the line is malformed."""
     if line is None:
         raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
     if b"\0" in line:
@@ -239,11 +239,11 @@ def fields_of(line: bytes | None, layout: Layout) -> list[str]:
 
 
 def quoted_fields(line: str, delimiter: str) -> list[str]:
-    """Return the fields of a line that holds quotes, which close on the line that opens them.
+    """Return the fields of a line with quotes; each quote must close on its own line.
 
     A pair of quotes within an unquoted field, as in `/search?q="x"`, is part of it. The csv module
-    fails here: it reads on after a quote that is never closed, and takes a quote that stands alone,
-    or follows a space, as part of the field without an error.
+    fails here: it reads on after an unclosed quote. It also accepts a quote that stands alone or
+    follows a space as part of the field, without an error.
     """
     fields = []
     start = 0
@@ -271,7 +271,7 @@ def quoted_fields(line: str, delimiter: str) -> list[str]:
 
 
 class RowParser:
-    """Turns the fields of a line into a request; a ValueError says what is wrong with it."""
+    """Turns the fields of a line into a request; a ValueError names its fault."""
 
     def __init__(self, columns: tuple[str, ...], layout: Layout, name: str, place: str) -> None:
         self._header = list(columns)
@@ -330,18 +330,18 @@ class RowParser:
         overhead = 0 if self._overhead is None else size_of(row[self._overhead], "key size")
         time = 0.0
         if self._time is not None:
-            # Last, for the clock is not to move for a line that is malformed.
+            # Last, because a malformed line must not move the clock.
             time = self._times.take(time_of(row[self._time], self._per_second), line)
         self.builder.add(key, tenant, operation, time, size, ttl, overhead)
 
     def finish(self) -> Trace:
-        """Return what was read."""
+        """Return the collected trace."""
         self._times.finish()
         return self.builder.finish(late=self._times.late)
 
 
 def shortened(text: str) -> str:
-    """Return a text that fits into a message."""
+    """Return a text shortened for a message."""
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -356,13 +356,13 @@ def checked_text(field: str, what: str) -> str:
 
 
 def key_of(field: str) -> str | bytes:
-    """Return what a key is known by."""
+    """Return a key, or the digest of a long key."""
     checked_text(field, "key")
     return field if len(field) <= LONGEST_KEY else blake2b(field.encode(), digest_size=16).digest()
 
 
 def tenant_of(field: str) -> str:
-    """Return a field that must do as a namespace's name."""
+    """Return a field that must be a valid name of a namespace."""
     if not field or field != field.strip() or len(field) > 256:
         raise ValueError(
             f"the tenant must be 1 to 256 characters without white space around them: {field!r:.60}"
@@ -383,7 +383,7 @@ def operation_of(field: str) -> int:
 def number_of(field: str, what: str) -> float:
     """Return a field that must be a number, finite and not negative."""
     try:
-        # Digits of other scripts, and underscores between digits, are Python's own ideas.
+        # float() alone accepts digits of other scripts, and underscores between digits.
         number = float(field) if field.isascii() and "_" not in field else None
     except ValueError:
         number = None
@@ -405,7 +405,7 @@ def time_of(field: str, per_second: int) -> float:
 
 
 def size_of(field: str, what: str) -> int:
-    """Return a field that must be a whole number of bytes; nothing counts as 0, unknown."""
+    """Return a field that must be a whole number of bytes; an empty one counts as 0, unknown."""
     number = number_of(field or "0", what)
     if not number.is_integer() or number >= LARGEST_SIZE:
         raise ValueError(f"the {what} must be a whole number of bytes below 2**40: {field!r:.60}")

@@ -1,4 +1,4 @@
-"""What a person reads of a replay: tables, a plot; and the same as JSON."""
+"""The report of a replay: tables, a plot, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .simulate import Outcome
 from .trace import Trace
 
 ENTRY_BYTES: Final = 80
-"""At most so many bytes of its own flowcache takes for an entry, key and value not counted."""
+"""The most bytes that flowcache needs for an entry, without key and value."""
 
 ENOUGH_READS: Final = 100
-"""A tenant with fewer reads is not called the worst: its ratio is chance."""
+"""A tenant with fewer reads is never called the worst, because its ratio depends on chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One replay, how its size was asked for, and the optimum's hit ratio if it was worked out."""
+    """One replay, its size as given, and the hit ratio of the optimum if it was computed."""
 
     label: str
     outcome: Outcome
@@ -34,7 +34,7 @@ class Run:
 
 
 def amount(count: float) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes with its unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -71,12 +71,12 @@ def bound(outcome: Outcome) -> str:
 
 
 def by_reads(tenants: dict[str, Stats]) -> list[tuple[str, Stats]]:
-    """Return the tenants, those that read most first."""
+    """Return the tenants, those with the most reads first."""
     return sorted(tenants.items(), key=lambda item: -(item[1].hits + item[1].misses))
 
 
 def worst_tenant(outcome: Outcome) -> tuple[str, float] | None:
-    """Return the tenant with the lowest hit ratio, of those whose ratio means something."""
+    """Return the tenant with the lowest hit ratio, of those with enough reads."""
     ratios = [
         (name, stats.hit_rate)
         for name, stats in outcome.tenants.items()
@@ -86,7 +86,7 @@ def worst_tenant(outcome: Outcome) -> tuple[str, float] | None:
 
 
 def summed(parts: Iterable[Stats]) -> dict[str, float]:
-    """Return the sums of what several tenants' counters say."""
+    """Return the sums of several tenants' counters."""
     total: dict[str, float] = {}
     for stats in parts:
         for name, count in stats.as_dict().items():
@@ -97,7 +97,7 @@ def summed(parts: Iterable[Stats]) -> dict[str, float]:
 
 
 def print_trace(console: Any, trace: Trace, name: str) -> None:
-    """Print what was read, and what was wrong with it."""
+    """Print the size of the log, and its faults."""
     whose = "" if trace.tenants is None else f" of {counted(len(trace.tenant_names), 'tenant')}"
     span = f" over {trace.times[-1] - trace.times[0]:,.0f} s" if trace.times else ""
     console.print(
@@ -160,7 +160,7 @@ def cells(counts: dict[str, float], trace: Trace) -> list[str]:
 
 
 def print_memory(console: Any, trace: Trace, run: Run) -> None:
-    """Print what was held at the fullest, and what was refused."""
+    """Print the peak sizes of the cache, and the number of refused values."""
     outcome = run.outcome
     data = "" if trace.sizes is None else f"{amount(outcome.peak_weight)} of data and "
     console.print(
@@ -177,7 +177,7 @@ def print_memory(console: Any, trace: Trace, run: Run) -> None:
 
 
 def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
-    """Print several sizes: a row each, then what each tenant gets at which size."""
+    """Print several sizes: a row each, then the hit ratio of each tenant at each size."""
     table_type = need("rich.table", "the report").Table
     table = table_type(title="Hit ratio against size")
     columns = ["size", "entries", "hit ratio", "optimum", "evicted", "expired", "peak entries"]
@@ -228,7 +228,7 @@ def escaped(name: str) -> str:
 
 
 def as_json(trace: Trace, runs: list[Run]) -> dict[str, Any]:
-    """Return all that was found, for programs."""
+    """Return all results, for programs."""
     return {
         "requests": len(trace),
         "tenants": len(trace.tenant_names),

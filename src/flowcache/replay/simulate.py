@@ -1,4 +1,4 @@
-"""A trace against a real cache: the same calls that an application makes, on the log's own time."""
+"""A trace against a real cache: the calls of an application, at the times of the log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOKS: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the replayed cache is allowed, as `create_cache` takes it, and how misses are met."""
+    """The limits of the cache, as `create_cache` takes them, and the handling of misses."""
 
     max_entries: int | None = None
     max_weight: int | None = None
@@ -32,7 +32,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a replay came to. `peak_*` are the most that was held at any of some hundred moments."""
+    """The result of a replay. `peak_*` are maxima over some hundred moments."""
 
     settings: Settings
     total: Stats
@@ -43,7 +43,7 @@ class Outcome:
 
 
 class ReplayClock:
-    """Stands at the time of the request being replayed, in seconds."""
+    """Shows the time of the request being replayed, in seconds."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -60,7 +60,7 @@ def replay(
     observe: Observer | None = None,
     observe_every: int | None = None,
 ) -> Outcome:
-    """Replay all requests and return what every tenant got.
+    """Replay all requests and return the counters of every tenant.
 
     An entry's value is its size in bytes, and its weight if sizes are known. `observe(done, cache)`
     is called before every `observe_every`-th request (by default some hundred times in all) and at
@@ -78,7 +78,7 @@ def replay(
     ) as cache:
         for tenant, limits in settings.tenants.items():
             cache.namespace(tenant, **limits.as_settings())
-        # Views that are held keep every tenant's counters, however many tenants there are.
+        # Held views keep the counters of every tenant, for any number of tenants.
         views = [cache.namespace(tenant) for tenant in trace.tenant_names]
         peak = Peak()
 
@@ -109,7 +109,7 @@ def run(
     look: Callable[[int], None],
     look_every: int,
 ) -> int:
-    """Make the trace's calls; return how many values were too heavy for a limit."""
+    """Make the trace's calls; return the number of values too heavy for a limit."""
     refused = 0
     requests = zip(
         trace.keys,
@@ -152,14 +152,14 @@ def weight_of(_key: Any, size: int) -> int:
 
 
 class Peak:
-    """The most that a cache was seen to hold."""
+    """The observed peak sizes of a cache."""
 
     def __init__(self) -> None:
         self.entries = 0
         self.weight = 0
 
     def sample(self, cache: Cache[int]) -> None:
-        """Look at the cache once."""
+        """Record the sizes of the cache once."""
         stats = cache.stats()
         self.entries = max(self.entries, stats.entries)
         self.weight = max(self.weight, stats.weight)

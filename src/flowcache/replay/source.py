@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from .extras import ReplayError, need
 
-# Enough for every signature below, and for nearly every first line.
+# Enough bytes for every signature below, and for nearly every first line.
 LOOK_AHEAD: Final = 1 << 16
 BLOCK: Final = 1 << 16
 # `xz -9` needs 65 MiB to decompress. A file names the memory that it needs, and may name any.
@@ -27,7 +27,7 @@ XZ_MEMORY: Final = 128 << 20
 SIGNATURES: Final = {
     "xz": (b"\xfd7zXZ\x00",),
     "gz": (b"\x1f\x8b\x08",),
-    # A file may begin with frames to skip, which have sixteen numbers.
+    # A file may begin with skippable frames, which have sixteen magic numbers.
     "zst": (b"\x28\xb5\x2f\xfd", *(bytes([number, 0x2A, 0x4D, 0x18]) for number in range(80, 96))),
 }
 COMPRESSIONS: Final = ("none", *SIGNATURES)
@@ -50,10 +50,10 @@ class TraceError(ReplayError):
 
 
 class Ahead(io.RawIOBase):
-    """A stream whose first bytes, `start`, are looked at before it is read.
+    """A stream with its first bytes, `start`, read in advance.
 
-    Its bytes come from `take(size)`, and `taken` counts them. Damage that the look meets is raised
-    when the bytes before it have been read.
+    Its bytes come from `take(size)`, and `taken` counts them. Damage found in advance is raised
+    after the bytes before it have been read.
     """
 
     def __init__(self, take: Take, damage: Damage) -> None:
@@ -72,7 +72,7 @@ class Ahead(io.RawIOBase):
     def _next(self, size: int) -> bytes:
         block = self._take(size)
         if block is None:
-            # No data yet, which must not pass for the end.
+            # No data yet, which must not be taken for the end.
             raise BlockingIOError("the stream does not wait for data")
         self.taken += len(block)
         return block
@@ -97,8 +97,8 @@ class Ahead(io.RawIOBase):
 class XzReader(io.RawIOBase):
     """The content of all xz streams of a file, one after the other.
 
-    `lzma.LZMAFile` fails here: it ignores all that follows the first stream and does not begin like
-    one, so a log of several streams, damaged or padded, would end early and without an error.
+    `lzma.LZMAFile` fails here: after the first stream it ignores bytes that do not begin like a
+    stream. So a log of several streams, damaged or padded, would end early without an error.
     """
 
     def __init__(self, source: Ahead) -> None:
@@ -151,7 +151,7 @@ class XzReader(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A log that is open: its name for messages, the file's bytes and the content's."""
+    """An open log: its name for messages, the stream of the file and that of the content."""
 
     name: str
     file: Ahead
@@ -160,7 +160,7 @@ class Log:
 
     @contextmanager
     def place_named(self, place: Callable[[], str]) -> Iterator[None]:
-        """Turn damage met within the block into a TraceError that names the place."""
+        """Turn damage found within the block into a TraceError that names the place."""
         try:
             yield
         except self.damage as error:
@@ -171,10 +171,10 @@ class Log:
 
 @contextmanager
 def open_log(path: str, compression: str | None, *, binary: bool) -> Iterator[Log]:
-    """Open a log; `path` "-" is standard input, `compression` None is what the first bytes say.
+    """Open a log; `path` "-" is standard input; `compression` None: the first bytes decide.
 
-    `binary` content can be anything, so there a name that promises compression must be true.
-    Raises TraceError if there is no such file, and for formats that cannot be read.
+    `binary` content may begin with any bytes, so there a name that promises compression must be
+    true. Raises TraceError if there is no such file, and for formats that cannot be read.
     """
     name = "standard input" if path == "-" else path
     if path == "-" and sys.stdin is None:
@@ -206,7 +206,7 @@ def open_log(path: str, compression: str | None, *, binary: bool) -> Iterator[Lo
 
 
 def kind_of(start: bytes, name: str) -> str:
-    """Return how content that begins with `start` is compressed."""
+    """Return the compression of content that begins with `start`."""
     for offset, signature, kind in UNREADABLE:
         if start.startswith(signature, offset):
             raise TraceError(f"{name}: is {kind}, which must be unpacked before it is read")

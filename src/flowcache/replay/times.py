@@ -1,8 +1,9 @@
-"""The times of a log: whether they can be true, and small steps back evened out.
+"""The times of a log: they are checked, and small steps back are corrected.
 
 A cache's clock cannot run backwards. Lines of several writers are a little out of order, and such a
-request counts as simultaneous with the newest before it. A log whose times step back further, jump
-as seconds to milliseconds do, or are out of order throughout has no right figures: it is refused.
+request counts as simultaneous with the newest before it. A log is refused if its times step back
+further, jump by the factor of another unit, or are out of order throughout. Its figures could not
+be right.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from .source import TraceError
 
 # Seconds by which a request may be older than the newest before it.
 LATEST: Final = 10.0
-# Late by more than this part of the log's span is far out of order ...
+# A request later by more than this part of the log's span is far out of order ...
 FAR: Final = 0.1
 # ... and so may this part of the requests be, or one.
 MANY: Final = 0.25
-# Three years: no log is silent for so long, but a time of 0 comes before one since 1970.
+# Three years: no log has such a gap, but a time of 0 may come before one since 1970.
 LONGEST_GAP: Final = 1e8
 # A jump to another unit multiplies the time by about 1,000 and dwarfs every gap before it.
 UNIT_STEPS: Final = (1e3, 1e6, 1e9)
@@ -28,7 +29,7 @@ UNSURE: Final = "so the order of the requests is not certain: sort the log by ti
 
 
 class Times:
-    """The clock of a log, told the times of its lines one by one, in seconds."""
+    """The clock of a log, which receives the times of its lines one by one, in seconds."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -37,7 +38,7 @@ class Times:
         self._newest = 0.0
         self._newest_line = 0
         self._longest_gap = 0.0
-        # Of the requests that may yet be far out of order: by how many seconds, and on which line.
+        # Seconds and line of each request that may yet prove far out of order.
         self._far = array("d")
         self._far_lines = array("q")
         self.late = 0
@@ -59,7 +60,7 @@ class Times:
         return self._newest
 
     def _check_gap(self, gap: float, time: float, line: int) -> None:
-        """Refuse a jump that is no silence but another unit, or a time that is missing."""
+        """Refuse a jump that another unit or a missing time explains, and no gap in the log."""
         before = self._newest
         jumps = (
             gap >= UNIT_GAP

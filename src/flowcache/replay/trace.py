@@ -1,4 +1,4 @@
-"""A request log in columns: what a replay reads, kept small enough for millions of requests."""
+"""A request log in columns, small enough for millions of requests."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ class TraceBuilder:
     ) -> None:
         """Append one request, no older than the one before it.
 
-        A read tells neither the size nor the TTL of what it would have found, so one without them
-        takes those that the key was last seen with: a miss then fills the cache as the application
-        did. `overhead` (bytes, such as the key's own) is added to the size that results.
+        A read tells neither the size nor the TTL of its value. So a read without them takes those
+        that the key was last seen with, and a miss fills the cache as the application did.
+        `overhead` (bytes, such as the key's own) is added to the size that results.
         """
         if self.with_tenants:
             tenant_number = self._tenant_numbers.setdefault(tenant, len(self._tenant_numbers))
@@ -123,7 +123,7 @@ class TraceBuilder:
             self._ttls.append(ttl)
 
     def add_keys(self, keys: array[int]) -> None:
-        """Append one read for each key; for logs that hold nothing but keys."""
+        """Append one read for each key; for logs of keys alone."""
         numbers = self._key_numbers
         self._keys.extend([numbers.setdefault(key, len(numbers)) for key in keys])
 
@@ -133,7 +133,7 @@ class TraceBuilder:
         self.first_skipped = self.first_skipped or reason
 
     def finish(self, late: int = 0) -> Trace:
-        """Return what was collected; `late` requests were older than one before them."""
+        """Return the trace; `late` requests were older than one before them."""
         return Trace(
             keys=self._keys,
             tenants=self._tenants if self.with_tenants else None,
