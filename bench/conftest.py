@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="few small rounds; nothing to quote")
     parser.addoption(
         "--results",
-        help="the folder for medians, a file for each module; medians that this run does not measure stay",
+        help="the folder for medians, a file for each module; other medians stay",
     )
 
 
