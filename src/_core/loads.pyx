@@ -1,5 +1,9 @@
 # The running loads of a cache, and what fences them.
 
+cdef enum:
+    MOST_LOST = 16384             # tags that a load remembers to have lost
+
+
 @cython.no_gc_clear                  # its end needs its namespace; Store breaks the cycles
 cdef class Load:
     """One running load: what it is for, and whether its result may still be stored.
@@ -13,11 +17,13 @@ cdef class Load:
     cdef Node* node                 # NULL: it was not begun
     cdef readonly object key
     cdef tuple borne                  # tags of the call that began it and of those that joined it
+    cdef frozenset many_borne         # the same, if they are many; else None
     cdef readonly bint fenced
     cdef readonly double started      # cache clock
     cdef readonly bint background
     cdef int64_t n_losses             # invalidations of tags that it did not bear when they came
     cdef dict lost                    # those tags, each with the number of its first
+    cdef bint has_lost_all            # it is fenced and remembers none: each tag may be lost
     cdef bint finishing               # its value is about to be stored: no more tags
     cdef bint registered              # in the table, in Node.running and in the counts
     cdef bint has_place               # counts in Node.places; in the list of Core.place_newest
@@ -38,6 +44,7 @@ cdef class Load:
             raise RuntimeError("a Load is initialised once")
         self.key = key
         self.borne = checked
+        self.many_borne = frozenset(checked) if len(checked) > FEW_TAGS else None
         self.lost = lost                          # made here: a fence must not need memory
 
     @property
@@ -47,11 +54,17 @@ cdef class Load:
     def first_loss(self, tags):
         """The number of the first invalidation that covered one of the tags; 0 if none did."""
         first = 0
+        if relaxed_load_flag(&self.has_lost_all):
+            return 1
         for tag in tags:
             number = self.lost.get(tag, 0)
             if number and (first == 0 or number < first):
                 first = number
         return first
+
+
+cdef inline bint load_bears_locked(Load load, object tag) noexcept:
+    return tag in (<object>load.borne if load.many_borne is None else <object>load.many_borne)
 
 
 cdef bint load_stands_locked(Load load, tuple tags, double now):
@@ -84,12 +97,14 @@ cdef bint load_join(Load running, Load load, double now) except -1:
     """
     cdef Core* core = running.core
     cdef tuple borne, together
+    cdef frozenset many
     cdef bint joins = False, is_settled = False
     while not is_settled:
         lock_acquire(&core.lock)
         borne = running.borne
         lock_release(&core.lock)
         together = tags_together(borne, load.borne) if load.borne else borne
+        many = frozenset(together) if len(together) > FEW_TAGS else None
         lock_acquire(&core.lock)
         is_settled = running.borne is borne
         if is_settled:
@@ -103,6 +118,7 @@ cdef bint load_join(Load running, Load load, double now) except -1:
                     relaxed_store_flag(&running.fenced, True)
                 else:
                     running.borne = together
+                    running.many_borne = many
         lock_release(&core.lock)
     return joins
 
@@ -391,11 +407,19 @@ cdef void fence_below_locked(Node* node) noexcept:
         child = child.next
 
 
-cdef void fence_tags_locked(Node* node, tuple tags, bint every) noexcept:
+cdef void fence_and_forget_locked(Load load) noexcept:
+    """Fence a load that need not remember what it loses: from here on it has lost all tags."""
+    relaxed_store_flag(&load.fenced, True)
+    relaxed_store_flag(&load.has_lost_all, True)
+    load.lost.clear()                             # of str and int: no user code
+
+
+cdef void fence_tags_locked(Core* core, Node* node, tuple tags, bint every, double now) noexcept:
     """Fence the loads, here and below, that bear the tags; the others remember that they are lost.
 
     A load may learn its tags only at its end, so that with `every` each of the tags counts as lost:
-    a result that might have been covered is not stored.
+    a result that might have been covered is not stored. One that is too old to be stored is fenced,
+    and one that would have to remember too many tags: what loads remember is bounded.
     """
     cdef Node* child = node.child
     cdef PyObject* at = node.running
@@ -406,21 +430,29 @@ cdef void fence_tags_locked(Node* node, tuple tags, bint every) noexcept:
         at = load.older
         if load.fenced:
             continue
+        if load_is_lost_locked(load, core, now):
+            fence_and_forget_locked(load)
+            continue
         borne = 0
         for tag in tags:
-            borne += tag in load.borne
+            borne += load_bears_locked(load, tag)
         if borne == len(tags) if every else borne > 0:
             relaxed_store_flag(&load.fenced, True)
             continue
         relaxed_store_i64(&load.n_losses, load.n_losses + 1)
         for tag in tags:
-            if (tag not in load.borne and tag not in load.lost
-                    and dict_put_number(<PyObject*>load.lost, tag, load.n_losses) < 0):
+            if load_bears_locked(load, tag) or tag in load.lost:
+                continue
+            if len(load.lost) == MOST_LOST:
+                fence_and_forget_locked(load)
+                break
+            if dict_put_number(<PyObject*>load.lost, tag, load.n_losses) < 0:
                 PyErr_Clear()                     # no memory to remember it by
-                relaxed_store_flag(&load.fenced, True)
+                fence_and_forget_locked(load)
+                break
     while child != NULL:
         if child.pending:
-            fence_tags_locked(child, tags, every)
+            fence_tags_locked(core, child, tags, every, now)
         child = child.next
 
 

@@ -229,7 +229,7 @@ cdef int64_t invalidate(Store store, Node* node, tuple tags, bint every) except 
     lock_acquire(&core.lock)
     try:
         if node.pending:
-            fence_tags_locked(node, tags, every)
+            fence_tags_locked(core, node, tags, every, now)
         for tag in tags:
             t = tag_find_locked(node, <str>tag)
             if every:
