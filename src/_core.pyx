@@ -104,6 +104,7 @@ from cpython.object cimport Py_EQ, PyCallable_Check, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_Tailmatch
 
+import gc
 import os
 from contextvars import Token
 from functools import partial

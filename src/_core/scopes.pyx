@@ -15,6 +15,11 @@
 # - set() changes the tenant of the innermost block until that ends, or its token is reset. Outside
 #   all blocks it changes that of the context.
 #
+# - Before 3.12 a collection can start within the change of any variable of a context, and end a
+#   generator. CPython then goes on reading contents of the context that a change in the finalizer
+#   has dropped, and forgets that change. So the contents are held, and a block that ends there is
+#   lost too.
+#
 # get() pays for one look at the variable and one at the block. All else happens at the ends.
 
 cdef extern from *:
@@ -26,12 +31,23 @@ cdef extern from *:
     /* Before 3.12 an allocation may start a collection, and that end a generator, and so a block of
        this very context, between a look at the variable and its change. */
     #if PY_VERSION_HEX < 0x030C0000
+    #define FLOWCACHE_COLLECTS_ANYWHERE 1
+    static PyObject *flowcache_collected = NULL;
     static inline int flowcache_collections_off(void) { return PyGC_Disable(); }
     static inline void flowcache_collections_on(int were) { if (were) PyGC_Enable(); }
     #else
+    #define FLOWCACHE_COLLECTS_ANYWHERE 0
+    #define flowcache_collected ((PyObject *)NULL)
     static inline int flowcache_collections_off(void) { return 0; }
     static inline void flowcache_collections_on(int were) { (void)were; }
     #endif
+    static inline void flowcache_collected_set(PyObject *context) {
+    #if FLOWCACHE_COLLECTS_ANYWHERE
+        flowcache_collected = context;
+    #else
+        (void)context;
+    #endif
+    }
     /* Without the GIL the thread whose context it is may be using it. */
     #ifdef Py_GIL_DISABLED
     #define FLOWCACHE_MENDS_CONTEXTS 0
@@ -39,6 +55,10 @@ cdef extern from *:
     #define FLOWCACHE_MENDS_CONTEXTS 1
     #endif
     """
+    bint COLLECTS_ANYWHERE "FLOWCACHE_COLLECTS_ANYWHERE"
+    # The context in which a collection started that is not over; compared, never followed.
+    PyObject* context_collected "flowcache_collected"
+    void context_collected_set "flowcache_collected_set"(PyObject* context)
     PyObject* context_running "flowcache_context"()
     int collections_off "flowcache_collections_off"()
     void collections_on "flowcache_collections_on"(int were)
@@ -48,6 +68,7 @@ cdef extern from "Python.h":
     object PyContextVar_New(const char* name, PyObject* default)
     int PyContextVar_Get(object variable, PyObject* default, PyObject** value) except -1
     object PyContextVar_Set(object variable, object value)
+    object PyContext_CopyCurrent()
     int PyContext_Enter(PyObject* context)
     int PyContext_Exit(PyObject* context)
     object PyWeakref_NewRef(PyObject* target, PyObject* callback)
@@ -55,6 +76,7 @@ cdef extern from "Python.h":
 
 cdef object scope_variable = PyContextVar_New(b"flowcache.tenancy.scope", NULL)
 cdef object NO_TENANT = object()              # in a scope: none is current
+cdef list contents_held = []                  # copies of contexts, whose contents may be in use
 
 cdef enum:
     FRESH = 0                                 # not entered yet
@@ -91,6 +113,25 @@ cdef inline Scope scope_innermost():
     return <Scope>found
 
 
+cdef int scope_store(Scope innermost) except -1:
+    """Make this the innermost scope of the running context."""
+    if context_collected is not NULL and context_collected is context_running():
+        contents_held.append(PyContext_CopyCurrent())
+    PyContextVar_Set(scope_variable, innermost)
+    if PyList_GET_SIZE(contents_held) and context_collected is NULL:
+        contents_held.clear()                 # no collection runs, so that no change is interrupted
+    return 0
+
+
+def _note_collection(phase, info):
+    """Of `gc.callbacks`: note the context in which a collection starts, until it stops."""
+    context_collected_set(context_running() if phase == "start" else NULL)
+
+
+if COLLECTS_ANYWHERE:
+    gc.callbacks.append(_note_collection)
+
+
 cdef inline bint is_running(object context):
     """True if the weak reference is to the context that this thread runs in."""
     cdef object target = context()
@@ -100,7 +141,7 @@ cdef inline bint is_running(object context):
 cdef object context_here():
     """A weak reference to the running context."""
     if context_running() is NULL:
-        PyContextVar_Set(scope_variable, None)    # makes one
+        scope_store(None)                     # makes one
     return PyWeakref_NewRef(context_running(), NULL)
 
 
@@ -152,7 +193,7 @@ cdef bint scope_mend(object context, TenantBlock block):
         return False
     collected = collections_off()
     try:
-        PyContextVar_Set(scope_variable, scope_without(scope_innermost(), block))
+        scope_store(scope_without(scope_innermost(), block))
     except MemoryError:
         return False
     finally:
@@ -168,7 +209,7 @@ cdef object tenant_settled(Scope scope):
     try:
         settled = scope_settled(scope)
         if settled is not scope:
-            PyContextVar_Set(scope_variable, settled)     # copies from here on are right again
+            scope_store(settled)              # copies from here on are right again
     finally:
         collections_on(collected)
     if settled is None:
@@ -212,7 +253,7 @@ cdef class TenantBlock:
             self.home = context_here()
             innermost = scope_settled(scope_innermost())
             around = scope_around(innermost)
-            PyContextVar_Set(scope_variable, scope_new(self.tenant, around, self, self.home))
+            scope_store(scope_new(self.tenant, around, self, self.home))
             if around is not innermost:
                 self.inherited = innermost
         finally:
@@ -240,15 +281,16 @@ cdef class TenantBlock:
                 if (inherited is not None and left is not None
                         and left.block is inherited.block and left.tenant is inherited.tenant):
                     left = inherited
-                PyContextVar_Set(scope_variable, left)
+                scope_store(left)
             finally:
                 collections_on(collected)
-            relaxed_store_flag(&self.is_lost, False)
+            if <PyObject*>home is not context_collected:
+                relaxed_store_flag(&self.is_lost, False)
             if innermost is None or innermost.block is not self:
                 PyErr_WarnEx(TenantScopeWarning, OUT_OF_ORDER, 1)
             return
         # Copies of a context that is gone were all made before the block ended: they keep it.
-        if home is None or scope_mend(home, self):
+        if home is None or (scope_mend(home, self) and <PyObject*>home is not context_collected):
             relaxed_store_flag(&self.is_lost, False)
         PyErr_WarnEx(TenantScopeWarning, ELSEWHERE, 1)
 
@@ -334,8 +376,7 @@ cdef class TenantVariable:
                 token.block = innermost.block
                 outer = innermost.outer
             token.old = innermost
-            PyContextVar_Set(
-                scope_variable, scope_new(tenant, outer, token.block, token.context))
+            scope_store(scope_new(tenant, outer, token.block, token.context))
         finally:
             collections_on(collected)
         return token
@@ -371,7 +412,7 @@ cdef class TenantVariable:
                 if old is not None:
                     old = scope_new(old.tenant, None if scope is None else scope.outer, old.block,
                                     old.context)
-                PyContextVar_Set(scope_variable, scope_rebuilt(inside, old))
+                scope_store(scope_rebuilt(inside, old))
             made.is_used = True
         finally:
             collections_on(collected)

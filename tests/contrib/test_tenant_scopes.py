@@ -9,6 +9,7 @@ import copy
 import gc
 import itertools
 import pickle
+import sys
 import sysconfig
 import threading
 import warnings
@@ -704,3 +705,48 @@ def test_collections_within_the_beginning_and_the_end_of_a_block_change_nothing(
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+def test_a_block_that_a_collection_ends_within_the_change_of_another_variable_stays_ended() -> None:
+    """Before 3.12 CPython forgets there what a finalizer changed, and reads what it dropped."""
+    variables = [contextvars.ContextVar[int](f"other{number}") for number in range(40)]
+    ended: list[str] = []
+    caught = 0
+
+    def abandoned(name: str) -> Iterator[None]:
+        try:
+            with tenant(name):
+                yield
+        finally:
+            ended.append(name)
+
+    def run() -> None:
+        nonlocal caught
+        for turn in range(200):
+            loop: list[Any] = [abandoned(f"t{turn}")]
+            loop.append(loop)
+            next(loop[0])
+            del loop
+            for variable in variables:
+                before = len(ended)
+                variable.set(turn)
+                caught += len(ended) > before
+                if f"t{turn}" in ended[-1:]:
+                    assert now() is None
+                    assert contextvars.copy_context().run(now) is None
+                    break
+            gc.collect()
+            assert now() is None
+
+    before = gc.get_threshold()
+    gc.freeze()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TenantScopeWarning)
+            for threshold in range(1, 12):
+                gc.set_threshold(threshold)
+                contextvars.copy_context().run(run)
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    assert caught or sys.version_info >= (3, 12)

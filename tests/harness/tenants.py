@@ -11,9 +11,10 @@ and calls cached functions through one `for_current_tenant()`.
 
 Beside it runs a model of what is promised. A context has the tenant that was current where it was
 copied, and the blocks that began in it and have not ended: the innermost is current. Where a block
-has ended in another context than its own, a copy of that may have no tenant instead. Each value
-bears the tenant that the model had when it was asked for. One that is read, stored or loaded for
-another is found at once, and again when all namespaces are looked through at the end.
+has ended in another context than its own, or before Python 3.12 within a collection, a copy of
+that context may have no tenant instead. Each value bears the tenant that the model had when it was
+asked for. One that is read, stored or loaded for another is found at once, and again when all
+namespaces are looked through at the end.
 """
 
 from __future__ import annotations
@@ -199,6 +200,7 @@ class Program:
         self.fibers: list[Fiber] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.calls: list[tuple[Place, Awaitable[Any]]] = []
+        self.collecting = False
 
         @self.mine.cached(ttl=60)
         def plain(key: int) -> str:
@@ -309,7 +311,8 @@ class Program:
 
     def end(self, block: Block, *, surely_here: bool = True) -> None:
         block.home.blocks.remove(block)
-        if not surely_here or here.get(None) is not block.home:
+        collected = self.collecting and sys.version_info < (3, 12)
+        if not surely_here or collected or here.get(None) is not block.home:
             block.ended_elsewhere = block.home.shows_ended = True
             self.counts["ended elsewhere"] += 1
 
@@ -471,7 +474,12 @@ class Program:
             self.run_in(contextvars.Context(), Place(), close)
 
     def do_collect(self, depth: int, pause: Any) -> None:
+        self.collect()
+
+    def collect(self) -> None:
+        self.collecting = True
         gc.collect(1)
+        self.collecting = False
 
     def run_in(self, context: contextvars.Context, place: Place, function: Any) -> None:
         context.run(in_place, place, function)
@@ -726,7 +734,7 @@ class Program:
         while self.generators:
             self.generators.pop().close()
             self.look("finish")
-        gc.collect(1)
+        self.collect()
         self.look("finish")
 
 
