@@ -13,7 +13,7 @@ TENANTS = ("acme", "beta")
 def in_step(work: Callable[[str, Callable[[], Any]], None], *names: str) -> None:
     """Run `work(name, step)` in a thread for each name; `step()` waits for the others.
 
-    What one of them raises ends all, and is raised.
+    An exception in one of them ends all, and is raised.
     """
     barrier = threading.Barrier(len(names), timeout=60)
 

@@ -1,4 +1,4 @@
-"""cachelib's and Flask-Caching's interface: what their own suites do not ask of it."""
+"""cachelib's and Flask-Caching's interface, beyond the tests of their own suites."""
 
 from __future__ import annotations
 

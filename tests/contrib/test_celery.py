@@ -24,7 +24,7 @@ install(app)
 
 @signals.setup_logging.connect(weak=False)
 def leave_logging_alone(**_: Any) -> None:
-    """With a receiver of this signal Celery sets up no logging, which is the whole suite's here."""
+    """With a receiver of this signal Celery sets up no logging; the suite keeps its own."""
 
 
 @app.task

@@ -1,9 +1,9 @@
-"""Complaints about other caches, with two tenants at once, that no integration's file holds.
+"""Complaints about other caches, with two tenants at once, beyond those in other files.
 
-The others stand beside what they are about: pages of two tenants, and a clear that empties other
-prefixes, in test_django and test_django_requests; /me of another user in test_fastapi; memoized
-results of one tenant in test_cachelib; memory that grows in test_litestar; the tenant of the last
-task in test_celery.
+The others stand in the files of their integrations. Pages of two tenants, and a clear that empties
+other prefixes: test_django and test_django_requests. /me of another user: test_fastapi. Memoized
+results of one tenant: test_cachelib. Memory that grows: test_litestar. The tenant of the last task:
+test_celery.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flowcache.tenancy import current_tenant, tenant
 
 
 class User:
-    """An object that shows nothing of what makes it one of its kind."""
+    """An object whose repr does not tell it from others of its kind."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class User:
 
 
 def test_objects_that_look_alike_are_not_mixed() -> None:
-    """superset #26023: keys made by repr() give one user what another asked for."""
+    """superset #26023: keys made by repr() give one user the result of another."""
     mine = create_cache().for_current_tenant()
     users = {name: [User(f"{name} {number}") for number in range(3)] for name in TENANTS}
 

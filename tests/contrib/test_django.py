@@ -1,4 +1,4 @@
-"""Django's backend: what `BaseCacheTests`, which scripts/upstream runs, does not ask of it."""
+"""Django's backend, beyond `BaseCacheTests`, which scripts/upstream runs."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def always_gamma() -> str:
 
 
 class TestDjangoTenants:
-    """The preset for django-tenants, with a connection that bears a schema as its engine's does."""
+    """The preset for django-tenants, with a connection that has a schema as its engine's has."""
 
     def test_the_schema_of_the_connection_is_the_tenant(
         self, monkeypatch: pytest.MonkeyPatch

@@ -28,7 +28,7 @@ UPDATE, FETCH = (
 )
 
 made: list[tuple[str, str]] = []
-"""Which page was made for which tenant, in order."""
+"""The pages that were made, each with its tenant, in order."""
 
 
 def whose(request: HttpRequest) -> HttpResponse:
@@ -190,7 +190,7 @@ def test_each_place_where_a_request_names_its_tenant(
 ) -> None:
     with project(source):
         if asynchronous:
-            # The client adds a Host of its own to what its `get` is given.
+            # The client adds a Host of its own to the headers of `get`.
             bare, _, query = where.partition("?")
             headers = [(b"host", host.encode())]
             scope = {"path": bare, "query_string": query, "headers": headers}
@@ -253,7 +253,7 @@ def test_an_unsound_setting_is_named(source: Any, message: str) -> None:
 
 @both_ways
 @pytest.mark.parametrize("where", ["/stream/", "/stream-async/"])
-# Django says of each what it does: it reads a stream of the other kind as a whole.
+# Django warns for each: it reads a stream of the other kind as a whole.
 @pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume:Warning")
 def test_parts_of_a_stream_are_made_for_its_tenant(where: str, asynchronous: bool) -> None:
     async def read() -> dict[str, bytes]:
@@ -320,7 +320,7 @@ def test_the_cache_of_the_whole_site_keeps_tenants_apart(asynchronous: bool) -> 
 
 
 class TestChecks:
-    """What `manage.py check` says."""
+    """The messages of `manage.py check`."""
 
     def said(self) -> list[str]:
         return [message.id for message in run_checks(tags=["caches"])]

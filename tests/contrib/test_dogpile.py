@@ -1,4 +1,4 @@
-"""dogpile's backend: what its own suites, which scripts/upstream runs, do not ask of it."""
+"""dogpile's backend, beyond its own suites, which scripts/upstream runs."""
 
 from __future__ import annotations
 

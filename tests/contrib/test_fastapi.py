@@ -12,7 +12,7 @@ import pytest
 
 try:
     from fastapi import BackgroundTasks, Depends, FastAPI
-except ImportError:  # it has compiled parts, and these no wheels for every build without the GIL
+except ImportError:  # its compiled parts have no wheels for every build without the GIL
     pytest.skip("FastAPI's compiled parts have no wheel here", allow_module_level=True)
 
 from flowcache import CacheClosedError, Namespace, TenantNotSetError, create_cache
@@ -93,7 +93,7 @@ def test_two_tenants_interleaved_see_their_own(app: Any, where: str) -> None:
 
 
 def test_a_function_without_arguments_is_cached_for_each_tenant(app: Any) -> None:
-    """fastapi-cache #103: the answer to one user's /me is served to the next."""
+    """fastapi-cache #103: the response to one user's /me is served to the next."""
 
     async def all_of_them() -> None:
         answers = await asyncio.gather(*(ask(app, "/me", name) for name in ("acme", "beta") * 5))

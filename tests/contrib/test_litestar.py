@@ -1,4 +1,4 @@
-"""Litestar's store: what its own tests do not ask of it, and an application of two tenants."""
+"""Litestar's store, beyond its own tests, and an application of two tenants."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_namespaces_and_tenants_are_apart() -> None:
 
 
 def test_memory_does_not_grow_for_ever() -> None:
-    """litestar #5085: what expires is dropped only when it is asked for, or never."""
+    """litestar #5085: an expired value is dropped only by its own look-up, or never."""
 
     async def run() -> None:
         store = FlowStore(create_cache(max_entries=100), tenant="current")

@@ -1,6 +1,6 @@
-"""The ASGI middleware: every request is served for its own tenant, or refused before it is served.
+"""The ASGI middleware: every request is served for its own tenant, or refused before that.
 
-The same table of requests is put to the WSGI middleware in test_middleware_wsgi.
+test_middleware_wsgi puts the same table of requests to the WSGI middleware.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def test_a_part_of_the_path_names_the_tenant(path: str, expected: str) -> None:
         ("/api/v1", "/api/v1/acme", "acme"),
         ("/acme", "/acme/beta", "beta"),
         ("", "/acme/beta", "acme"),
-        ("/api", "/acme/plan", "acme"),  # a server that has taken the mount off
+        ("/api", "/acme/plan", "acme"),  # a server that has removed the mount
         ("/api", "/apis/acme", "apis"),
         ("/acme", "/acme", "tenant_missing"),
         ("/acme", "/acme/", "tenant_missing"),
@@ -400,7 +400,7 @@ def test_lifespan_passes_without_a_tenant() -> None:
 
 @pytest.fixture
 def served() -> list[str]:
-    """What background tasks saw."""
+    """The tenants that background tasks saw."""
     return []
 
 

@@ -217,7 +217,7 @@ def test_a_response_that_cannot_be_closed_need_not_be() -> None:
 
 
 class Parts:
-    """A response that tells who is current at each of its steps."""
+    """A response that records the current tenant at each of its steps."""
 
     def __init__(self, seen: list[Any]) -> None:
         self.seen = seen

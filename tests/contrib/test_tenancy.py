@@ -1,4 +1,4 @@
-"""The current tenant: who is asking is looked up at every call, and nobody is never somebody."""
+"""The current tenant: it is looked up at every call, and no tenant is no name."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_it_takes_every_public_call_of_a_namespace() -> None:
 def test_each_call_reaches_the_tenant_that_is_set_when_it_is_made() -> None:
     cache, _ = new_cache()
     mine = cache.for_current_tenant()
-    read, write = mine.get, mine.set  # taken while nobody is set
+    read, write = mine.get, mine.set  # taken while no tenant is set
 
     with tenant("acme"):
         write("plan", "gold")

@@ -34,7 +34,7 @@ from harness.support import new_cache, run_isolated
 
 try:
     from fastapi import Depends, FastAPI
-except ImportError:  # it has compiled parts, and these no wheels for every build without the GIL
+except ImportError:  # its compiled parts have no wheels for every build without the GIL
     FastAPI = None
 
 needs_fastapi = pytest.mark.skipif(FastAPI is None, reason="FastAPI cannot be installed here")
@@ -99,7 +99,7 @@ def test_a_proxy_s_prefix_is_no_part_of_the_path(root_path: str) -> None:
 
 
 async def talk_to(app: Any, path: str, *texts: str) -> list[Any]:
-    """Open a WebSocket, say something at a time, and return what came back."""
+    """Open a WebSocket, send messages one at a time, and return the replies."""
     incoming: list[Any] = [{"type": "websocket.connect"}]
     incoming += [{"type": "websocket.receive", "text": text} for text in texts]
     incoming.append({"type": "websocket.disconnect", "code": 1000})

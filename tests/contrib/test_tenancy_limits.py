@@ -1,4 +1,4 @@
-"""What docs/tenancy.md says where it says what cannot be mended."""
+"""The limits that docs/tenancy.md describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of `tenant()`: their ends change nothing but their own, wherever they come."""
+"""Blocks of `tenant()`: each end removes its own block only, at any place."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def now() -> Any:
 
 
 def rows(name: str) -> Iterator[str]:
-    """A generator with a `yield` within its block: what cannot be mended."""
+    """A generator with a `yield` within its block, a case that flowcache cannot correct."""
     with tenant(name):
         yield current_tenant.get()
         yield current_tenant.get()
@@ -236,7 +236,7 @@ def test_ends_in_another_context_while_blocks_are_open_within() -> None:
 
 
 def carried_back(function: Callable[[], Any]) -> Any:
-    """Call a function in a copied context, and set here what it changed there, as asgiref does."""
+    """Call a function in a copied context, and copy its changes back, as asgiref does."""
     context = contextvars.copy_context()
     made = context.run(function)
     for variable, value in context.items():
@@ -471,11 +471,11 @@ def test_the_variable_and_its_parts_are_what_they_are() -> None:
 def test_a_decorated_function_has_its_tenant_in_each_call() -> None:
     @tenant("acme")
     def seen(depth: int = 0) -> list[Any]:
-        """Tell who is current."""
+        """Return the current tenant."""
         return [now(), *(seen(depth - 1) if depth else ())]
 
     assert seen(2) == ["acme"] * 3
-    assert (seen.__name__, seen.__doc__) == ("seen", "Tell who is current.")
+    assert (seen.__name__, seen.__doc__) == ("seen", "Return the current tenant.")
     with tenant("beta"):
         assert seen() == ["acme"]
         assert no_tenant()(now)() is None
@@ -611,7 +611,7 @@ def test_carry_refuses_what_would_run_elsewhere() -> None:
         carry(behind_a_plain_one(work))()
 
 
-# What is left behind
+# References that remain
 
 
 def scopes_alive() -> int:

@@ -1,4 +1,4 @@
-"""What afetch returns on a hit: it has its value already, and is awaited in every way there is."""
+"""The result of afetch on a hit: it has its value already, and can be awaited in every way."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def pure_runner() -> Iterator[asyncio.Runner]:
 
     with contextlib.ExitStack() as stack:
         if sys.version_info >= (3, 14):
-            # The current task of the one in C is another's: who runs is to be asked in Python too.
+            # The C module keeps a current task of its own, so the Python one is asked here.
             ask = tasks._py_current_task
             stack.enter_context(mock.patch.object(tasks, "current_task", ask))
         yield stack.enter_context(asyncio.Runner(loop_factory=loop))
@@ -221,7 +221,7 @@ def test_a_hit_does_not_suspend_and_has_no_frame(ns: Namespace[Any], traced: boo
         return await ns.afetch("k", never)
 
     coroutine, value = caller(), None
-    watching = sys.gettrace()  # what measures coverage is not to be driven out
+    watching = sys.gettrace()  # keeps the tracer of coverage
     sys.settrace(tell if traced else None)
     try:
         coroutine.send(None)
@@ -305,7 +305,7 @@ def test_a_cycle_through_it_is_collected() -> None:
     assert gone() is None
 
 
-# What a coroutine would do
+# The behaviour of a coroutine
 
 
 def spend_by_await(awaitable: Any) -> None:
@@ -369,14 +369,14 @@ def test_a_second_await_is_refused_in_a_task_and_in_gather(ns: Namespace[Any]) -
         with pytest.raises(RuntimeError, match="cannot reuse"):
             await asyncio.gather(awaitable)
         once = ns.afetch("k", never)
-        assert await asyncio.gather(once, once) == ["value", "value"]  # gather knows it for one
+        assert await asyncio.gather(once, once) == ["value", "value"]  # gather takes it as one
 
     asyncio.run(main())
 
 
 def thrown(made: Any, *arguments: Any) -> tuple[type[BaseException], str]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # three arguments are old
+        warnings.simplefilter("ignore", DeprecationWarning)  # the form with three arguments
         try:
             made.throw(*arguments)
         except BaseException as error:
@@ -408,7 +408,7 @@ def test_throw_does_as_a_coroutine_that_has_not_begun(ns: Namespace[Any]) -> Non
     for case in cases:
         kind, text = thrown(ns.afetch("k", never), *case)
         expected, expected_text = thrown(a_coroutine(), *case)
-        if expected is RuntimeError:  # what a coroutine makes of a StopIteration
+        if expected is RuntimeError:  # as a coroutine turns StopIteration into RuntimeError
             expected, expected_text = StopIteration, "inside"
         assert (kind, text) == (expected, expected_text), case
     refused: list[tuple[Any, ...]] = [

@@ -1,7 +1,7 @@
-"""Names come from requests: whatever strangers make up, what is left behind stays small.
+"""Names come from requests: no choice of names makes the remaining memory grow without bound.
 
-`FLOWCACHE_STRANGERS=1000000 pytest tests/test_bounded.py` meets a million made-up tenants, and
-`FLOWCACHE_COLLIDING=50000` stores as many keys of one hash in one namespace: a minute each.
+`FLOWCACHE_STRANGERS=1000000 pytest tests/core/test_bounded.py` makes a million tenants.
+`FLOWCACHE_COLLIDING=50000` stores as many keys of one hash in one namespace. Each takes a minute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.support import ADDRESS_SANITIZED, new_cache, run_isolated
 STRANGERS = int(os.environ.get("FLOWCACHE_STRANGERS", "40000"))
 COLLIDING = int(os.environ.get("FLOWCACHE_COLLIDING", "4000"))
 
-# Prints by how many bytes the process grew while it met the second half of the strangers.
+# Prints the growth of the process in bytes during the second half of the strangers.
 MEETING_STRANGERS = """
     import os
     import sys
@@ -84,7 +84,7 @@ def test_made_up_paths_are_forgotten_from_the_leaf_up() -> None:
     cache, _ = new_cache(max_idle_namespaces=10)
     for number in range(2_000):
         cache.namespace(*(f"{level}:{number}" for level in range(4))).get("k")
-    # A namespace above an idle one is not idle itself: at most four a path that is remembered.
+    # A namespace above an idle one is not idle itself: at most four for each remembered path.
     assert _testing.namespaces_held(cache) <= 1 + 4 * 11
     assert cache.stats().misses == 2_000
     cache._check()
@@ -113,7 +113,7 @@ def test_failing_coroutines_of_made_up_tenants_are_forgotten_too() -> None:
             await asyncio.gather(*(ask(number) for number in range(first, first + 50)))
 
     asyncio.run(ask_all())
-    cache.namespace("one more").get("k")  # A view that goes takes a few of the idle with it.
+    cache.namespace("one more").get("k")  # The end of a view forgets a few idle namespaces.
     for _ in range(50):
         cache.namespace("one more").get("k")
     assert _testing.namespaces_held(cache) <= 12
@@ -246,7 +246,7 @@ def test_the_longest_name_tag_and_path_are_accepted_and_one_more_is_not() -> Non
             deepest.namespace(*too_deep)
     with pytest.raises(InvalidNamespaceError, match="64"):
         cache.namespace(*["elsewhere"] * 65)
-    assert "elsewhere" not in set(cache.namespaces())  # Nothing is made of a path that is refused.
+    assert "elsewhere" not in set(cache.namespaces())  # A refused path creates no namespace.
     deepest.set("k" * 1_000_000, 1)
     assert deepest.get("k" * 1_000_000) == 1
     cache._check()
@@ -258,8 +258,8 @@ def test_the_longest_name_tag_and_path_are_accepted_and_one_more_is_not() -> Non
 def test_keys_of_one_hash_cost_those_who_chose_them_and_nobody_else(
     namespaces: int, keys: int
 ) -> None:
-    """Counted in buckets that a look-up examines: the work that it can be made to do."""
-    # As small a table as holds them, so that the victim's keys are right among them.
+    """Counted in buckets that a look-up examines, as a measure of its work."""
+    # The smallest table that holds them, so that the victim's keys lie among them.
     cache, _ = new_cache(max_entries=namespaces * keys + 1_000)
     modulus = 2**61 - 1  # Integers are hashed modulo this, without a secret.
     chosen = [7 + number * modulus for number in range(keys)]
@@ -278,10 +278,10 @@ def test_keys_of_one_hash_cost_those_who_chose_them_and_nobody_else(
     for key in absent[:1_000]:
         victim.set(key, key)
     assert [victim.get(key) for key in absent[:1_000]] == absent[:1_000]
-    # Nor does the victim meet them by asking for the very same keys.
+    # The victim does not meet them with the same keys either.
     assert statistics.mean(_testing.probe_length(victim, key) for key in chosen) < 250
     assert victim.get_many(chosen[:100]) == {}
     assert all(attacker.get(chosen[-1]) == "x" for attacker in attackers)
-    # They themselves do collide: what the victim is spared is real.
+    # They collide among themselves, so the attack is real.
     assert _testing.probe_length(attackers[0], chosen[0]) > keys / 7 / 2
     cache._check()

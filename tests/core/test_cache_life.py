@@ -1,4 +1,4 @@
-"""The life of a cache: how it begins, its sweeper, how it ends and what ends with it."""
+"""The life of a cache: its beginning, its sweeper, and its end with all that belongs to it."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def no_sweeper_left() -> Iterator[None]:
 
 
 def until(happened: Callable[[], bool]) -> None:
-    """Wait for what another thread does; a minute without it fails the test."""
+    """Wait for a change by another thread; a minute without it fails the test."""
     deadline = time.monotonic() + 60
     while not happened():
         assert time.monotonic() < deadline
@@ -237,8 +237,8 @@ def test_the_sweeper_of_an_interval_without_end_ends_with_its_cache() -> None:
 
 def test_a_sweep_that_fails_is_logged_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     clock = VirtualClock()
-    # By set_level both times: with at_level around it, CRITICAL would be taken for the level before
-    # and stay for every later test.
+    # By set_level both times: at_level would restore CRITICAL as the earlier level, and keep it for
+    # every later test.
     caplog.set_level(logging.CRITICAL, logger="flowcache")
     with create_cache(sweep_interval=0.002, clock=clock) as cache:
         cache.set("k", 1, ttl=1)

@@ -1,4 +1,4 @@
-"""Cycles through whatever a cache holds are found and freed."""
+"""Cycles through any object that a cache holds are found and freed."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_entries_of_a_cleared_namespace_are_seen_until_they_are_gone() -> None:
     cache = create_cache(max_entries=None)
     node = Node(cache)
     cache.update(dict.fromkeys(range(20_000), node))
-    cache.clear()  # Takes them out of reach at once, and their memory in slices.
+    cache.clear()  # They are out of reach at once, and their memory goes in slices.
     gone = weakref.ref(node)
 
     del cache, node

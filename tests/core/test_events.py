@@ -1,4 +1,4 @@
-"""Events: who is told of what, with which cause, when, and what a listener may do."""
+"""Events: their listeners, kinds, causes and moments, and the calls that a listener may make."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Told = tuple[str, tuple[str, ...], Any, str | None, Any]
 
 
 def listen(namespace: Namespace[Any], kinds: Any = None) -> list[Told]:
-    """What a namespace's listener is told from now on: kind, path, key, cause, value."""
+    """The events of a namespace from now on: kind, path, key, cause, value."""
     told: list[Told] = []
 
     def note(event: Event) -> None:
@@ -162,7 +162,7 @@ def test_a_listener_hears_the_kinds_that_it_asked_for(kind: str) -> None:
 
 
 def exercise(cache: Cache[Any], advance: Callable[[float], None]) -> None:
-    """Do something of every kind."""
+    """Cause an event of every kind."""
     cache.fetch("k", load, ttl=10, stale=100)
     cache.get("k")
     with pytest.raises(OSError, match="down"):

@@ -1,4 +1,4 @@
-"""When an entry's time is over: what is served, what is counted, what is reclaimed, and when."""
+"""The end of an entry's TTL: serving, counts, and the release of its memory."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_clock_that_goes_back_makes_nothing_wrong() -> None:
 
 
 def test_nothing_is_served_as_fresh_more_than_10_ms_after_its_ttl() -> None:
-    """On the real clock. Both readings err on the side of the cache, however slow the machine."""
+    """On the real clock. Both readings err on the side of the cache on a machine of any speed."""
     cache: Cache[Any] = create_cache()
     namespace: Namespace[Any] = cache.namespace("a")
     worst = -math.inf

@@ -1,7 +1,7 @@
-"""No interference: who holds no more than its share or its reservation loses nothing to others.
+"""No interference: a tenant within its share or its reservation loses no entry to others.
 
-That the victim is the right one, always, is the model's business (test_model). Here neighbours do
-what they like, and one tenant must not feel it.
+The model (test_model) checks the choice of every victim. Here neighbours make any calls, and one
+tenant must not lose by them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from harness.support import new_cache
 
 SHARES = st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0])
 NEIGHBOURS = st.lists(SHARES, min_size=1, max_size=5)
-# Who does what with which key: the numbers are taken modulo what there is.
+# A tenant, a call and a key: each number is taken modulo the number of choices.
 STEP = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 200))
-# Short ones to be read; but it takes many to fill a cache and to press.
+# Short lists are easy to read; long ones fill a cache and put it under pressure.
 STEPS = st.lists(STEP, min_size=1, max_size=10) | st.lists(STEP, min_size=60, max_size=150)
 BOUND = 40
 
 
 def act(ns: Any, what: int, key: int) -> None:
-    """One thing that a neighbour may do."""
+    """One call of a neighbour."""
     match what:
         case 0 | 1 | 2 | 3:
             ns.set(key, "x", tags=("t",) if key % 3 else (), ttl=1 + key % 5)
@@ -92,7 +92,7 @@ def test_a_tenant_loses_what_it_holds_beyond_its_reservation_and_no_more_however
 
 
 def cross(ns: Any, what: int, key: int) -> None:
-    """One thing after which a tenant holds more or less, or has another reservation."""
+    """One call that changes a tenant's entries or reservation."""
     match what:
         case 0 | 1 | 2:
             ns.set(key, "x")
@@ -125,7 +125,7 @@ def test_a_tenant_that_crosses_its_reservation_to_and_fro_gives_way_only_beyond_
 ) -> None:
     cache, clock = new_cache(**bound)
     model = ModelCache(clock=clock, **{"default_ttl": None, "max_entries": None} | bound)
-    # It has so little share that it is the fullest as soon as its reservation does not save it.
+    # Its share is so small that it is the fullest beyond its reservation.
     tenants = {"crossing": 0.01} | {f"neighbour {n}": share for n, share in enumerate(others)}
     for root in (cache, model):
         for name, share in tenants.items():

@@ -1,4 +1,4 @@
-"""The rooms of the core: each uses only what stands above it, and none is too long to be read."""
+"""The rooms of the core: each uses only rooms above it, and none is too long to be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 ROOMS = re.findall(r'(?m)^include "(\w+/\w+\.p[xy][dx])"$', (SOURCE / "_core.pyx").read_text())
 MOST_LINES = 650
 
-# What is defined at the margin, function types too; what `cdef extern` declares, what `cdef enum`.
+# Names defined at the margin, function types too; names of `cdef extern` and of `cdef enum`.
 AT_THE_MARGIN = re.compile(
     r"(?m)^(?:(?:cdef|cpdef|def|class|ctypedef)\b[^(=:\n]*?)?(?:\(\*)?(\b\w+)(?: ?[()=:]|$)"
 )

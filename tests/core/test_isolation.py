@@ -1,4 +1,4 @@
-"""No choice of names and keys lets what is stored at one (path, key) be met through another."""
+"""No choice of names and keys lets one (path, key) reach the value of another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flowcache import Cache, Namespace
 from harness.support import new_cache
 
-# Names that a joined, folded, trimmed or normalised path would let meet, and keys likewise.
+# Names and keys that a joined, folded, trimmed or normalised path would confuse.
 LOOK_ALIKES = ["a", "A", "a:b", "b", "a/b", "a.b", ":", "a:", ":a", "a\0", "\0", "a b", "ab", "foo"]
 LOOK_ALIKES += ["foobar", "а", "é", "e\u0301", "ﬁ", "fi", "ß", "ss", "*", "a*", "None", "1"]  # noqa: RUF001
 NAMES = st.sampled_from(LOOK_ALIKES) | st.text(min_size=1, max_size=6).filter(
@@ -38,7 +38,7 @@ def at(cache: Cache[Any], path: tuple[str, ...]) -> Namespace[Any]:
 
 
 def fill(cache: Cache[Any], places: list[tuple[tuple[str, ...], Hashable, list[str]]]) -> Held:
-    """Store a value of its own at each place; return what is held then."""
+    """Store a value of its own at each place; return the values held then."""
     held: Held = {}
     for number, (path, key, tags) in enumerate(places):
         at(cache, path).set(key, number, tags=tags)
@@ -47,7 +47,7 @@ def fill(cache: Cache[Any], places: list[tuple[tuple[str, ...], Hashable, list[s
 
 
 def assert_holds(cache: Cache[Any], held: Held, paths: set[tuple[str, ...]]) -> None:
-    """Each place has its own value, and is met at no other place by any call that reads."""
+    """Each place has its own value, and no reading call returns it for another place."""
     cache._check()
     keys = {key for _, key in held}
     for path in paths:

@@ -1,4 +1,4 @@
-"""The calls that name keys: what they store, return, remove and count."""
+"""The calls that name keys: the entries that they store and remove, their results and counts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_keys_of_one_hash_do_not_meet(ns: Namespace[Any]) -> None:
 
 
 def test_ints_of_one_hash_do_not_meet(ns: Namespace[Any]) -> None:
-    modulus = 2**61 - 1  # what CPython's hash of an int is modulo
+    modulus = 2**61 - 1  # the modulus of CPython's hash of an int
     for times in range(20):
         ns.set(5 + times * modulus, times)
     assert [ns.get(5 + times * modulus) for times in range(20)] == list(range(20))
@@ -141,7 +141,7 @@ def test_delete_tells_whether_there_was_a_fresh_entry(
 
     assert ns.delete("fresh") and not ns.delete("fresh")
     assert not ns.delete("stale")
-    assert ns.stats().entries == 0  # the stale one went all the same
+    assert ns.stats().entries == 0  # the stale one was removed all the same
 
 
 def test_pop(ns: Namespace[Any], clock: VirtualClock) -> None:

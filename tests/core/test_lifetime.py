@@ -1,4 +1,4 @@
-"""A cache's end: in any order, at any moment; and its beginnings anew after a fork."""
+"""A cache's end, in any order and at any moment; and its state after a fork."""
 
 from __future__ import annotations
 

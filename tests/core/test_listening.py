@@ -1,4 +1,4 @@
-"""Who listens is counted by kind, whatever way a listener goes."""
+"""Listeners are counted by kind, in whichever way a listener ends."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Within one namespace the order is exact LRU: what makes an entry recent, and what does not.
+"""Within one namespace the order is exact LRU: calls that make an entry recent, and others.
 
-`FLOWCACHE_WEB07=.../web07.trace.xz pytest tests/test_lru.py` replays real requests as well.
+`FLOWCACHE_WEB07=.../web07.trace.xz pytest tests/core/test_lru.py` replays real requests as well.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def hits_of(namespace: Namespace[Any], trace: Iterable[int]) -> int:
 
 
 def skewed(requests: int) -> list[int]:
-    """Keys of which few are asked for often, from 1."""
+    """Keys from 1 on, a few of them in most requests."""
     draw = random.Random(7)
     return [1 + int(300 * draw.paretovariate(0.7)) % 1_000 for _ in range(requests)]
 
@@ -70,7 +70,7 @@ def test_hits_are_those_of_an_ordered_dict(capacity: int, bound: str) -> None:
 
 @pytest.fixture(scope="module")
 def web07() -> Sequence[int]:
-    """The keys of the trace; 0, which stands for nothing here, is no key of it."""
+    """The keys of the trace; 0 is no key of it."""
     if not WEB07:
         pytest.skip("FLOWCACHE_WEB07 does not name the trace of a web shop to replay")
     keys = array.array("i")

@@ -22,7 +22,7 @@ from harness.support import VirtualClock, new_cache, unchanged
 @pytest.fixture(params=["root", "namespace"])
 def ns(request: pytest.FixtureRequest, clock: VirtualClock) -> Namespace[Any]:
     cache: Cache[Any] = create_cache(clock=clock, default_ttl=None)
-    # What a namespace below holds is no part of the mapping.
+    # The entries of a namespace below are no part of the mapping.
     if request.param == "root":
         cache.namespace("below").set("elsewhere", 0)
         return cache

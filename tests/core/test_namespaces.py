@@ -1,4 +1,4 @@
-"""Paths, names and views: who is whom, what a view reaches, and what is remembered of the idle."""
+"""Paths, names and views: identity, the reach of a view, and idle namespaces."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_asking_for_a_great_many_names_leaves_no_more_behind_than_the_bound() ->
     cache, _ = new_cache(max_idle_namespaces=100)
     for number in range(30_000):
         cache.namespace(f"t{number}", "below").get("k")
-    # What is idle, and what is above it.
+    # The idle namespaces, and those above them.
     assert _testing.namespaces_held(cache) <= 2 * 100 + 1
     assert cache.stats().misses == 30_000
     cache._check()

@@ -1,6 +1,6 @@
 """Memory that the system refuses to the core's own tables: MemoryError, and a cache that is whole.
 
-What Python's allocators refuse is another suite's: test_allocation_failures.
+Failures of Python's allocators are tested in test_allocation_failures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 from harness.support import run_isolated
 
-# The system gives no more, so that the core's own tables and heaps cannot grow.
+# The system gives no more memory, so the core's own tables and heaps cannot grow.
 FULL = """
 import gc, resource
 from flowcache import create_cache

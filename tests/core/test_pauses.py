@@ -1,6 +1,6 @@
-"""No call holds its caller up for what is not its own: removals of many, mass expiry, growth.
+"""No call takes long for the work of others: removals of many, mass expiry, growth.
 
-What a call removes beyond a thousand entries is out of reach at once, and its memory goes back in
+Beyond a thousand entries, removed entries are out of reach at once, and their memory is released in
 slices. Here the slices are a few entries, so that small caches show them; the model's machine
 (test_model) mixes them with every other call.
 """
@@ -23,11 +23,11 @@ MANY = 40
 
 
 class Value:
-    """What a weak reference can watch."""
+    """An object that a weak reference can watch."""
 
 
 def sliced(**settings: Any) -> tuple[Cache[Any], VirtualClock]:
-    """A cache of which a call removes four entries itself, and whose table splits at eight."""
+    """A cache with a table that splits at eight; a call removes four entries itself."""
     cache, clock = new_cache(**settings)
     _testing.slice(cache, AT_ONCE, 8)
     return cache, clock
@@ -65,12 +65,12 @@ PLACES: dict[str, Callable[[Cache[Any]], Namespace[Any]]] = {
 
 @pytest.fixture(params=[(removal, place) for removal in REMOVALS for place in PLACES], ids="-".join)
 def removed(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A namespace from which all of MANY entries were removed, and whose memory is still there."""
+    """A namespace from which MANY entries were removed, before their memory is released."""
     removal, place = request.param
     cache, _ = sliced(default_ttl=60)
     namespace = PLACES[place](cache)
     if place == "parent":
-        # A record of each tag stands below, so that nothing can be cut off as a whole.
+        # A record of each tag stands below, so no list can be cut off as a whole.
         namespace.namespace("below").set("kept", 1, tags="below")
     watches = fill(namespace)
     other = cache.namespace("other")
@@ -112,7 +112,7 @@ def test_what_was_removed_is_unreachable_while_its_memory_is_still_there(removed
     assert namespace.clear() == namespace.stats().entries + (namespace is not cache and below)
     assert namespace.stats().entries == 0
     assert namespace.stats().weight == 0
-    # Calls that remove nothing may reclaim, but have not got far.
+    # Calls that remove nothing may reclaim, but only a little.
     assert _testing.debris(cache) > held - MANY // 2
 
 
@@ -142,7 +142,7 @@ def test_the_same_keys_and_tags_begin_anew(removed: Any) -> None:
     assert [namespace.peek(f"key:{number}") for number in range(MANY)] == [
         None if number % 2 == 0 else anew[number]() for number in range(MANY)
     ]
-    assert left(watches) == 0  # forty stores have handed all of it back
+    assert left(watches) == 0  # forty stores have released all of it
 
 
 def test_stores_hand_the_memory_back_a_few_entries_at_a_time(removed: Any) -> None:
@@ -290,7 +290,7 @@ class TestMassExpiry:
 
     @pytest.fixture
     def due(self) -> tuple[Cache[Any], VirtualClock]:
-        """5,000 entries past their TTL, a hundred of them stale still, and ten fresh ones."""
+        """5,000 entries past their TTL, a hundred of them still stale, and ten fresh ones."""
         cache, clock = new_cache()
         for number in range(self.COUNT):
             cache.set(number, number, ttl=5, stale=100 if number % 50 == 0 else None)
@@ -377,7 +377,7 @@ class TestGrowth:
         cache._check()
 
     def test_a_look_up_that_outlives_the_directory_of_the_table(self) -> None:
-        """Its key's __eq__ splits the part that it stands in, and those around it."""
+        """Its key's __eq__ splits its own part of the table, and those around it."""
         program = """
         from flowcache._core import _testing
         from harness.support import Colliding, new_cache

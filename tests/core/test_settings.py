@@ -1,4 +1,4 @@
-"""Settings: what a change does at once, what children take from those above, and who gives way."""
+"""Settings: the immediate effect of a change, inheritance, and the choice of the victim."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def test_limits_say_what_was_given() -> None:
     assert Limits(max_entries=5) == Limits(max_entries=5) != Limits(max_entries=6)
 
 
-# ------------------------------------------------------------------------------- who gives way
+# ------------------------------------------------------------------------------- the fullest gives
+# way
 
 
 def test_the_namespace_that_holds_most_for_its_share_gives_way() -> None:
@@ -210,7 +211,7 @@ def test_what_is_reserved_is_passed_over() -> None:
     for number in range(10):
         other.set(number, 1)
     assert (len(kept), len(other)) == (4, 2)
-    kept.set("e", 5)  # beyond what is reserved, so it gives way as others do
+    kept.set("e", 5)  # beyond its reservation, so it gives way as others do
     assert len(kept) + len(other) == 6
     kept.configure(reserved=0)
     for number in range(10):

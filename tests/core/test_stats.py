@@ -1,4 +1,4 @@
-"""Counters: what each call adds, and that every sum adds up."""
+"""Counters: the additions of each call, and the sums."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_what_a_call_counts(
             if name != "load_seconds" and now[name] != was[name]
         }
         if place == "root" and change.get("sets"):
-            # A store takes along a little of what is over anywhere.
+            # A store removes a few expired entries anywhere.
             continue
         expected = {} if place == "beside" else change
         if change.get("sets") and "expirations" in changed:

@@ -1,4 +1,4 @@
-"""Tags and prefixes: what an invalidation removes, here and below, and what it leaves."""
+"""Tags and prefixes: the entries that an invalidation removes, here and below, and the others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SETS: list[tuple[str, ...]] = [
 def test_what_replaces_a_value_bears_its_own_tags_alone(
     sooner: tuple[str, ...], later: tuple[str, ...]
 ) -> None:
-    cache = create_cache()  # With a clock of its own a store takes no short cut.
+    cache = create_cache()  # With a user's clock a store takes no short cut.
     ns = cache.namespace("tenant")
     ns.set("k", 1, tags=sooner)
     equal = tuple("".join(list(tag)) for tag in later)
@@ -238,7 +238,7 @@ def test_clear_counts_stale_entries_and_not_what_is_over() -> None:
     assert (cache.stats().expirations, cache.stats().invalidations) == (1, 2)
 
 
-# How many tags an entry may bear
+# The number of tags that an entry may bear
 
 
 def numbered(count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every argument that is refused, by every call that takes it: the error, and nothing changed."""
+"""Every refused argument, by every call that takes it: the error, and no change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Call = Callable[[Namespace[Any], Any], object]
 
 
 def furnished(**settings: Any) -> tuple[Cache[Any], Namespace[Any]]:
-    """A cache with something at every place that a call could reach, and a namespace of it."""
+    """A cache with an entry at every place that a call can reach, and a namespace of it."""
     cache, clock = new_cache(max_entries=100, weigher=lambda key, value: 1, **settings)
     tenant = cache.namespace("tenant", "acme")
     for namespace in (cache, cache.namespace("tenant"), tenant, tenant.namespace("below")):
@@ -473,7 +473,7 @@ LOADING = ("fetch", "refresh")
 
 
 class Angry:
-    """A key of everybody's hash that will not be compared."""
+    """A key with the hash of "k" and an `__eq__` that raises."""
 
     def __hash__(self) -> int:
         return hash("k")
@@ -486,7 +486,7 @@ class Angry:
     {
         name: call
         for name, call in KEYED_CALLS.items()
-        # Those that look up or load one thing after another have counted what came before.
+        # Calls that look up or load several keys in turn have counted the earlier keys.
         if not name.endswith("_many") and name != "update" and not name.endswith(LOADING)
     },
     [(Angry(), LookupError)],
@@ -535,7 +535,7 @@ COUNTED_CALLS: dict[str, Call] = {"incr": lambda ns, value: ns.incr("new", defau
 
 
 def weighed(value: Any) -> Any:
-    """A weigher: what it is given to store is what it says."""
+    """A weigher: it returns the value itself as the weight."""
     if value == "fails":
         raise LookupError("the weigher's own")
     return value

@@ -1,4 +1,4 @@
-"""What the tests of the tools may ask for."""
+"""Fixtures of the tests of the tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console command: its verbs, its own options, and how it ends."""
+"""The console command: its verbs, its own options, and its exit status."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Every Python block of the README and the guides runs, and shows the result that it claims.
 
-A page is one program: its blocks run in order, in one module and on one event loop, so a block may
-build on those above it and may `await` at its top level. A block inside an HTML comment is a page's
-set-up (a small upstream that is faked) and runs like any other. Next to `assert`, two comments at
-the end of a statement are checked:
+A page is one program: its blocks run in order, in one module and on one event loop. So a block may
+use names of blocks above it and may `await` at its top level. A block inside an HTML comment is a
+page's set-up (a small upstream that is faked) and runs like any other. Next to `assert`, two
+comments at the end of a statement are checked:
 
     ns.get("plan")        # => "gold"
     ns.get([])            # raises TypeError

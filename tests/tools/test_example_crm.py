@@ -1,4 +1,4 @@
-"""The CRM demo, through real HTTP: it shows what it promises, and notices when it does not."""
+"""The CRM demo, through real HTTP: it keeps its promises, and reports a broken one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from crm.upstream import FIRST_CONTACTS, Call, Upstream  # noqa: E402
 DASHBOARD = "/api/crm/dashboard"
 PATIENCE = 30.0  # seconds after which a test that waits for something gives up
 
-# TTLs that outlast any run: whatever is loaded twice was lost.
+# TTLs that outlast any run: an entry that is loaded twice was lost.
 SMALL = Scenario(
     tenants=(
         Tenant("north", limits=(10, 25), pause=0.01),
@@ -52,7 +52,7 @@ SMALL = Scenario(
 
 
 class Clock:
-    """Stand still until told otherwise."""
+    """A clock that stands still until it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -118,7 +118,7 @@ class OneNamespaceForAll(Dashboard):
 
 
 class Careless:
-    """Pass everything on to a tenant's namespace, except what a subclass gets wrong."""
+    """Pass every call on to a tenant's namespace, except those that a subclass gets wrong."""
 
     def __init__(self, dashboard: Dashboard, namespace: Namespace[Any]) -> None:
         self.dashboard = dashboard
@@ -184,7 +184,7 @@ def test_demo_notices_a_broken_dashboard(
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot ask a process to end nicely")
 def test_serve_leaves_the_servers_up_until_told_to_stop(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / "crm_dashboard.py")]
-    complaints = tmp_path / "stderr"  # Nobody reads it meanwhile: a full pipe would stop the demo.
+    complaints = tmp_path / "stderr"  # A file: a full pipe without a reader would stop the demo.
     with (
         complaints.open("w") as stderr,
         subprocess.Popen(
@@ -212,7 +212,7 @@ def test_serve_leaves_the_servers_up_until_told_to_stop(tmp_path: Path) -> None:
 
 
 class Gate(Upstream):
-    """Answer nobody before `open()` says so."""
+    """Answer no request before `open()` returns true."""
 
     def __init__(self) -> None:
         super().__init__(0.0, 0.0)
@@ -256,7 +256,7 @@ def test_200_at_once_make_one_upstream_call_per_tenant_key_and_ttl() -> None:
         asyncio.run(read_together(house.url, tenants))
         assert house.calls() == dict.fromkeys(each_key, 1)
 
-        # Past the TTL contacts are waited for; stats are served stale while one load runs.
+        # Past the TTL a request waits for contacts; stats are served stale while one load runs.
         house.clock.now += 2.0
         crm.open = lambda: cache.stats().misses >= 3 * len(tenants)
         asyncio.run(read_together(house.url, tenants))
@@ -400,7 +400,7 @@ def test_a_failing_crm_is_a_502_and_nothing_is_kept() -> None:
         assert house.dashboard.cache.stats().entries == 0
 
 
-# -- how the demo judges ------------------------------------------------------------------------
+# -- the demo's verdicts -------------------------------------------------------------------------
 
 
 def test_a_check_that_saw_nothing_has_not_passed() -> None:

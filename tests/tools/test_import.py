@@ -1,4 +1,4 @@
-"""What `import flowcache` does not import, and what works all the same when it is needed late."""
+"""The modules that `import flowcache` leaves out, and features that import them late."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SLOW = (
     "traceback",
     "typing",
 )
-"""Modules of the standard library whose import takes longer than flowcache's own; a program that
-does not need them is not to wait for them, and `import flowcache` is not to take 25 ms."""
+"""Modules of the standard library whose import takes longer than flowcache's own. A program that
+does not need them must not wait for them, and `import flowcache` must not take 25 ms."""
 
 
 def run(program: str, *options: str) -> str:

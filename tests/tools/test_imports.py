@@ -1,7 +1,7 @@
-"""No modules of flowcache import each other in a circle, wherever in a module the import stands.
+"""No modules of flowcache import each other in a circle, by an import at any place.
 
-An import at the top, in a function and under `TYPE_CHECKING` count alike: each of them says that
-one module cannot be understood without the other.
+An import at the top, in a function and under `TYPE_CHECKING` count alike. Each means that one
+module cannot be understood without the other.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def imports_of(source: str, module: str, *, is_package: bool) -> Iterator[tuple[
 
 
 def graph_of(sources: dict[str, tuple[str, bool]]) -> dict[str, set[str]]:
-    """Return which modules each module imports. A name that is a module counts as that module.
+    """Return the modules that each module imports. A name that is a module counts as that module.
 
     A package that stands above both is no import of its own: `from . import sibling` asks for the
     sibling.
@@ -67,7 +67,7 @@ def own_graph() -> dict[str, set[str]]:
         name: (path.read_text(encoding="utf-8"), path.name == "__init__.py")
         for name, path in modules().items()
     }
-    # The compiled core: its stub imports what it names, its code what it says at the top.
+    # The compiled core: imports of its stub, and those at the top of its code.
     pattern = re.compile(r"^\s*(from flowcache\S* import (?:\([^)]*\)|.*))$", re.MULTILINE)
     rooms = [SOURCES / "_core.pyx", *sorted((SOURCES / "_core").glob("*.p*"))]
     text = "\n".join(

@@ -1,4 +1,4 @@
-"""What is handed out: an sdist that builds without git, a wheel that holds what runs, no more."""
+"""The distributions: an sdist that builds without git, and a wheel with the needed files only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEFT_BEHIND = shutil.ignore_patterns(
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's files as a clone has them, and as nobody's build has touched them."""
+    """The project's files as a clone has them, without any files of a build."""
     folder = tmp_path_factory.mktemp("packaging") / "checkout"
     shutil.copytree(ROOT, folder, ignore=LEFT_BEHIND)
     return folder
@@ -36,7 +36,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def distributions(checkout: Path) -> Path:
     """A folder with an sdist and the wheel that was built from it."""
     target = checkout.parent / "dist"
-    # What is compiled here is looked at, not measured: without optimisation it is ready sooner.
+    # The compiled core is inspected, not measured, so it is built without optimisation.
     finished = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", target, checkout],
         env=os.environ | {"FLOWCACHE_DEBUG": "1"},

@@ -1,4 +1,4 @@
-"""`flowcache replay`: its options, its reports, and how it ends."""
+"""`flowcache replay`: its options, its reports, and its exit status."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_a_column_that_means_nothing_may_hold_anything(write: Callable[..., str]
 def test_a_stray_quote_costs_its_own_line(
     write: Callable[..., str], line: bytes, complaint: str
 ) -> None:
-    """Whatever quotes stand below it, a hundred lines of a log of 1,000 are not lost to it."""
+    """No quotes below it make it lose a hundred lines of a log of 1,000."""
     above = b"time,key\n" + b"".join(b"%d,/page/%d\n" % (at, at % 7) for at in range(5))
     plain = b"".join(b"%d,/page/%d\n" % (at, at % 7) for at in range(6, 500))
     quoted = b"".join(b'%d,"/page/%d"\n' % (at, at % 7) for at in range(500, 600))

@@ -13,7 +13,7 @@ from harness.replay_support import keys_only, skewed_keys, trace_of
 
 
 def best_possible(keys: list[int], capacity: int) -> int:
-    """The most hits that any choice of victims gives, by trying all of them."""
+    """The most hits of any choice of victims, found by a trial of all."""
     states: dict[frozenset[int], int] = {frozenset(): 0}
     for key in keys:
         after: dict[frozenset[int], int] = {}

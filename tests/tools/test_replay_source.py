@@ -1,4 +1,4 @@
-"""Compressed logs: read by what they are, whole or not at all, and in bounded memory."""
+"""Compressed logs: recognised by their bytes, read whole or not at all, in bounded memory."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class TestParts:
 
 
 class TestDamage:
-    """Never the figures of a part of the log, whatever `--skip-bad` says."""
+    """Never the figures of a part of the log, with or without `--skip-bad`."""
 
     @staticmethod
     def expect_refusal(write: Callable[..., str], content: bytes, complaint: str = "") -> str:
@@ -290,7 +290,7 @@ class TestStandardInput:
 
     @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes with a name in its folders")
     def test_a_pipe_with_a_name(self, tmp_path: Path) -> None:
-        """As a shell passes the output of another command: it has no position to tell of."""
+        """As a shell passes the output of another command: it has no position."""
         path = tmp_path / "pipe.gz"
         os.mkfifo(path)
         told: list[int] = []
@@ -366,7 +366,7 @@ ALLOWED = 128
 @pytest.mark.skipif("FLOWCACHE_SANITIZE" in os.environ, reason="a sanitizer keeps freed memory")
 class TestBounds:
     def measured(self, path: str, *options: str) -> tuple[int, str]:
-        """Replay in a process of its own; return its status and what it said, memory bounded."""
+        """Replay in a child process with bounded memory; return its status and its output."""
         finished = subprocess.run(
             [sys.executable, "-c", MEASURE, path, "--json", *options],
             capture_output=True,
@@ -380,7 +380,7 @@ class TestBounds:
 
     @pytest.fixture
     def bomb(self, tmp_path: Path, packing: str) -> str:
-        """A line of 192 MiB in a file of some hundred kilobytes, then a line as any other."""
+        """A line of 192 MiB in a file of some hundred kilobytes, then an ordinary line."""
         part = packed(b"a" * (16 << 20), packing)
         path = tmp_path / "bomb"
         with path.open("wb") as file:

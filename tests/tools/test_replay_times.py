@@ -1,4 +1,4 @@
-"""The times of a log: a little disorder is evened out, times that cannot be true are refused."""
+"""The times of a log: a little disorder is corrected, impossible times are refused."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class TestJumps:
     @pytest.mark.parametrize(
         "times",
         [
-            # A silence of minutes, a night, a week.
+            # A gap of minutes, a night, a week.
             [0.001, 0.002, 500, 501],
             [*range(100), 30_000, 30_001],
             [EPOCH, EPOCH + 1, EPOCH + 604_800],

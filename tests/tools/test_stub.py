@@ -1,4 +1,4 @@
-"""The types that checkers see of the compiled core are those of the core that runs."""
+"""The types that checkers see of the compiled core are those of the running core."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALLOWED = Path(__file__).parent / "typing" / "allowed.txt"
 
 def compare(stubs: Path, *options: str) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("mypy", reason="mypy cannot be installed here")
-    # How a class is laid out in memory is nothing that a user could write against.
+    # No user code depends on the layout of a class in memory.
     arguments = ["flowcache._core", "--concise", "--ignore-disjoint-bases", *options]
     return subprocess.run(
         [sys.executable, "-m", "mypy.stubtest", *arguments],
@@ -31,7 +31,7 @@ def compare(stubs: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_stub_agrees_with_the_compiled_module() -> None:
     finished = compare(ROOT / "src", "--allowlist", str(ALLOWED))
-    # stubtest has nothing to say where it found no stub, as the module's name is a private one.
+    # stubtest reports nothing if it finds no stub, as the module's name is private.
     assert "error" not in finished.stderr
     assert (finished.returncode, finished.stdout) == (0, "")
 

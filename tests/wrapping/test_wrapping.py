@@ -1,4 +1,4 @@
-"""wrap and cached: whose result a call is given, and what the wrapper is and leaves behind."""
+"""wrap and cached: the result of each call, the wrapper's attributes, and its references."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ from harness.support import new_cache
 
 @pytest.fixture(params=["compiled", "general"])
 def ns(request: pytest.FixtureRequest) -> Iterator[Namespace[Any]]:
-    """A namespace whose hits are answered by compiled code, and one whose hits take the long way.
+    """A namespace with hits answered by compiled code, and one with hits that take the long way.
 
-    A cache on a clock of its own never takes the short cut, so that each test says that both ways
-    agree.
+    A cache with a user's clock never takes the short cut, so each test shows that both ways agree.
     """
     cache = create_cache(max_entries=100) if request.param == "compiled" else new_cache()[0]
     yield cache.namespace("functions")
@@ -46,7 +45,7 @@ def ns(request: pytest.FixtureRequest) -> Iterator[Namespace[Any]]:
 
 
 class Calls(list[Any]):
-    """A function that keeps the arguments of each call and returns how many there were."""
+    """A function that keeps the arguments of each call and returns the number of calls."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> int:
         self.append((args, kwargs))
@@ -77,7 +76,7 @@ class NeverEqual(str):
         return str.__hash__(self)
 
 
-# Which calls are one call
+# Calls that are one call
 
 
 @pytest.mark.parametrize(
@@ -262,7 +261,7 @@ def test_a_builtin_without_a_signature_can_be_cached(ns: Namespace[Any]) -> None
     assert wrapped.__name__ == "max"
 
 
-# Which functions are one function
+# Functions that are one function
 
 
 def test_functions_of_one_name_do_not_answer_for_each_other(ns: Namespace[Any]) -> None:
@@ -559,7 +558,7 @@ def test_an_async_function_is_awaited_once_for_all_who_ask(ns: Namespace[Any]) -
         with pytest.raises(StopIteration) as finished:
             load("a").send(None)
         assert finished.value.value == "A"
-        load("a")  # dropped in silence
+        load("a")  # dropped without a warning
         assert await load.refresh("a") == "A"
 
     asyncio.run(main())
@@ -626,7 +625,7 @@ def test_an_async_error_is_not_kept(ns: Namespace[Any]) -> None:
     assert fails.cache_info() == (0, 2, ns.limits.max_entries, 0)
 
 
-# What the function does
+# The behaviour of the function
 
 
 def test_a_function_may_call_itself(ns: Namespace[Any]) -> None:
@@ -820,7 +819,7 @@ def test_wrong_options_are_refused_when_the_function_is_wrapped(ns: Namespace[An
         flowcache._core.Called()
 
 
-# What the wrapper offers
+# The calls of the wrapper
 
 
 def test_invalidate_refresh_and_clear(ns: Namespace[Any]) -> None:
@@ -898,7 +897,7 @@ def test_a_closed_cache_answers_no_call() -> None:
 
 @contextmanager
 def python_calls() -> Iterator[list[str]]:
-    """The names of the Python functions that are called meanwhile."""
+    """The names of the Python functions called meanwhile."""
     seen: list[str] = []
 
     def profile(frame: Any, event: str, _: Any) -> None:
@@ -942,7 +941,7 @@ def test_a_hit_with_positional_arguments_runs_no_python_code() -> None:
     assert seen != []
 
 
-# What the wrapper is
+# The attributes of the wrapper
 
 
 def test_the_wrapper_bears_what_the_function_bears(ns: Namespace[Any]) -> None:
@@ -955,8 +954,8 @@ def test_the_wrapper_bears_what_the_function_bears(ns: Namespace[Any]) -> None:
     wrapped: Any = ns.wrap(function)
     for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
         assert getattr(wrapped, name) == getattr(function, name)
-    # From 3.14 on those of a class would hide them. (One that was asked for its own may have an
-    # empty dict of them on earlier versions.)
+    # From 3.14 on those of a class would hide them. On earlier versions a class may have an empty
+    # dict of them once they were read.
     assert not any(vars(kind).get("__annotations__") for kind in type(wrapped).__mro__)
     assert wrapped.__wrapped__ is function
     assert wrapped.colour == "red"
@@ -1033,7 +1032,7 @@ def test_a_wrapper_is_copied_as_a_function_is() -> None:
     assert copy.deepcopy([module_function]) == [module_function]
 
 
-# What it leaves behind
+# References that it keeps
 
 
 def test_a_wrapper_made_for_one_call_goes_with_it(ns: Namespace[Any]) -> None:
@@ -1080,7 +1079,7 @@ def test_labels_are_not_kept_for_functions_that_are_gone() -> None:
 
 
 class Current:
-    """Stands for whichever namespace is current, as the current tenant's does."""
+    """Stands for the current namespace, as the view of the current tenant does."""
 
     def __init__(self) -> None:
         self.namespace: Namespace[Any] | None = None

@@ -1,4 +1,4 @@
-"""What a user may write, with the types that checkers must find. Checked, never run."""
+"""Code that a user may write, with the types that checkers must find. Checked, never run."""
 
 import asyncio
 from collections.abc import (

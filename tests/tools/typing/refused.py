@@ -1,7 +1,7 @@
-"""What a checker must not let pass. Checked, never run.
+"""Mistakes that a checker must report. Checked, never run.
 
-Each line with a mistake names the error that it must give: a mistake that passes makes its mark an
-unused one, which mypy and pyright refuse in turn.
+Each line with a mistake names the error that it must give. A mistake that passes leaves its mark
+unused, which mypy and pyright report in turn.
 """
 
 from flowcache import Cache, Limits, Namespace, create_cache
