@@ -129,7 +129,7 @@ cdef str name_checked(object name, str argument="name"):
         raise InvalidNamespaceError(f"{argument}: at most 256 characters, got {length}")
     if Py_UNICODE_ISSPACE(text[0]) or Py_UNICODE_ISSPACE(text[length - 1]):
         raise InvalidNamespaceError(
-            f"{argument}: must not begin or end with white node, got {text!r}")
+            f"{argument}: must not begin or end with white space, got {text!r}")
     return text
 
 

@@ -78,7 +78,7 @@ namespace($self, /, *names, **settings)
 Return the namespace at the path of ``names`` below this one, made if need be.
 
 Each name is a non-empty ``str`` of at most 256 characters that neither begins nor ends with white
-node (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are
+space (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are
 those of :meth:`configure`, for the last name. Costs one dictionary look-up a name where the
 namespaces exist.
         """
