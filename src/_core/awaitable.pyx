@@ -1,4 +1,4 @@
-# What awaiting a hit awaits.
+# The awaitable result of afetch on a hit.
 
 cdef extern from *:
     """

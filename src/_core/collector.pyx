@@ -1,4 +1,4 @@
-# What the collector is shown.
+# The references that the collector is shown.
 
 ctypedef int (*Visit)(PyObject*, void*) noexcept
 ctypedef int (*Traverse)(PyObject*, Visit, void*) noexcept
@@ -24,7 +24,7 @@ cdef extern from *:
 
 
 cdef int store_traverse(PyObject* me, Visit visit, void* arg) noexcept:
-    """Show the collector what C memory holds. Takes no lock and touches no reference count.
+    """Show the collector the references in C memory. Takes no lock and changes no reference count.
 
     Only entries that may refer to something are looked at: a bit an entry says which.
     """
@@ -70,7 +70,7 @@ cdef int store_traverse(PyObject* me, Visit visit, void* arg) noexcept:
 
 
 cdef int store_clear(PyObject* me) noexcept:
-    """Let go of everything that could be part of a cycle; the store stays whole, and empty.
+    """Drop every reference that could be part of a cycle; the store stays whole, and empty.
 
     `me` is only borrowed, and is not kept: dropping entries may drop the last other reference.
     """

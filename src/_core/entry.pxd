@@ -30,7 +30,7 @@ cdef extern from * nogil:
 cdef enum:
     PAGE_WORDS = 128                              # one bit an entry: PAGE / 64
 
-# Why an entry went away. The order is that of CAUSES in events.pyx.
+# Why an entry was removed. The order is that of CAUSES in events.pyx.
 cdef enum Cause:
     DELETED, REPLACED, EXPIRED, EVICTED, OVER_LIMIT, TAG, PREFIX, CLEARED
 
@@ -38,7 +38,7 @@ cdef struct Entry:
     PyObject* key       # owned, from store to drop; NULL while the slot is free
     PyObject* value     # owned, likewise
     double deadline     # cache clock; INFINITY: never
-    uint32_t hash       # what the table mixed from the key's hash and the namespace's salt
+    uint32_t hash       # mixed from the key's hash and the namespace's salt
     uint32_t node      # id of its namespace; NONE: debris, which no look-up can meet
     uint32_t newer      # LRU neighbours; `newer` also chains free slots, limbo and debris
     uint32_t older
@@ -75,7 +75,7 @@ cdef inline double entry_ttl(Entry* e) noexcept nogil:
 
 
 cdef inline bint entry_stale_ok(Entry* e) noexcept nogil:
-    """Whether `fetch` may serve it past its TTL without being asked."""
+    """Whether `fetch` may serve it past its TTL without an option of the call."""
     return signbit(e.ttl) != 0                    # C promises no more than "not zero" of the bit
 
 
@@ -97,7 +97,7 @@ cdef inline void entry_set_grace(Entry* e, double grace, bint counts_as_stale) n
 
 
 cdef inline double entry_last(Entry* e) noexcept nogil:
-    """The moment from which nothing may be made of the entry any more."""
+    """The moment from which the entry is of no more use."""
     return e.deadline + entry_grace(e)
 
 
@@ -124,7 +124,7 @@ cdef inline bint page_begins_region(uint32_t p) noexcept nogil:
 
 
 cdef inline int slab_make_room(Slab* slab, uint32_t pages) noexcept nogil:
-    """Grow all that is kept by page; -1, and no harm done, when memory is out."""
+    """Grow all arrays by page; -1, and nothing changed, when memory is out."""
     cdef uint32_t wanted = slab.capacity * 2
     cdef void* grown
     if pages <= slab.capacity:
@@ -190,7 +190,7 @@ cdef int slab_add_page(Slab* slab, int64_t most) noexcept nogil:
 
 
 cdef inline void slab_drop_page(Slab* slab) noexcept nogil:
-    """Do without the last page; its region goes with the last of its pages."""
+    """Release the last page; its region is released with the last of its pages."""
     cdef uint32_t p = slab.n_pages - 1
     slab.n_pages = p
     if slab.weighs:
@@ -239,7 +239,7 @@ cdef inline void slab_trim(Slab* slab) noexcept nogil:
 
 
 cdef inline void slab_give_page(Slab* slab) noexcept nogil:
-    """Hand the last page back to the system if it is still surplus."""
+    """Give the last page back to the system if it is still surplus."""
     if slab.used <= ((slab.n_pages - 1) << PAGE_BITS):
         slab_drop_page(slab)
         if slab.n_held > slab.n_pages:

@@ -26,7 +26,7 @@ cdef tuple listeners_of_locked(Store store, Node* node, Kind kind):
 
 cdef int emit(Store store, Node* node, Kind kind, object key, object cause, object value,
               object error=None, double seconds=0.0) except -1:
-    """Tell the listeners for `kind` here or above. For callers that saw the bit set, hold the
+    """Call the listeners for `kind` here or above. For callers that saw the bit set, hold the
     namespace and have completed the change."""
     lock_acquire(&store.core.lock)
     try:
@@ -52,7 +52,7 @@ cdef void listeners_count_locked(Core* core, uint32_t mask, int by) noexcept:
 
 
 cdef tuple listen(Store store, Node* node, object listener, int mask):
-    """Let `listener` hear the kinds of `mask`; return what unlisten takes."""
+    """Let `listener` receive the kinds of `mask`; return the token for unlisten."""
     cdef Core* core = &store.core
     node_guard_closed(store)
     token = (mask, listener)
@@ -63,7 +63,7 @@ cdef tuple listen(Store store, Node* node, object listener, int mask):
             Py_INCREF(made)                       # Node.listeners owns it
             node.listeners = <PyObject*>made
         (<list>node.listeners).append(token)
-        node.views += 1                          # who is listened to is not idle
+        node.views += 1                          # a namespace with a listener is not idle
         listeners_count_locked(core, <uint32_t>mask, 1)
     finally:
         lock_release(&core.lock)
@@ -71,7 +71,7 @@ cdef tuple listen(Store store, Node* node, object listener, int mask):
 
 
 cdef object unlisten(Store store, Node* node, object token):
-    """End what listen began. Twice is once."""
+    """End a subscription of listen. A second call has no effect."""
     cdef Core* core = &store.core
     cdef Py_ssize_t at
     cdef list listeners
@@ -91,7 +91,7 @@ cdef object unlisten(Store store, Node* node, object token):
 
 cdef object emit_named(Store store, Node* node, str kind, object key, object cause, object value,
                        object error, double seconds):
-    """Tell listeners what the face has seen."""
+    """Emit an event of the face to listeners."""
     cdef int number = KINDS.index(kind)
     if core_hears(&store.core, number):
         emit(store, node, <Kind>number, key, cause, value, error, seconds)

@@ -1,8 +1,8 @@
-# Making room: who goes so that one more fits, or when a limit shrinks.
+# Making room: evictions for one more entry, or for a lower limit.
 
 
 cdef int node_check_weight(Node* node, int64_t weight) except -1:
-    """Refuse what is heavier than the namespace, or one above it, may hold in all."""
+    """Refuse an entry heavier than the namespace, or one above it, may hold in all."""
     cdef Node* ancestor = node
     cdef int64_t most
     while ancestor != NULL:
@@ -17,7 +17,7 @@ cdef int node_check_weight(Node* node, int64_t weight) except -1:
 
 cdef bint node_make_room_locked(Core* core, Node* top, Node* storing, Ranking by, int64_t extra,
                                 uint32_t spared, double now) noexcept:
-    """Let one entry at or below `top` go: one that is due, else a victim. False: there is none."""
+    """Remove one entry at or below `top`: one that is due, else a victim. False: there is none."""
     cdef Node* victim
     cdef uint32_t steps = SETTLE
     if node_settle_one_locked(core, top, now, True, &steps):
@@ -48,9 +48,9 @@ cdef bint node_admit_locked(Core* core, Node* node, int64_t entries, int64_t wei
 
 
 cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now) noexcept:
-    """Whether what must go for one more entry here is the oldest entry here, and nothing is due.
+    """Whether the victim for one more entry here is the oldest entry here, and no entry is due.
 
-    Answers by bounds alone what is true of most stores: False may also mean "cannot tell".
+    Answers by bounds alone, which suffice for most stores: False may also mean "cannot tell".
     """
     cdef Node* top = node
     cdef Node* ancestor
@@ -81,8 +81,8 @@ cdef inline uint32_t store_reuse_locked(Core* core, Node* node, double now,
     """Evict the namespace's oldest entry and return its slot for the entry that follows it,
     or NONE, with nothing done. The caller owns what `dropped` receives.
 
-    No count changes but those of evictions, and the slot stays where it is in every structure but
-    the table, and as the newest in the order: its key in the heap is an earlier deadline.
+    No count changes but those of evictions. The slot keeps its place in every structure but the
+    table and the order, where it becomes the newest. Its key in the heap is an earlier deadline.
     """
     cdef uint32_t i = node.order.oldest
     cdef Entry* e
@@ -104,7 +104,7 @@ cdef inline uint32_t store_reuse_locked(Core* core, Node* node, double now,
 
 
 cdef int node_shrink_locked(Store store, Node* node, double now) except -1:
-    """Evict down to the limits in force: what is due first, then by who gives way."""
+    """Evict down to the limits in force: due entries first, then victims."""
     cdef Core* core = &store.core
     cdef bint due = True
     cdef Node* victim
@@ -134,7 +134,7 @@ cdef int node_shrink_locked(Store store, Node* node, double now) except -1:
 
 
 cdef object configure(Store store, Node* node, dict settings):
-    """Change what is named, evict down to it."""
+    """Change the named settings, and evict down to them."""
     cdef Core* core = &store.core
     cdef double now
     cdef Settings read

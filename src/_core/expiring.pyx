@@ -1,4 +1,4 @@
-# What is due: by deadline, a few a call.
+# Entries that are due: removed by deadline, a few a call.
 
 cdef enum:
     SETTLE = 1024                 # looks at a heap that one call takes to find what is due
@@ -9,9 +9,9 @@ cdef bint node_settle_one_locked(Core* core, Node* node, double now, bint below,
                                  uint32_t* steps) noexcept:
     """Expire one due entry of the namespace, or (`below`) under it; False if none is due.
 
-    An entry comes up at its deadline. One with a grace is counted as stale from then on and
-    comes up once more when that time is over. Each look takes one of the `steps`, so that a
-    million of them that come due at once block no call: without steps the answer is False.
+    An entry comes up at its deadline. An entry with a grace counts as stale from then on, and comes
+    up once more at the end of its grace. Each look takes one of the `steps`, so a million entries
+    that come due at once block no call. Without steps the answer is False.
     """
     cdef Heap* heap = &node.deadlines
     cdef Entry* e
@@ -90,7 +90,7 @@ cdef inline void entry_schedule_locked(Core* core, Node* node, uint32_t i) noexc
 
 
 cdef tuple sweep_some(Store store, Node* node):
-    """Expire some of what is due, here and below, and reclaim some debris.
+    """Expire some of the due entries, here and below, and reclaim some debris.
 
     Returns how many expired, and whether there may be more to do.
     """

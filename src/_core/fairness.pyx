@@ -1,4 +1,4 @@
-# Who gives way: max-min fairness by share, level by level.
+# The namespace that gives way: max-min fairness by share, level by level.
 
 
 cdef inline Node* node_towards_locked(Node* node, Node* top) noexcept nogil:
@@ -29,9 +29,9 @@ cdef Node* node_victim_locked(Core* core, Node* node, Node* storing, Ranking by,
                               uint32_t spared) noexcept nogil:
     """The namespace, `node` or below it, whose least recent entry gives way; NULL if none may.
 
-    Max-min fairness by share, level by level. `storing` lies at or below `node` (or is NULL): it
-    and those above it count `extra` more than they hold, may be taken from whatever is reserved,
-    and go first on a tie. `spared` entries of `storing`, its newest, are no victims.
+    Max-min fairness by share, level by level. `storing` lies at or below `node` (or is NULL). It
+    and those above it count `extra` more than they hold. Their reservations do not protect them
+    here, and they go first on a tie. `spared` entries of `storing`, its newest, are no victims.
     """
     cdef Node* path = NULL
     cdef Node* best
@@ -42,7 +42,7 @@ cdef Node* node_victim_locked(Core* core, Node* node, Node* storing, Ranking by,
     cdef bint here = node == storing
     cdef bint own = node.own > (spared if here else 0)
     if by == BY_WEIGHT and node.own_weight + (extra if here else 0) == 0:
-        own = False                               # what weighs nothing makes no room
+        own = False                               # entries of weight 0 make no room
     if storing != NULL and not here:
         path = node_towards_locked(storing, node)
         if path.entries == 0:
@@ -84,7 +84,7 @@ cdef Node* node_victim_locked(Core* core, Node* node, Node* storing, Ranking by,
 
 
 cdef Node* node_heaviest_locked(Node* node) noexcept nogil:
-    """The same by weight, whatever is reserved. Looks at each child: for a limit that shrinks.
+    """The same by weight, without regard to reservations. Looks at each child: for a lower limit.
 
     Something here or below weighs more than nothing.
     """

@@ -1,12 +1,12 @@
-# An intrusive min-heap, four children each. What is in it holds its heap index.
+# An intrusive min-heap, four children each. Each member holds its heap index.
 #
 # One law holds for every heap of the core: a key is never greater than the true one. A search
 # for the least looks at the top. If the top's key is out of date, it is corrected, and the search
 # looks again. So a deadline that moves later, or a count that goes down, costs nothing at first.
 #
-# Two kinds of things sit in heaps: entries by deadline, and the children of a namespace (by what
-# is due in them, by entries for their share, by weight for their share). Between children of one
-# key, the one created first comes first.
+# Two kinds of members are in heaps: entries by deadline, and the children of a namespace. Children
+# are ordered by their earliest deadline, by entries for their share, or by weight for their share.
+# Between children of one key, the one created first comes first.
 
 cdef struct Heap:
     double* keys
@@ -136,7 +136,7 @@ cdef void heap_compact(Slab* slab, Heap* heap) noexcept nogil:
             e.heap_index = kept
             kept += 1
     heap.n = kept
-    # What was in rising order, as it mostly is, is a heap still.
+    # Keys in rising order, which is the usual case, are a heap still.
     index = (kept + ARITY - 2) // ARITY if kept else 0       # those with children
     while index > 0:
         index -= 1

@@ -1,4 +1,4 @@
-# Listing: what a namespace holds and how it fares.
+# Listing: the entries of a namespace, its settings and its counters.
 
 
 cdef extern from "Python.h":
@@ -95,7 +95,7 @@ cdef Py_ssize_t fresh_count(Store store, Node* node) except -1:
         pass
     n = node.own - node.own_stale
     if steps == 0:
-        # So many are due that they are only counted; they go a few a call.
+        # Too many are due to remove them here: they are only counted.
         n -= heap_due_locked(core, &node.deadlines, 0, now, False)
     lock_release(&core.lock)
     if core_has_limbo(core):

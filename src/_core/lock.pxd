@@ -1,4 +1,4 @@
-# The lock of a cache, and what is read without it.
+# The lock of a cache, and loads and stores without it.
 
 cdef extern from * nogil:
     """

@@ -1,12 +1,12 @@
-# What leaves a cache: out of every structure at once, its memory later.
+# Entries that leave a cache: out of every structure at once, their memory later.
 
 cdef enum:
     A_FEW = 4                     # entries of debris that a store reclaims
 
 # -------------------------------------------------------------------------- a heap that loses much
 
-# Each removal from a large heap costs a few misses of the processor's caches. Where much of a heap
-# goes, its entries only give up their heap index, and one pass puts the rest together again.
+# Each removal from a large heap costs a few misses of the processor's caches. Where a call removes
+# much of a heap, entries only give up their heap index, and one pass compacts the heap.
 
 
 cdef inline void compaction_begin_locked(Core* core, Node* node, int64_t removals) noexcept:
@@ -55,9 +55,10 @@ cdef inline void debris_push_locked(Core* core, uint32_t i) noexcept:
 cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
     """Take entry i out of every structure, count it, and leave it in limbo with its references.
 
-    What one call removes beyond `at_once` entries becomes debris: out of reach and out of every
-    count at once, while its slot of the table and its references, which are most of the work, go
-    later and a few at a time. Not so while there is a listener, which is told before the call ends.
+    Beyond `at_once` entries, those that one call removes become debris. They are out of reach and
+    out of every count at once. Their slots of the table and their references, most of the work, are
+    released later, a few at a time. Not so while there is a listener, which is called before the
+    call ends.
     """
     cdef Entry* e = entry_at(&core.slab, i)
     cdef Node* node = core.nodes[e.node]
@@ -87,7 +88,7 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
 # ------------------------------------------------------------------------- asking for memory ahead
 
 cdef inline void entry_prefetch_locked(Core* core, uint32_t i) noexcept nogil:
-    """Ask for what the removal of entry i will touch: the table's bucket and its neighbours."""
+    """Prefetch the memory that the removal of entry i will touch: its bucket and its neighbours."""
     cdef Entry* e = entry_at(&core.slab, i)
     cdef Part* part
     cdef Heap* heap
@@ -182,7 +183,7 @@ cdef void store_trim_idle(Store store, Py_ssize_t most) noexcept:
     cdef Node* node
     cdef Node* gone = NULL
     lock_acquire(&core.lock)
-    # An entry in limbo still names its namespace, for the listeners.
+    # An entry in limbo still has the id of its namespace, for the listeners.
     while most > 0 and core.idle_count > core.max_idle and core.limbo_count == 0:
         most -= 1
         node = core.idle_oldest
@@ -217,7 +218,7 @@ cdef int store_drain(Store store) except -1:
         relaxed_store_u32(&core.limbo_first, e.newer)
         if core.limbo_first == NONE:
             core.limbo_last = NONE
-        # What is dropped has mostly left the processor's caches long ago.
+        # Dropped entries have mostly left the processor's caches long ago.
         prefetcher = core.limbo_first
         for ahead in range(4):
             if prefetcher == NONE:
@@ -242,7 +243,7 @@ cdef int store_drain(Store store) except -1:
         if core_hears(core, REMOVE) and where != NONE:
             node = core.nodes[where]
             if node.parent == NULL and node != core.root:
-                node = NULL                      # cut off since then, while there was no listener
+                node = NULL                      # cut off since then, without a listener
             else:
                 node_hold_locked(core, node)           # not to be forgotten before it is told
         lock_release(&core.lock)

@@ -1,4 +1,4 @@
-# Removing. What is removed decides what it costs.
+# Removing. The cost follows the removed entries.
 
 
 cdef object take(Store store, Node* node, object key, Cause cause, bint* fresh):
@@ -49,9 +49,10 @@ cdef int64_t remove_one_locked(Core* core, uint32_t i, Cause cause, double now) 
     return 1
 
 
-# A large namespace is cleared by cutting its entries off: they keep the namespace's id, which the
-# namespace gives up for a new one, so that no look-up can meet them again. They are debris then,
-# and go a few at a time as the cache is used: clear() takes effect at once and blocks no call.
+# A large namespace is cleared by cutting its entries off. They keep the namespace's id, and the
+# namespace takes a new one, so no look-up can meet them again. They are debris then, and are
+# reclaimed a few at a time as the cache is used. So clear() takes effect at once and blocks no
+# call.
 
 cdef enum:
     WORTH_CUTTING = 32            # once the limbo is full, for as many entries it is the less work
@@ -65,8 +66,8 @@ cdef inline bint node_may_be_cut_locked(Core* core, Node* node) noexcept:
 
 
 cdef int64_t node_cut_off_locked(Store store, Node* node, double now) noexcept:
-    """Turn a namespace's own entries into debris; how many of them were held, and not due to
-    expire anyway. -1, and nothing done, when memory is out.
+    """Turn a namespace's own entries into debris; the number of those not due to expire anyway. -1,
+    and nothing done, when memory is out.
 
     For a namespace whose tags have no records below it.
     """
@@ -111,7 +112,7 @@ cdef int64_t node_cut_off_locked(Store store, Node* node, double now) noexcept:
             node.parent.by_weight.ids[node_heap_index(node, BY_WEIGHT)] = node.id
     node_add_locked(core, node, -<int64_t>node.own, -node.own_weight)
     if cut.tags != NULL:
-        # Its tags' records go with it, and no longer count above.
+        # The records of its tags are cut off with it, and no longer count above.
         for t in (<dict>cut.tags).values():
             up = core.tags.records[t].parent
             if up != NONE:
@@ -122,7 +123,7 @@ cdef int64_t node_cut_off_locked(Store store, Node* node, double now) noexcept:
 
 
 cdef int64_t clear_locked(Store store, Node* node, double now) noexcept:
-    """Remove all of a namespace and of those below it, and let its running loads end in vain."""
+    """Remove all of a namespace and of those below it, and fence its running loads."""
     cdef Core* core = &store.core
     cdef int64_t removed = 0, cut
     cdef uint32_t prefetcher
@@ -298,7 +299,7 @@ cdef tuple pop_oldest(Store store, Node* node):
                 value = <object>entry_at(&core.slab, i).value
                 if node_has_loads(node):
                     fence_key_locked(core, node, running, hash, begun)
-                # By its place and not by its key, whose hash may not be what it was.
+                # By its index and not by its key, whose hash may have changed.
                 entry_unlink_locked(core, i, DELETED)
                 break
         finally:
@@ -361,7 +362,7 @@ cdef int64_t invalidate_prefix(Store store, Node* node, object prefix) except -1
     try:
         if node_has_loads(node):
             fence_prefix_locked(node, prefix)
-        # All of them are looked at, and a look at all of the heap costs less.
+        # All of them are examined, and a pass over the heap costs less.
         compaction_begin_locked(core, node, node.own)
         i = node.order.oldest
         far = i
@@ -387,7 +388,7 @@ cdef int64_t invalidate_prefix(Store store, Node* node, object prefix) except -1
 
 
 cdef object store_close(Store store):
-    """Refuse all further use, let running loads end in vain, and drop every entry."""
+    """Refuse all further use, fence the running loads, and drop every entry."""
     cdef Core* core = &store.core
     cdef Slab taken
     lock_acquire(&core.lock)
@@ -403,7 +404,7 @@ cdef object store_close(Store store):
     try:
         store_drain(store)
     finally:
-        # No later call will hand the rest back a little at a time.
+        # No later call will release the rest in slices.
         lock_acquire(&core.lock)
         store_take_all_locked(core, &taken)
         lock_release(&core.lock)

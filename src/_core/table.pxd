@@ -1,12 +1,12 @@
 # (namespace, key) -> entry: open addressing over the slab. A bucket is one cache line of seven
 # slots, each the mixed hash beside the entry's index, so that a miss touches no entry.
 #
-# The table is cut into parts by the hash's upper bits. A part grows alone, and is split in two when
-# it holds so many that another growth would be a pause (extendible hashing: Fagin et al., 1979). A
-# part with fewer upper bits than the table stands in several places, each a copy, so that a look-up
-# reads one struct. The first copy keeps the counts; only what changes the table asks which that is.
-# Within a part a bucket is chosen by multiplication instead of masking, so that it can be of any
-# size and need not double.
+# The table is cut into parts by the hash's upper bits. A part grows alone. It is split in two when
+# another growth would be a pause (extendible hashing: Fagin et al., 1979). A part with fewer upper
+# bits than the table stands in several places, each a copy, so that a look-up reads one struct. The
+# first copy keeps the counts; only what changes the table asks which that is. Within a part a
+# bucket is chosen by multiplication instead of masking, so that it can be of any size and need not
+# double.
 #
 # A full bucket sends a newcomer on to another, which the hash and the number of buckets tried
 # choose at random. It counts the entries that overflowed; a look-up goes past a bucket only when
@@ -71,7 +71,7 @@ cdef struct Table:
 
 cdef enum:
     SLOTS = 7
-    PART_ENTRIES = 16384  # what a part holds at most, unless hashes collide
+    PART_ENTRIES = 16384  # the most that a part holds, unless hashes collide
     MOST_BITS = 18
     SHRINKS = 64          # buckets from which a part that is empty again gives its memory back
 
@@ -253,18 +253,18 @@ cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept 
 cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
     """Make sure that one more entry of this hash fits; -1 when memory is out."""
     cdef Part* part = table_first(table, hash)
-    # Five and five eighths of seven. Fuller buckets would save a byte an entry; but where the
-    # oldest go as new ones come, nearly every bucket would have overflowed once, and misses walk
+    # Five and five eighths of seven. Fuller buckets would save a byte an entry. But in a cache that
+    # goes on evicting, nearly every bucket would have overflowed once, and misses would walk
     # through dozens.
     if part.count < part.n * 5 + part.n // 8 * 5:
         return 0
-    # A part that is full where its like are not has keys that collide, which no split would part.
+    # A part that is much fuller than others has keys that collide, which no split would separate.
     if (part.count >= table.splits and part.bits < MOST_BITS
             and table.count >> part.bits >= table.splits // 2
             and part_split(table, hash) == 0):
         return table_reserve(table, hash)
-    # A small table doubles: emptier buckets send fewer on, and what a few thousand entries take is
-    # little. Larger ones grow by a little, which keeps them three quarters full.
+    # A small table doubles: emptier buckets overflow less, and a few thousand entries take little
+    # memory. Larger ones grow by a little, which keeps them three quarters full.
     if part.n < 128 or (part.bits == 0 and part.n < 2048):
         return part_resize(table, part, part.n * 2)
     return part_resize(table, part, part.n + part.n // 12)
@@ -302,7 +302,7 @@ cdef inline void table_free(Table* table) noexcept nogil:
 
 
 cdef inline void table_ask(Table* table, uint32_t hash) noexcept nogil:
-    """Ask for the bucket of a hash. Reading the clock while it comes costs next to nothing; read
-    when the entry has been found, it holds up what the entry leads to, by a quarter of a hit."""
+    """Prefetch the bucket of a hash. A clock read meanwhile costs next to nothing. Read after the
+    entry was found, it would delay the entry's neighbours by a quarter of a hit."""
     cdef Part* part = table_part(table, hash)
     prefetch(&part.buckets[part_home(part, hash)])

@@ -1,6 +1,6 @@
-# (namespace, tag) -> its entries, intrusive. A Tag record stands for one tag in one namespace and
-# hangs below the record of the same tag in the namespace above, so that an invalidation at any
-# level walks exactly what it removes. A record lives while an entry bears it, here or below.
+# (namespace, tag) -> its entries, intrusive. A Tag record stands for one tag in one namespace. It
+# hangs below the record of the same tag in the namespace above. So an invalidation at any level
+# walks exactly the entries that it removes. A record lives while an entry bears it, here or below.
 
 cdef struct Link:                 # one entry's one tag: 20 bytes
     uint32_t entry
@@ -87,7 +87,7 @@ cdef inline void links_trim(Tags* tags) noexcept nogil:
 
 
 cdef inline void links_give_page(Tags* tags) noexcept nogil:
-    """Hand the last page back to the system if it is still surplus."""
+    """Give the last page back to the system if it is still surplus."""
     if tags.links_used <= ((tags.links_pages - 1) << LINK_BITS):
         tags.links_pages -= 1
         block_free(tags.links[tags.links_pages], sizeof(Link) << LINK_BITS)
@@ -105,7 +105,7 @@ cdef inline bint entry_bears(Tags* tags, Entry* e, uint32_t tag) noexcept nogil:
 
 
 cdef inline void link_add(Tags* tags, Entry* e, uint32_t i, uint32_t tag) noexcept nogil:
-    """Let entry i bear the tag. There is room: links_reserve came before."""
+    """Add the tag to entry i. There is room: links_reserve came before."""
     cdef uint32_t at = tags.links_free
     cdef Link* link
     if at != NONE:
@@ -130,7 +130,7 @@ cdef inline void link_add(Tags* tags, Entry* e, uint32_t i, uint32_t tag) noexce
 
 
 cdef inline uint32_t link_remove_first(Tags* tags, Entry* e) noexcept nogil:
-    """Take the entry's first link away; return the tag that it was of."""
+    """Remove the entry's first link; return its tag."""
     cdef uint32_t at = e.links
     cdef Link* link = link_at(tags, at)
     cdef uint32_t tag = link.tag, up = link.tag

@@ -1,11 +1,12 @@
-# What tests and benches ask of the core's inside: flowcache._core._testing.
+# Probes of the core's inside for tests and benches: flowcache._core._testing.
 
 class _testing:
     """Probes of a namespace, for tests and benches."""
 
     @staticmethod
     def slice(Namespace namespace not None, int at_once, int splits):
-        """Set how many entries a call removes itself, and how many a part of the table may hold.
+        """Set the number of entries that a call removes itself, and that a part of the table may
+        hold.
 
         So that tests see with few entries what happens to many.
         """
