@@ -1,7 +1,7 @@
-# Each target is a session of nox, which this puts into .venv/nox first: noxfile.py says what each
-# does. `PYTHON`, 3.8 or newer, only starts it. `ARGS` goes to what the target runs: `make demo
-# ARGS=--serve`, `make test ARGS="-k isolation"`. `PYTHONS` narrows the interpreters, which are
-# looked for on PATH and among pyenv's versions: `make test PYTHONS="3.12 3.13"`.
+# Each target is a session of nox, which is installed into .venv/nox first; noxfile.py describes
+# each. `PYTHON`, 3.8 or newer, only starts nox. `ARGS` is passed to the program of the target:
+# `make demo ARGS=--serve`, `make test ARGS="-k isolation"`. `PYTHONS` narrows the interpreters,
+# which are searched on PATH and among pyenv's versions: `make test PYTHONS="3.12 3.13"`.
 PYTHON ?= python3
 ARGS ?=
 PYTHONS ?=
@@ -16,7 +16,7 @@ NOX := $(PYTHON) scripts/bootstrap.py
 
 help:
 	@echo "make demo    a dashboard for several tenants over real HTTP (ARGS=--serve leaves it up)"
-	@echo "make test    the suite on each Python of 3.11 to 3.15, and on 3.13t, that is found"
+	@echo "make test    the suite on each Python of 3.11 to 3.15, and on 3.13t, if found"
 	@echo "make lint    ruff, mypy, cython-lint, codespell"
 	@echo "make format  write the code as ruff formats it"
 	@echo "make bench   the benchmarks, with results, plots and the README's table (ARGS=--quick: rough)"
@@ -25,11 +25,11 @@ help:
 	@echo "make tsan    the stress program under ThreadSanitizer (TSAN_PYTHON: a build for it, without the GIL)"
 	@echo "make valgrind  the tests of the core under memcheck"
 	@echo "make fuzz    sequences of calls against the model, for three minutes"
-	@echo "make coverage  which lines and branches the suite reaches, in Python and in the core"
-	@echo "make stress, histories, hostile, matrix  the programs of tests/harness, for as long as ARGS says"
+	@echo "make coverage  the lines and branches that the suite reaches, in Python and in the core"
+	@echo "make stress, histories, hostile, matrix  the programs of tests/harness, with options in ARGS"
 	@echo "make upstream  the tests of the frameworks themselves, over flowcache's classes"
 	@echo "make wheel   sdist and wheel, in dist/"
-	@echo "make clean   remove all that these leave behind"
+	@echo "make clean   remove the files of all of these"
 
 demo test lint format bench asan ubsan valgrind fuzz coverage upstream wheel:
 	@$(NOX) -s $@ -- $(ARGS)
@@ -37,7 +37,7 @@ demo test lint format bench asan ubsan valgrind fuzz coverage upstream wheel:
 stress histories hostile matrix:
 	@$(NOX) -s $@ -- $(ARGS)
 
-# ThreadSanitizer's shadow memory wants an address space that is not shuffled.
+# ThreadSanitizer's shadow memory needs an address space without randomisation.
 tsan:
 	@setarch -R $(NOX) -s $@ -- $(ARGS)
 

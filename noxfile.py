@@ -1,4 +1,4 @@
-"""What is run on flowcache, each in an environment of its own below `.venv`.
+"""The sessions of flowcache, each in an environment of its own below `.venv`.
 
 `make` installs nox and names the targets; `.venv/nox/bin/nox --list` lists the sessions. `PYTHONS`
 narrows the interpreters: `make test PYTHONS="3.12 3.13"`.
@@ -44,25 +44,25 @@ TSAN_PYTHON = os.environ.get("TSAN_PYTHON", "python3.13t")
 
 SUITE = ("test", "demo", "replay")
 """The extras that the suite needs."""
-# Requirements that a build without the GIL does not always have: compiled, and without wheels for
-# it. The tests that need them are skipped there, with this reason.
+# Requirements that are compiled, and may have no wheels for a build without the GIL. The tests that
+# need them are skipped there, with this reason.
 NOT_FREE_THREADED = ("gevent", "litestar", "mypy", "uvloop")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
 QUIETLY = ("--quiet", "--quiet", "--disable-pip-version-check")
 
 NO_PACKAGING = ("-m", "not packaging")
-"""The tests that build the distributions say nothing of an interpreter, or of a switch."""
+"""The tests that build the distributions do not depend on an interpreter or a switch."""
 PACKAGING_ELSEWHERE = "the tests that build the distributions, which the first interpreter runs"
 OTHER_TOOLS = (
     "asan, ubsan, tsan, valgrind, fuzz, coverage, stress, histories, hostile, matrix: each is a "
     "target of make, and needs other tools or more time"
 )
 
-# ---------------------------------------------------------------------- what sessions need
+# ---------------------------------------------------------------------- environments
 
 
 def install(session: nox.Session, *extras: str, version: str = FIRST) -> Path:
-    """Install what the extras require, then flowcache; return the folder in which it was built."""
+    """Install the requirements of the extras, then flowcache; return the folder of its build."""
     install_requirements(session, extras, free_threaded=version.endswith("t"))
     switches = [
         f"{switch.removeprefix('FLOWCACHE_').lower()}-{value}"
@@ -86,7 +86,7 @@ def install(session: nox.Session, *extras: str, version: str = FIRST) -> Path:
 def install_requirements(
     session: nox.Session, extras: tuple[str, ...], *, free_threaded: bool = False
 ) -> None:
-    """Install what the build and the extras require, unless the environment has it already.
+    """Install the requirements of the build and the extras, unless they are installed already.
 
     nox asks pip each time, which takes seconds and the network.
     """
@@ -94,8 +94,8 @@ def install_requirements(
     required = set(project["build-system"]["requires"])
     for extra in extras:
         required.update(project["project"]["optional-dependencies"][extra])
-    # Without the GIL the newest release of some is a source that asks for a Rust compiler, where
-    # an older one is a wheel: pip is to look for that.
+    # Without the GIL the newest release of some is a source that needs a Rust compiler, and an
+    # older one is a wheel. pip must choose the wheel.
     wheels = ["--only-binary", ":all:"] if free_threaded else []
     if free_threaded:
         required = {one for one in required if not one.startswith(NOT_FREE_THREADED)}
@@ -104,7 +104,7 @@ def install_requirements(
     if required <= known:
         return
     say(f"installing what {session.name} needs into {environment(session).relative_to(ROOT)}")
-    # An environment whose making was interrupted has no pip.
+    # An environment has no pip if its creation was interrupted.
     session.run_install("python", "-m", "ensurepip", silent=True, log=False)
     session.install(*QUIETLY, *wheels, *sorted(required), log=False)
     record.write_text(json.dumps(sorted(required | known)), encoding="utf-8")
@@ -116,7 +116,7 @@ def environment(session: nox.Session) -> Path:
 
 
 def python(session: nox.Session, *command: str, **environment: str) -> None:
-    """Run a command with the session's Python; it has its time to end when it is interrupted."""
+    """Run a command with the session's Python; an interrupt leaves it time to end."""
     session.run("python", *command, env=environment, log=False, interrupt_timeout=60)
 
 
@@ -137,7 +137,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def test(session: nox.Session) -> None:
-    """Run the suite on each interpreter that is found, two or more side by side."""
+    """Run the suite on each interpreter found, two or more side by side."""
     census = f"{', '.join(FOUND) or 'none'}; not found: {', '.join(MISSING) or 'none'}"
     say(f"interpreters: {census}")
     if not FOUND:
@@ -175,7 +175,7 @@ for version, interpreter in FOUND.items():
     add_test_session(version, interpreter)
 
 
-# ---------------------------------------------------------------------- what every change must pass
+# ---------------------------------------------------------------------- linters
 
 
 @nox.session(python=FIRST_PYTHON)
@@ -198,7 +198,7 @@ def lint(session: nox.Session) -> None:
             failed.append(" ".join(check))
     if failed:
         session.error(f"lint: {len(failed)} of {len(checks)} found faults: {', '.join(failed)}")
-    say(f"lint: {len(checks)} of {len(checks)} content")
+    say(f"lint: {len(checks)} of {len(checks)} passed")
 
 
 @nox.session(python=FIRST_PYTHON, name="format")
@@ -215,10 +215,11 @@ def write_format(session: nox.Session) -> None:
 @nox.session(python=FIRST_PYTHON)
 def asan(session: nox.Session) -> None:
     """Run the suite under AddressSanitizer."""
-    # The runtime must be there before the first allocation, and the C++ library, whose exceptions
-    # it watches, before the modules that use it; Python's own allocator would hide faults from it.
-    # Leaks are not asked for: an interpreter leaves much behind at its end. What it finds stands
-    # in a file, for pytest holds what is printed, and ends the run otherwise than a failed test.
+    # The runtime must be loaded before the first allocation. The C++ library must come before the
+    # modules that use it, since the runtime watches its exceptions. Python's own allocator would
+    # hide faults. Leaks are not reported: an interpreter frees little memory at its end. Reports go
+    # to a file, because pytest captures output. Their exit status differs from that of a failed
+    # test.
     libraries = [
         session.run("cc", f"-print-file-name={name}", external=True, silent=True, log=False)
         for name in ("libasan.so", "libstdc++.so")
@@ -242,7 +243,7 @@ def ubsan(session: nox.Session) -> None:
 def sanitize(session: nox.Session, sanitizer: str, **variables: str) -> None:
     """Run the suite with a sanitized core."""
     session.env["FLOWCACHE_SANITIZE"] = sanitizer
-    # Sanitized code is several times slower, so a test that hangs is given longer to show it.
+    # Sanitized code is several times slower, so the time-out of a test is longer.
     run_suite(session, FIRST, *NO_PACKAGING, PYTEST_TIMEOUT="1800", **variables)
 
 
@@ -264,10 +265,10 @@ def valgrind(session: nox.Session) -> None:
     """Run tests of the core under memcheck, with a core that has symbols and no optimisation.
 
     Every block comes from malloc, so that a read past its end or after its release is seen. CPython
-    looks at an int's first digit before it knows that there is one, and memcheck would follow that
-    look into everything after it; so its debug hooks write its own blocks once. The structures of
-    the core bypass these hooks and stay under watch. Leaks are looked for in `tests/harness`: at
-    its end an interpreter leaves much behind on purpose.
+    reads an int's first digit before it knows that the int has one, and memcheck would follow that
+    value everywhere. So CPython's debug hooks initialise its blocks. The structures of the core
+    bypass these hooks and stay under watch. `tests/harness` tests for leaks: an interpreter frees
+    little memory at its end.
     """
     session.env["FLOWCACHE_DEBUG"] = "1"
     install(session, *SUITE)
@@ -287,12 +288,12 @@ tests/core/test_lru.py tests/core/test_mapping.py tests/core/test_keyed.py
 tests/core/test_namespaces.py tests/core/test_events.py tests/harness/test_interruptions.py
 tests/harness/test_reentrancy.py tests/harness/test_model.py
 """
-"""What works the core in pytest's own process, for its children are not watched."""
+"""Tests that call the core in pytest's own process; its children are not watched."""
 
 
 @nox.session(python=FIRST_PYTHON)
 def fuzz(session: nox.Session) -> None:
-    """Hold sequences of calls against the model, for three minutes."""
+    """Compare sequences of calls with the model, for three minutes."""
     install(session, "test", "fuzz")
     inputs = ROOT / ".fuzz"
     inputs.mkdir(exist_ok=True)
@@ -302,7 +303,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(python=FIRST_PYTHON)
 def coverage(session: nox.Session) -> None:
-    """Tell which lines and branches the suite reaches, in Python and in the core."""
+    """Measure the lines and branches that the suite reaches, in Python and in the core."""
     session.env["FLOWCACHE_COVERAGE"] = "1"
     folder = install(session, *SUITE, "coverage")
     python(session, "scripts/measure_coverage.py", str(folder / "sources"), *session.posargs)
@@ -329,9 +330,9 @@ def add_program(name: str, description: str) -> None:
 
 
 add_program("stress", "Make every call in eight threads, for as long as --seconds says.")
-add_program("histories", "Load and invalidate in threads and tasks, and check what each call saw.")
-add_program("hostile", "Run programs drawn at random, whose guests call back into the cache.")
-add_program("matrix", "Make each call with each thing that a guest may do at each place in it.")
+add_program("histories", "Load and invalidate in threads and tasks, and check each result.")
+add_program("hostile", "Run random programs with guests that call back into the cache.")
+add_program("matrix", "Make each call with each action of a guest at each place in it.")
 
 
 # ---------------------------------------------------------------------- upstreams' own tests

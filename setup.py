@@ -20,7 +20,7 @@ SANITIZER = os.environ.get("FLOWCACHE_SANITIZE", "")
 SANITIZERS = ("address", "undefined", "thread")
 
 SYMBOLS = ("-g", "-fno-omit-frame-pointer")
-# An error for gcc 14 and clang 16, so for older ones too: what one refuses, all refuse.
+# An error for gcc 14 and clang 16, so for older ones too: all compilers refuse the same code.
 STRICT = "-Werror=incompatible-pointer-types"
 
 if SANITIZER and SANITIZER not in SANITIZERS:

@@ -101,18 +101,19 @@ class Cache(Namespace[V]):
     def close(self) -> None:
         """Drop every entry and refuse all further use, of this cache and of its views.
 
-        Running loads go on for those who wait, and are not stored. Closing twice is closing once.
+        Running loads go on for the calls that wait, and are not stored. A second call has no
+        effect.
         """
-        sweeper = getattr(self, "_sweeper", None)  # Not set where __init__ was refused.
+        sweeper = getattr(self, "_sweeper", None)  # Not set if __init__ raised.
         if sweeper is not None:
             sweeper.stop()
         self._close()
 
     def sweep(self) -> int:
-        """Expire every entry whose time is over; return how many. Costs O(log n) for each.
+        """Expire every entry past its time; return their number. Costs O(log n) for each.
 
-        Hands back all that ``clear`` and ``invalidate_*`` left behind, too. Other threads run in
-        between, after some thousand entries at most.
+        Also releases the memory of the debris of ``clear`` and ``invalidate_*``. Other threads run
+        in between, after some thousand entries at most.
         """
         return sweep(self)
 
@@ -136,7 +137,7 @@ class Cache(Namespace[V]):
 
 
 def check_executor(executor: object) -> None:
-    """Raise `TypeError` for what cannot run a background load in a thread of this process."""
+    """Raise `TypeError` for an executor that cannot run loads in threads of this process."""
     if executor is None:
         return
     if not callable(getattr(executor, "submit", None)):
@@ -149,7 +150,7 @@ def check_executor(executor: object) -> None:
 
 
 def sweep(root: Namespace[Any]) -> int:
-    """Expire what is due, slice by slice; return how many entries that were."""
+    """Expire the due entries, slice by slice; return their number."""
     swept = 0
     more = True
     while more:
@@ -160,7 +161,7 @@ def sweep(root: Namespace[Any]) -> int:
 
 
 class Sweeper:
-    """A daemon thread that sweeps a cache now and then, and holds it only while it does.
+    """A daemon thread that sweeps a cache periodically, and refers to it only meanwhile.
 
     The cache lives while there is a view of it, its root or another.
     """
@@ -175,7 +176,7 @@ class Sweeper:
         """Start the thread; after a fork, start it anew."""
         name = "flowcache-sweep"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
-        # In an empty context: a thread that keeps its starter's has it as long as it lives.
+        # In an empty context: a thread with its starter's context would keep it alive.
         Context().run(thread.start)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What `async def` made, and what can be awaited: told without `inspect`, which is slow to import.
+"""Tests for coroutine functions and awaitables, without `inspect`, which is slow to import.
 
 Nothing here imports anything when it is called, as a finalizer may at the exit of the interpreter.
 """
@@ -41,7 +41,7 @@ def flags_of(function: Any) -> int:
 
 
 def is_async(loader: object) -> bool:
-    """True for what `async def` made, and for objects that are called as such."""
+    """True for the result of `async def`, and for objects that are called as such."""
     is_marked = getattr(sys.modules.get(KNOWS_MARKS), "iscoroutinefunction", None)
     for function in (loader, getattr(type(loader), "__call__", None)):  # noqa: B004  what it is
         if flags_of(function) & CO_COROUTINE or (is_marked is not None and is_marked(function)):
@@ -55,7 +55,7 @@ def makes_generators(function: object) -> bool:
 
 
 def is_awaitable(produced: object) -> bool:
-    """True for what `await` takes."""
+    """True for an awaitable."""
     if isinstance(produced, GeneratorType):
         return produced.gi_code.co_flags & CO_ITERABLE_COROUTINE != 0
     return isinstance(produced, Awaitable)
@@ -71,16 +71,16 @@ def check_sync(function: object, name: str) -> None:
 
 
 def plain_result(produced: Any, name: str) -> Any:
-    """Return what a plain function returned; `TypeError` for an awaitable, which it closes."""
+    """Return the result of a plain function; `TypeError` for an awaitable, which is closed."""
     if produced is None or not is_awaitable(produced):
         return produced
     if isinstance(produced, Coroutine):
-        produced.close()  # Or it would warn that it was never awaited.
+        produced.close()  # Unclosed, it would warn that it was never awaited.
     raise TypeError(f"{name}: must not return an awaitable, returned {type(produced).__name__}")
 
 
 def refuse_one_use(produced: object, name: str) -> None:
-    """Raise `TypeError` for what can be read once only, and so answers no second caller."""
+    """Raise `TypeError` for a value that can be read only once, so by no second caller."""
     kind = type(produced)
     if isinstance(produced, Coroutine):
         produced.close()
@@ -93,7 +93,7 @@ def refuse_one_use(produced: object, name: str) -> None:
 
 
 def is_iterator(produced: Any) -> bool:
-    """True for what is its own iterator, sync or async. A mock that can be iterated is none."""
+    """True for an object that is its own iterator, sync or async. An iterable mock is not."""
     kind = type(produced)
     try:
         return (hasattr(kind, "__next__") and iter(produced) is produced) or (

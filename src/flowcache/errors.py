@@ -1,4 +1,4 @@
-"""What flowcache raises. Each error is also the builtin that a caller would catch."""
+"""The errors that flowcache raises. Each is also the builtin that a caller would catch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class WeigherError(FlowcacheError, ValueError):
 
 
 class RecursiveLoadError(FlowcacheError, RuntimeError):
-    """A loader asked, itself or through other loaders, for the key that it is loading."""
+    """A loader fetched, itself or through other loaders, the key that it is loading."""
 
 
 class LoadTimeoutError(FlowcacheError, TimeoutError):

@@ -1,4 +1,4 @@
-"""Events: who is told what a cache did."""
+"""Events: records of a cache's actions, for listeners."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Event", "Listener"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that a cache did. What does not apply to its kind is ``None`` (``seconds``: 0)."""
+    """An action of a cache. Fields that do not apply to its kind are ``None`` (``seconds``: 0)."""
 
     kind: str
     """hit, miss, stale_hit, set, remove, load, load_error, refresh or sweep."""
@@ -32,11 +32,11 @@ class Event:
     """Why an entry was removed: deleted, replaced, expired, evicted, over_limit, tag, prefix,
     cleared."""
     value: Any
-    """The value stored, served or removed; for a sweep, how many entries it expired."""
+    """The value stored, served or removed; for a sweep, the number of expired entries."""
     error: BaseException | None
-    """What a loader raised."""
+    """The exception that a loader raised."""
     seconds: float
-    """What a load took."""
+    """The duration of a load."""
     cache: str
     """The cache's ``name``."""
 
@@ -55,7 +55,7 @@ def dispatch(
     seconds: float,
     cache: str,
 ) -> None:
-    """Call each listener; log what one raises and go on with the next."""
+    """Call each listener; log an exception and go on with the next."""
     event = Event(kind, path, key, cause, value, error, seconds, cache)
     for listener in listeners:
         try:

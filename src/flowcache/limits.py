@@ -19,13 +19,13 @@ UNSET: Final[Any] = _core.UNSET
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a namespace may hold, and how it fares under pressure; what is omitted is inherited.
+    """The limits of a namespace, and its treatment under pressure; omitted fields are inherited.
 
     ``default_ttl``: seconds, a ``timedelta``, or ``None`` for never. ``max_entries``,
-    ``max_weight``, ``max_pending``: at most so many entries, so much weight, so many running
-    loads; ``None``: no limit of its own. ``reserved``: entries that pressure from outside never
-    takes. ``share``: its weight against its siblings. ``child_limits``: what namespaces right below
-    it start with in turn. Raises ``TypeError`` or ``ValueError`` that names the field.
+    ``max_weight``, ``max_pending``: the most entries, weight and running loads; ``None``: no limit
+    of its own. ``reserved``: entries that pressure from outside never takes. ``share``: its weight
+    against its siblings. ``child_limits``: the limits that namespaces right below it start with.
+    Raises ``TypeError`` or ``ValueError`` that names the field.
     """
 
     default_ttl: float | timedelta | None = UNSET
@@ -40,7 +40,7 @@ class Limits:
         _core.check_settings(self.as_settings())
 
     def as_settings(self) -> dict[str, Any]:
-        """Return what was given, by name."""
+        """Return the given fields, by name."""
         given = ((name, getattr(self, name)) for name in self.__slots__)
         return {name: value for name, value in given if value is not UNSET}
 

@@ -1,4 +1,4 @@
-"""Diagnostics: how a key or a value appears in a message, and what is logged."""
+"""Diagnostics: keys and values in messages, and log records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def shown(value: object) -> str:
     """
     try:
         if isinstance(value, (str, bytes)) and len(value) > LONGEST:
-            value = value[: LONGEST + 1]  # Nothing is gained by a copy of a megabyte.
+            value = value[: LONGEST + 1]  # A copy of a megabyte would gain nothing.
         text = "".join(
             character if character.isprintable() else ascii(character)[1:-1]
             for character in repr(value)[: LONGEST + 1]

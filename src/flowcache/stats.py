@@ -1,4 +1,4 @@
-"""Stats: what happened in a namespace and below it, and what it holds."""
+"""Stats: the counters of a namespace and those below it, and their entries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Stats"]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts since the namespace was made, or since ``reset_stats()``, and what is held now."""
+    """Counts since the namespace was made, or since ``reset_stats()``, and current sizes."""
 
     hits: int
     """Look-ups that found a fresh value."""
@@ -30,11 +30,11 @@ class Stats:
     load_seconds: float
     """Time spent in loaders, in seconds."""
     sets: int
-    """Values stored, by whatever call."""
+    """Values stored, by any call."""
     evictions: int
-    """Entries that had to give way before their time."""
+    """Entries evicted before their time."""
     evictions_caused: int
-    """Entries, anybody's, that gave way so that a value could be stored here."""
+    """Entries of any namespace that were evicted so that a value could be stored here."""
     expirations: int
     """Entries reclaimed because their time was over."""
     invalidations: int
@@ -42,7 +42,7 @@ class Stats:
     entries: int
     """Entries held now, stale ones and those not yet reclaimed included."""
     weight: int
-    """What the entries held now weigh; 0 without a weigher."""
+    """The weight of the entries held now; 0 without a weigher."""
     pending: int
     """Loads that run now."""
 
