@@ -20,7 +20,9 @@ from statistics import median
 from machine import RESULTS, environment
 from rich.progress import track
 
-MODULES = ("flowcache", "asyncio", "cachebox", "cachetools", "cashews", "moka_py", "theine")
+BASIS = "asyncio, dataclasses, typing"
+"""What an application has imported already: the goal of flowcache is this and 10 ms."""
+MODULES = ("flowcache", BASIS, "cachebox", "cachetools", "cashews", "moka_py", "theine")
 TIME = """\
 import sys, time
 began = time.perf_counter()
@@ -50,7 +52,7 @@ def main() -> None:
                 taken[module].append(seconds)
     figures = {module: round(median(times) * 1e3, 2) for module, times in taken.items()}
     for module, milliseconds in sorted(figures.items(), key=lambda item: item[1]):
-        print(f"{module:<12}{milliseconds:>8.2f} ms")
+        print(f"{module:<30}{milliseconds:>8.2f} ms")
     written = {"environment": environment(), "milliseconds": figures}
     path = Path(options.results, "startup.json")
     path.parent.mkdir(parents=True, exist_ok=True)

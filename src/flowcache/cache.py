@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import MutableMapping
 from contextvars import Context
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core
 from ._core import Namespace
@@ -15,20 +16,16 @@ from .errors import CacheClosedError
 from .loading import pool
 from .reports import report
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import timedelta
-    from typing import Any, TypeVar
 
     from .limits import Limits
     from .loading.pool import Executor
 
-    V = TypeVar("V")
-else:
-    from .standins import V
-
 __all__ = ["Cache", "Namespace", "create_cache"]
+
+V = TypeVar("V")
 
 MutableMapping.register(Namespace)
 

@@ -1,6 +1,7 @@
-"""Tests for coroutine functions and awaitables, without `inspect`, which is slow to import.
+"""Tests for coroutine functions and awaitables, by the flags of the code.
 
-Nothing here imports anything when it is called, as a finalizer may at the exit of the interpreter.
+The functions of `inspect` are not used: a finalizer that runs at the exit of the interpreter may
+call a cache when the globals of `inspect` are gone.
 """
 
 from __future__ import annotations
@@ -8,11 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Coroutine
 from functools import partial
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
 from types import FunctionType, GeneratorType, MethodType
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = [
     "check_sync",
@@ -22,12 +21,6 @@ __all__ = [
     "plain_result",
     "refuse_one_use",
 ]
-
-# Flags of code objects, from the reference of the language.
-CO_GENERATOR = 0x20
-CO_COROUTINE = 0x80
-CO_ITERABLE_COROUTINE = 0x100
-CO_ASYNC_GENERATOR = 0x200
 
 KNOWS_MARKS = "inspect" if sys.version_info >= (3, 12) else "asyncio"
 """The module that marks other objects as coroutine functions. Where it is not imported, none is."""

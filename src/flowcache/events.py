@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from . import _core
 from .coroutines import check_sync, plain_result
 from .reports import report, shown
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable
-    from dataclasses import dataclass
-    from typing import Any
-else:
-    from .standins import dataclass
 
 __all__ = ["Event", "Listener"]
 

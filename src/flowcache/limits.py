@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
 from . import _core
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dataclasses import dataclass
     from datetime import timedelta
-    from typing import Any, Final
-else:
-    from .standins import dataclass
 
 __all__ = ["Limits"]
 

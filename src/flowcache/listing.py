@@ -7,18 +7,13 @@ each key up, which counts, and fails when another thread has removed it.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from typing import Any, TypeVar
 
 from . import _core
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, TypeVar
-
-    V = TypeVar("V")
-else:
-    from .standins import Any, V
-
 __all__ = ["Items", "KeysView", "Values"]
+
+V = TypeVar("V")
 
 
 class Values(ValuesView[V]):

@@ -38,7 +38,7 @@ def report(
     try:
         import logging
     except ImportError:
-        # The interpreter is at its end and `logging` was never imported: nothing is configured.
+        # The interpreter is at its end: no module can be imported, and none works reliably.
         print("flowcache:", message % args, "" if error is None else shown(error), file=sys.stderr)
         return
     logger = logging.getLogger("flowcache")

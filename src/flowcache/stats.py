@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from dataclasses import dataclass
-else:
-    from .standins import dataclass
+from dataclasses import dataclass
 
 __all__ = ["Stats"]
 

@@ -15,6 +15,7 @@ import itertools
 import sys
 import types
 import weakref
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from . import _core
 from .coroutines import check_sync, is_async, makes_generators, plain_result
@@ -22,31 +23,19 @@ from .loading import afetch, arefresh, fetch_miss, refresh
 from .loading.options import Call, tags_of
 from .reports import shown
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, MutableMapping
-    from typing import (
-        Any,
-        Concatenate,
-        Generic,
-        NamedTuple,
-        ParamSpec,
-        Protocol,
-        Self,
-        TypeVar,
-        overload,
-    )
+    from typing import Concatenate, Protocol, Self
 
-    P = ParamSpec("P")
     Q = ParamSpec("Q")
-    R = TypeVar("R")
     S = TypeVar("S")
     Arguments = tuple[Any, ...]
     Keywords = dict[str, Any]
-else:
-    from .standins import Generic, NamedTuple, P, R, overload
 
 __all__ = ["CacheInfo", "Cached", "cached", "make_key", "wrap"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Mark:
@@ -265,10 +254,10 @@ class Cached(_core.Called, Generic[P, R]):
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
     @overload
-    def __get__(  # noqa: F811  not always typing's
+    def __get__(
         self: Cached[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
     ) -> Bound[Q, R]: ...
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:  # noqa: F811
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
         """Bind to an instance, as a function in a class does."""
         return self if instance is None else Bound(self, instance)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from flowcache.errors import CacheClosedError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable
-    from typing import Any, NamedTuple
-else:
-    from flowcache.standins import NamedTuple
 
 __all__ = ["forget_failures", "is_backing_off", "note_failure"]
 

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from flowcache import _core
 from flowcache.coroutines import check_sync
 from flowcache.errors import InvalidTagError
 from flowcache.reports import shown
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from dataclasses import dataclass
     from datetime import timedelta
-    from typing import Any, Generic, NamedTuple, TypeVar
-
-    V = TypeVar("V")
-else:
-    from flowcache.standins import Generic, NamedTuple, V, dataclass
 
 __all__ = ["UNSET", "Call", "Held", "Loaded"]
+
+V = TypeVar("V")
 
 UNSET: Any = _core.UNSET
 """The default of an option for which `None` means something."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # With slots, `Loaded[int](1)` raises before 3.13.
 class Loaded(Generic[V]):
     """What a loader returns to say how its value is to be kept; callers receive `value`.
 
