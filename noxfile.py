@@ -46,7 +46,7 @@ SUITE = ("test", "demo", "replay")
 """The extras that the suite needs."""
 # Requirements that are compiled, and may have no wheels for a build without the GIL. The tests that
 # need them are skipped there, with this reason.
-NOT_FREE_THREADED = ("gevent", "litestar", "mypy", "uvloop")
+NOT_FREE_THREADED = ("aiohttp", "gevent", "litestar", "mypy", "uvloop")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
 QUIETLY = ("--quiet", "--quiet", "--disable-pip-version-check")
 
@@ -341,7 +341,7 @@ add_program("matrix", "Make each call with each action of a guest at each place 
 @nox.session(python=FIRST_PYTHON)
 def upstream(session: nox.Session) -> None:
     """Run the tests of the frameworks themselves, over flowcache's classes for them."""
-    install(session, *SUITE)
+    install(session, *SUITE, "upstream")
     python(session, "scripts/upstream/upstream.py", *session.posargs)
 
 

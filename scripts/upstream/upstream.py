@@ -3,7 +3,7 @@
     python scripts/upstream/upstream.py [django] [dogpile] ... [--litestar CHECKOUT]
 
 Run by the Python of an environment that holds flowcache and those projects. The tests come from the
-sdist of the installed version, which pip fetches once into .venv/upstream. Before a suite runs, its
+sdist of the installed version, which pip fetches once into .venv/sdists. Before a suite runs, its
 omitted tests are printed, each with the reason. Litestar's sdist has no tests: they run if a
 checkout of its repository is named.
 """
@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOWNLOADS = ROOT / ".venv" / "upstream"
+DOWNLOADS = ROOT / ".venv" / "sdists"
 SUITES = Path(__file__).resolve().parent / "suites"
+EXAMPLES = ROOT / "examples" / "frameworks"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Suite:
     arguments: tuple[str, ...] = ("-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider")
     settings: str = ""
     """The settings of pytest that the tests need."""
+    examples: tuple[str, ...] = ()
+    """Files of examples/frameworks to copy beside the file."""
 
 
 KNOWN = {
@@ -49,6 +52,13 @@ KNOWN = {
     "dogpile": Suite("dogpile.cache", "dogpile_suite.py"),
     "cachelib": Suite("cachelib", "cachelib_suite.py", ("tests",)),
     "flask_caching": Suite("Flask-Caching", "flask_caching_suite.py", ("tests",)),
+    "aiocache": Suite(
+        "aiocache",
+        "aiocache_suite.py",
+        ("tests",),
+        settings="asyncio_mode = auto\n",
+        examples=("aiocache_backend.py",),
+    ),
 }
 
 OF_LITESTAR = Suite(
@@ -57,7 +67,6 @@ OF_LITESTAR = Suite(
     arguments=("-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider", "-p", "litestar_suite"),
     settings="asyncio_mode = auto\nmarkers =\n    flaky\n    xdist_group\n",
 )
-"""Needs pytest-asyncio, pytest-mock, redis, time-machine and valkey, which its tests import."""
 
 
 def main() -> int:
@@ -94,6 +103,8 @@ def run(suite: Suite, tests: Path | None = None) -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy(SUITES / suite.file, folder)
+        for example in suite.examples:
+            shutil.copy(EXAMPLES / example, folder)
         if suite.folders:
             extract(fetch(suite.distribution, version), suite.folders, folder)
         if tests is not None:
