@@ -1,24 +1,70 @@
-"""Complaints about other caches, with two tenants at once, beyond those in other files.
+"""Complaints about other caches, as tests of two tenants that work at once: over threads and ASGI.
 
-The others stand in the files of their integrations. Pages of two tenants, and a clear that empties
-other prefixes: test_django and test_django_requests. /me of another user: test_fastapi. Memoized
-results of one tenant: test_cachelib. Memory that grows: test_litestar. The tenant of the last task:
-test_celery.
+Three of them stand elsewhere: pages and fragments of two tenants (django-tenants #1052, #599) in
+test_django_requests, the tenant of a worker's last task (django-multitenant #213) in test_celery
+and test_servers, the counters of several processes (client_python #504) in test_servers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
+import pytest
+from django.core.cache import caches
+from flask import Flask
+from flask_caching import Cache as FlaskCache
+
+from contrib.django_project import caches_of
 from contrib.interleaving import TENANTS, in_step
 from flowcache import create_cache
+from flowcache.contrib.asgi import TenantMiddleware
 from flowcache.tenancy import current_tenant, tenant
+
+CURRENT = {"OPTIONS": {"TENANT": "current"}}
+
+
+def over_threads(work: Callable[[str], Any], turns: int = 50) -> None:
+    """Call `work(tenant)` so often in a thread for each tenant, in step and within it."""
+
+    def run(name: str, step: Callable[[], Any]) -> None:
+        for _ in range(turns):
+            step()
+            with tenant(name):
+                work(name)
+
+    in_step(run, *TENANTS)
+
+
+def over_asgi(work: Callable[[str], Awaitable[Any]], turns: int = 20) -> None:
+    """Let an application await `work(tenant)` so often, for requests of both at once."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        name = current_tenant.get()
+        await work(name)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": name.encode()})
+
+    transport = httpx.ASGITransport(TenantMiddleware(application, header="X-Tenant-ID"))
+
+    async def ask(client: httpx.AsyncClient, name: str) -> None:
+        for _ in range(turns):
+            answer = await client.get("/", headers={"X-Tenant-ID": name})
+            assert (answer.status_code, answer.text) == (200, name)
+
+    async def run() -> None:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            await asyncio.gather(*(ask(client, name) for name in TENANTS * 2))
+
+    asyncio.run(run())
+    assert current_tenant.get(None) is None
 
 
 class User:
-    """An object whose repr does not tell it from others of its kind."""
+    """An object that shows nothing of what makes it one of its kind."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,7 +74,7 @@ class User:
 
 
 def test_objects_that_look_alike_are_not_mixed() -> None:
-    """superset #26023: keys made by repr() give one user the result of another."""
+    """superset #26023: keys made by repr() give one user what another asked for."""
     mine = create_cache().for_current_tenant()
     users = {name: [User(f"{name} {number}") for number in range(3)] for name in TENANTS}
 
@@ -41,39 +87,159 @@ def test_objects_that_look_alike_are_not_mixed() -> None:
         await asyncio.sleep(0)
         return f"{user.name} at {current_tenant.get()}"
 
-    def work(name: str, step: Callable[[], Any]) -> None:
-        with tenant(name):
-            for _ in range(50):
-                step()
-                for user in users[name]:
-                    assert greet(user) == f"{user.name} at {name}"
+    def work(name: str) -> None:
+        for user in users[name]:
+            assert greet(user) == f"{user.name} at {name}"
 
-    async def ask(name: str) -> None:
-        with tenant(name):
-            for _ in range(20):
-                for user in users[name]:
-                    assert await greet_later(user) == f"{user.name} at {name}"
+    async def work_later(name: str) -> None:
+        for user in users[name]:
+            assert await greet_later(user) == f"{user.name} at {name}"
 
-    async def all_of_them() -> None:
-        await asyncio.gather(*(ask(name) for name in TENANTS * 2))
+    over_threads(work)
+    over_asgi(work_later)
 
-    in_step(work, *TENANTS)
-    asyncio.run(all_of_them())
+
+def test_the_answer_to_one_user_is_not_served_to_another() -> None:
+    """fastapi-cache #103: a function without arguments is cached once for all."""
+    mine = create_cache().for_current_tenant()
+    made: Counter[str] = Counter()
+
+    @mine.cached()
+    def me() -> str:
+        made[current_tenant.get()] += 1
+        return f"I am of {current_tenant.get()}"
+
+    @mine.cached()
+    async def me_later() -> str:
+        await asyncio.sleep(0)
+        return me()
+
+    def work(name: str) -> None:
+        assert me() == f"I am of {name}"
+
+    async def work_later(name: str) -> None:
+        assert await me_later() == f"I am of {name}"
+
+    over_threads(work)
+    over_asgi(work_later)
+    assert made == dict.fromkeys(TENANTS, 1)
+
+
+@pytest.mark.parametrize("over", [over_threads, over_asgi])
+def test_a_clear_empties_no_other_prefix_or_tenant(over: Any) -> None:
+    """django-redis #813: a clear empties the prefixes and aliases of all."""
+    shop = {"LOCATION": "shop"}
+    with caches_of(
+        default={**shop, **CURRENT},
+        pages={**shop, **CURRENT, "KEY_PREFIX": "pages"},
+        shared=shop,
+    ):
+        caches["shared"].set("rates", "of all")
+
+        def work(name: str) -> None:
+            default, pages = caches["default"], caches["pages"]
+            pages.add("kept", name)
+            if name == "acme":
+                default.set("k", name)
+                default.clear()
+                assert default.get("k") is None
+            else:
+                default.add("k", name)
+                assert default.get("k") == name
+            assert pages.get("kept") == name
+            assert caches["shared"].get("rates") == "of all"
+
+        async def work_later(name: str) -> None:
+            await asyncio.sleep(0)
+            work(name)
+            await asyncio.sleep(0)
+
+        over(work if over is over_threads else work_later)
+
+
+def test_memoized_results_of_one_tenant_are_forgotten() -> None:
+    """Flask-Caching #400: those of one tenant cannot be invalidated without those of all."""
+    app = Flask(__name__)
+    app.config["CACHE_TYPE"] = "flowcache.contrib.flask_caching.FlowCache"
+    app.config["CACHE_OPTIONS"] = {"tenant": "current"}
+    cache: Any = FlaskCache(app)
+    made: Counter[str] = Counter()
+
+    @cache.memoize(60)
+    def report(year: int) -> str:
+        made[current_tenant.get()] += 1
+        return f"{year} of {current_tenant.get()}"
+
+    mine = create_cache().for_current_tenant()
+    made_later: Counter[str] = Counter()
+
+    @mine.cached()
+    async def report_later(year: int) -> str:
+        await asyncio.sleep(0)
+        made_later[current_tenant.get()] += 1
+        return f"{year} of {current_tenant.get()}"
+
+    def work(name: str) -> None:
+        with app.app_context():
+            assert report(2026) == f"2026 of {name}"
+            if name == "acme":
+                cache.delete_memoized(report)
+
+    async def work_later(name: str) -> None:
+        assert await report_later(2026) == f"2026 of {name}"
+        if name == "acme":
+            report_later.cache_clear()
+
+    over_threads(work)
+    over_asgi(work_later)
+    assert made == {"acme": 50, "beta": 1}
+    assert made_later["beta"] == 1
+    assert made_later["acme"] > 1
+
+
+def test_a_million_keys_stay_within_the_bound() -> None:
+    """litestar #5085: memory grows for ever."""
+    cache = create_cache(max_entries=1_000)
+    mine = cache.for_current_tenant()
+    stored = Counter(dict.fromkeys(TENANTS, 0))
+
+    def store(name: str, many: int) -> None:
+        first = stored[name]
+        mine.set_many(dict.fromkeys(map(str, range(first, first + many)), name))
+        stored[name] += many
+        assert cache.stats().entries <= 1_000
+
+    async def store_later(name: str) -> None:
+        store(name, 1_000)
+        await asyncio.sleep(0)
+
+    over_threads(lambda name: store(name, 9_200))
+    over_asgi(store_later)
+    assert stored.total() == 1_000_000
+    assert cache.stats().entries == 1_000
+    assert sorted(len(cache.namespace(f"tenant:{name}")) for name in TENANTS) == [500, 500]
 
 
 def test_a_cached_none_is_no_miss() -> None:
     """debug-toolbar #2417: a cached None shows as a miss."""
     cache = create_cache()
+    mine = cache.for_current_tenant()
+    for name in TENANTS:
+        cache.namespace(f"tenant:{name}").set("k", None)
 
-    def work(name: str, step: Callable[[], Any]) -> None:
-        mine = cache.namespace(f"tenant:{name}")
-        mine.set("k", None)
-        for _ in range(100):
-            step()
-            assert mine.get("k", "absent") is None
-            assert mine.fetch("k", lambda: "loaded") is None
+    def work(_: str) -> None:
+        assert mine.get("k", "absent") is None
+        assert mine.fetch("k", lambda: "loaded") is None
 
-    in_step(work, *TENANTS)
+    async def load() -> str:
+        return "loaded"
+
+    async def work_later(_: str) -> None:
+        assert mine.get("k", "absent") is None
+        assert await mine.afetch("k", load) is None
+
+    over_threads(work)
+    over_asgi(work_later)
     for name in TENANTS:
         stats = cache.namespace(f"tenant:{name}").stats()
-        assert (stats.hits, stats.misses, stats.loads) == (200, 0, 0)
+        assert (stats.hits, stats.misses, stats.loads) == (100 + 80, 0, 0)
