@@ -66,16 +66,16 @@ class Load:
     async def one_at_a_time(self, progress: Progress) -> None:
         """Let each tenant write and clear in turn, while all of them read."""
         for number, tenant in enumerate(self.names, start=1):
-            await self._everybody_reads()
+            await self._all_tenants_read()
             await self.write(tenant)
-            await self._everybody_reads()
+            await self._all_tenants_read()
             await self.clear(tenant)
-            await self._everybody_reads()
+            await self._all_tenants_read()
             progress(number / len(self.names))
 
     async def scan(self, progress: Progress) -> None:
         """Let the noisy tenant ask for more than the cache can hold, while the others read."""
-        await self._everybody_reads()
+        await self._all_tenants_read()
         limits = iter(self.noisy.limits)  # shared: each free user takes the next one
 
         async def visit_all() -> None:
@@ -84,7 +84,7 @@ class Load:
                 progress(limit / max(self.noisy.limits))
 
         await asyncio.gather(*(visit_all() for _ in range(10)))
-        await self._everybody_reads()
+        await self._all_tenants_read()
 
     async def traffic(self, progress: Progress) -> None:
         """Let all tenants read, write, clear and scan at once, for the scenario's seconds."""
@@ -202,7 +202,7 @@ class Load:
             self.checks.own_data.expect(not strangers, f"{tenant} was shown data of {strangers}")
         return response.json() if answered else None
 
-    async def _everybody_reads(self) -> None:
+    async def _all_tenants_read(self) -> None:
         await asyncio.gather(*(self.read(tenant, LIMIT) for tenant in self.names))
 
     async def _read_until(self, until: float, tenant: Tenant, choice: random.Random) -> None:

@@ -35,7 +35,7 @@ def whose(request: HttpRequest) -> HttpResponse:
     return HttpResponse(current_tenant.get())
 
 
-def nobodys(request: HttpRequest) -> HttpResponse:
+def exempt_page(request: HttpRequest) -> HttpResponse:
     with pytest.raises(LookupError):
         cache.get("k")
     return HttpResponse(current_tenant.get("no tenant"))
@@ -81,7 +81,7 @@ urlpatterns = [
     path("whose/", whose),
     path("whose-async/", whose_async),
     path("page/", page),
-    path("nobodys/", nobodys),
+    path("exempt/", exempt_page),
     path("fragment/", fragment),
     path("stream/", stream),
     path("stream-async/", stream_async),
@@ -228,8 +228,8 @@ def test_callables_may_be_async_under_asgi_alone() -> None:
 
 @both_ways
 def test_exempt_requests_are_served_without_a_tenant(asynchronous: bool) -> None:
-    with project({"header": "X-Tenant-ID", "exempt": ["/nobodys/"]}):
-        answer = ask("/nobodys/", "acme", asynchronous=asynchronous)
+    with project({"header": "X-Tenant-ID", "exempt": ["/exempt/"]}):
+        answer = ask("/exempt/", "acme", asynchronous=asynchronous)
         assert (answer.status_code, answer.content) == (200, b"no tenant")
         assert ask("/whose/", None, asynchronous=asynchronous).status_code == 400
 

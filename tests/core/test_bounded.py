@@ -161,7 +161,7 @@ def test_a_tag_goes_with_the_last_entry_that_bears_it(end: str) -> None:
     cache._check()  # No tag is left that no entry bears.
 
 
-def test_tags_that_nobody_bears_are_asked_for_without_being_remembered() -> None:
+def test_tags_of_no_entry_are_looked_up_without_being_remembered() -> None:
     cache, _ = new_cache()
     own = cache.namespace("tenant")
     own.set("k", 1, tags="crm")
@@ -255,9 +255,7 @@ def test_the_longest_name_tag_and_path_are_accepted_and_one_more_is_not() -> Non
 @pytest.mark.parametrize(
     ("namespaces", "keys"), [(1, COLLIDING), (100, 500)], ids=["in one namespace", "50,000 in all"]
 )
-def test_keys_of_one_hash_cost_those_who_chose_them_and_nobody_else(
-    namespaces: int, keys: int
-) -> None:
+def test_keys_of_one_hash_cost_their_own_tenant_alone(namespaces: int, keys: int) -> None:
     """Counted in buckets that a look-up examines, as a measure of its work."""
     # The smallest table that holds them, so that the victim's keys lie among them.
     cache, _ = new_cache(max_entries=namespaces * keys + 1_000)

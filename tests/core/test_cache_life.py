@@ -67,7 +67,7 @@ def test_close_drops_everything_and_closing_twice_is_closing_once() -> None:
     cache._check()
 
 
-def test_a_closed_cache_still_says_who_it_is() -> None:
+def test_a_closed_cache_still_has_its_name() -> None:
     cache = create_cache(name="crm")
     view = cache.namespace("a")
     cache.close()

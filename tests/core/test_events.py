@@ -298,7 +298,7 @@ def test_an_interrupt_in_a_listener_comes_out_of_the_call_whose_change_is_comple
     cache._check()
 
 
-def test_nobody_is_told_of_entries_that_went_before_they_listened() -> None:
+def test_a_listener_hears_of_no_entry_removed_before_it() -> None:
     cache, _ = new_cache()
 
     class Maker:

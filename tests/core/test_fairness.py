@@ -149,7 +149,7 @@ def test_a_tenant_that_crosses_its_reservation_to_and_fro_gives_way_only_beyond_
 
 
 @given(others=NEIGHBOURS, steps=STEPS, limit=st.integers(5, 30))
-def test_a_limit_of_its_own_takes_from_nobody_else(
+def test_a_limit_of_its_own_takes_from_no_other_tenant(
     others: list[float], steps: list[tuple[int, int, int]], limit: int
 ) -> None:
     cache, _ = new_cache(max_entries=1_000, default_ttl=None)

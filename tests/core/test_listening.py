@@ -42,7 +42,7 @@ def test_a_namespace_that_is_listened_to_is_not_forgotten() -> None:
     assert heard == ["k", "set", "set"]
 
 
-def test_a_namespace_is_forgotten_once_nobody_listens_to_it_any_more() -> None:
+def test_a_namespace_is_forgotten_once_it_has_no_listener_any_more() -> None:
     cache, _ = new_cache(max_idle_namespaces=0)
     end = cache.namespace("a").subscribe(print)
     end()

@@ -543,7 +543,7 @@ def test_a_bound_method_compares_and_shows_itself_as_one(ns: Namespace[Any]) -> 
 # Async functions
 
 
-def test_an_async_function_is_awaited_once_for_all_who_ask(ns: Namespace[Any]) -> None:
+def test_an_async_function_is_awaited_once_for_all_callers(ns: Namespace[Any]) -> None:
     calls = Calls()
 
     @ns.cached(ttl=60)
