@@ -48,7 +48,7 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
         check_that(e.key != NULL and e.value != NULL, f"{label}: a free slot is in the order")
         check_that(e.node == node.id, f"{label}: another's entry is in its order")
         check_that(e.older == before, f"{label}: the order's links disagree")
-        check_that(check_table_holds_locked(core, e.hash, i),
+        check_that(table_holds(&core.table, e.hash, i),
                    f"{label}: an entry is not in the table")
         own += 1
         own_weight += entry_weight(&core.slab, i)
@@ -127,20 +127,6 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     return 0
 
 
-cdef bint check_table_holds_locked(Core* core, uint32_t hash, uint32_t i) noexcept:
-    cdef Part* part = table_part(&core.table, hash)
-    cdef uint32_t b = part_home(part, hash), slot, tried = 1
-    while tried <= part_most(part):
-        for slot in range(SLOTS):
-            if part.buckets[b].hash[slot] == hash and part.buckets[b].entry[slot] == i:
-                return True
-        if part.buckets[b].overflow == 0:
-            return False
-        b = part_next(part, hash, tried)
-        tried += 1
-    return False
-
-
 cdef int check_store(Store store) except -1:
     """The whole cache. No other thread is in it, and no call is under way."""
     cdef Core* core = &store.core
@@ -161,7 +147,7 @@ cdef int check_store(Store store) except -1:
         i = core.debris_first
         while i != NONE:
             check_that(entry_at(&core.slab, i).node == NONE, "debris can be reached")
-            check_that(check_table_holds_locked(core, entry_at(&core.slab, i).hash, i),
+            check_that(table_holds(&core.table, entry_at(&core.slab, i).hash, i),
                        "debris is not in the table")
             left += 1
             i = entry_at(&core.slab, i).newer

@@ -250,6 +250,21 @@ cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept 
         tried += 1
 
 
+cdef inline bint table_holds(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
+    """Whether entry i is there: not so once it waits in limbo, or its slot is free."""
+    cdef Part* part = table_part(table, hash)
+    cdef uint32_t b = part_home(part, hash), slot, tried = 1
+    while tried <= part_most(part):
+        for slot in range(SLOTS):
+            if part.buckets[b].hash[slot] == hash and part.buckets[b].entry[slot] == i:
+                return True
+        if part.buckets[b].overflow == 0:
+            return False
+        b = part_next(part, hash, tried)
+        tried += 1
+    return False
+
+
 cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
     """Make sure that one more entry of this hash fits; -1 when memory is out."""
     cdef Part* part = table_first(table, hash)
