@@ -57,6 +57,9 @@ NAMES = [
     "invalidate_tag",
     "invalidate_tags",
     "invalidate_prefix",
+    "expire",
+    "expire_tag",
+    "tags",
     "setdefault",
     "configure",
 ]
@@ -89,9 +92,9 @@ def call(draw: Draw) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         return name, (draw(KEYS),), {"ttl": draw(TTLS)}
     if name == "incr":
         return name, (draw(KEYS),), {"delta": draw([1, -1, 5])}
-    if name in ("popitem", "clear"):
+    if name in ("popitem", "clear", "tags"):
         return name, (), {}
-    if name == "invalidate_tag":
+    if name in ("invalidate_tag", "expire_tag"):
         return name, (draw(["t", "u", "t:u"]),), {}
     if name == "invalidate_tags":
         return name, (draw(TAGS),), {"match": draw(["any", "all"])}

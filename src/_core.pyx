@@ -35,6 +35,9 @@
 #   collector  what the collector is shown
 # the verbs of a namespace
 #   lookup, storing, removing, listing, fetching
+#   aging      soft invalidation: a TTL that ends now
+#   matching   invalidation by a predicate
+#   inspecting one key, tags, children: looks that count nowhere
 #   check      everything recomputed
 # what users hold
 #   scopes     which tenant is current
@@ -157,6 +160,9 @@ include "_core/storing.pyx"
 include "_core/removing.pyx"
 include "_core/listing.pyx"
 include "_core/fetching.pyx"
+include "_core/aging.pyx"
+include "_core/matching.pyx"
+include "_core/inspecting.pyx"
 include "_core/check.pyx"
 
 include "_core/scopes.pyx"

@@ -143,6 +143,10 @@ cdef enum:
     FEW_TAGS = 8                  # so many may be compared each with each
 
 
+# What the tags begin with that cached functions add: internal, and shown by no call.
+cdef str FUNCTION_TAG = "flowcache.function:"
+
+
 cdef tuple tags_once(tuple tags):
     """Exact str, each once if they are more than a few: a store compares only a few."""
     if len(tags) <= FEW_TAGS:

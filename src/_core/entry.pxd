@@ -24,6 +24,7 @@ cdef extern from * nogil:
     const double INFINITY
     bint signbit(double)
     double fabs(double)
+    double fmax(double, double)
     bint isnan(double)
     bint isinf(double)
 

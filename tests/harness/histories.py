@@ -626,7 +626,14 @@ class Round:
             covers = lambda other: tag in tags_of(other)  # noqa: E731
             with history.invalidation(place_name, covers, f"invalidate_tag {tag} of {place_name}"):
                 where.invalidate_tag(tag)
-        elif draw < 0.82:
+        elif draw < 0.8:
+            covers = lambda other: other[1] == key[1]  # noqa: E731
+            begin = history.ticket()
+            with history.invalidation(name, covers, "invalidate_where"):
+                place.invalidate_where(lambda other, value: covers(other))
+            # Which of the running loads the predicate would have been true of was not known.
+            history.lost.append((begin, history.ticket(), name, lambda other: True))
+        elif draw < 0.83:
             tags = tags_of(key)
             begin = history.ticket()
             with history.invalidation(name, lambda other: other == key, "invalidate_tags"):

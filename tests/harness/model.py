@@ -332,6 +332,16 @@ class ModelNamespace:
     def __len__(self) -> int:
         return len(self.contents())
 
+    def inspect(self, key: Hashable) -> tuple[Any, ...] | None:
+        """Whether it is fresh, its TTL, its stale window, its tags, its weight."""
+        self.cache.sweep()
+        entry = self.node.entries.get(key)
+        if entry is None:
+            return None
+        left = entry.deadline - self.cache.clock()
+        ttl = None if left == NEVER else max(left, 0)
+        return left > 0, ttl, entry.window, entry.tags, entry.weight
+
     # Stores
 
     def default_ttl(self) -> float | None:
@@ -482,6 +492,46 @@ class ModelNamespace:
             )
 
         return self.remove_where(self.node.tree(), "tag", covers)
+
+    def invalidate_where(self, predicate: Callable[[Hashable, Any], bool]) -> int:
+        return self.remove_where(
+            self.node.tree(), "deleted", lambda key, entry: predicate(key, entry.value)
+        )
+
+    def end(self, node: Node, key: Hashable) -> bool:
+        """Let the TTL of an entry end now; tell whether it was fresh."""
+        entry, now = node.entries[key], self.cache.clock()
+        if entry.deadline <= now:
+            return False
+        if entry.window:
+            node.entries[key] = replace(entry, deadline=now)
+        else:
+            self.cache.drop(node, key, "expired")
+        return True
+
+    def expire(self, key: Hashable) -> bool:
+        self.cache.sweep()
+        return key in self.node.entries and self.end(self.node, key)
+
+    def expire_tag(self, tag: str) -> int:
+        self.cache.sweep()
+        return sum(
+            self.end(node, key)
+            for node in self.node.tree()
+            for key, entry in list(node.entries.items())
+            if tag in entry.tags
+        )
+
+    def tags(self) -> dict[str, int]:
+        self.cache.sweep()
+        return dict(
+            Counter(
+                tag
+                for node in self.node.tree()
+                for entry in node.entries.values()
+                for tag in entry.tags
+            )
+        )
 
     def invalidate_prefix(self, prefix: str) -> int:
         return self.remove_where(

@@ -51,12 +51,36 @@ SWEEPING_CALLS = [
         st.tuples(st.sampled_from(["", "x", "xy", "b:", "z"])),
         st.just({}),
     ),
+    st.tuples(st.just("expire"), st.tuples(KEYS), st.just({})),
+    st.tuples(st.just("expire_tag"), st.tuples(TAGS), st.just({})),
+    st.tuples(
+        st.just("invalidate_where"),
+        st.tuples(
+            st.sampled_from(
+                [
+                    lambda key, value: isinstance(key, str),
+                    lambda key, value: value in (1, ""),
+                    lambda key, value: True,
+                ]
+            )
+        ),
+        st.just({}),
+    ),
+    st.just(("tags", (), {})),
 ]
 COMPARED = ("hits", "misses", "loads", "sets", "evictions", "evictions_caused", "invalidations")
 
 
 def storing_options() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional={"ttl": TTLS, "tags": TAG_SETS, "stale": STALE})
+
+
+def inspected(core: Namespace[Any], key: Any) -> tuple[Any, ...] | None:
+    """What the core tells of a key, in the model's form."""
+    seen = core.inspect(key)
+    if seen is None:
+        return None
+    return seen.fresh, seen.ttl, seen.grace, frozenset(seen.tags), seen.weight
 
 
 class SideBySide(RuleBasedStateMachine):
@@ -114,6 +138,8 @@ class SideBySide(RuleBasedStateMachine):
             assert [core.ttl(key) for key, _ in expected] == [
                 model.ttl(key) for key, _ in expected
             ], node.path
+            for key in node.entries:
+                assert inspected(core, key) == model.inspect(key), (node.path, key)
 
     def settle(self) -> None:
         self.core.sweep()

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type
 
-from flowcache import Cache, Event, Limits, Loaded, Namespace, Stats, create_cache
+from flowcache import (
+    Cache,
+    Children,
+    Event,
+    Inspection,
+    Limits,
+    Loaded,
+    Namespace,
+    Stats,
+    create_cache,
+)
 
 
 @dataclass
@@ -99,6 +109,14 @@ def many(ns: Namespace[Contact]) -> None:
     assert_type(ns.invalidate_tag("t"), int)
     assert_type(ns.invalidate_tags(["t"], match="all"), int)
     assert_type(ns.invalidate_prefix("a"), int)
+    assert_type(ns.invalidate_where(lambda key, contact: contact.name == "x"), int)
+    assert_type(ns.expire("k"), bool)
+    assert_type(ns.expire_tag("t"), int)
+    assert_type(ns.inspect("k"), Inspection | None)
+    assert_type(ns.tags(), dict[str, int])
+    assert_type(ns.children(top=3, by="hits"), Children)
+    assert_type(ns.maxsize, int | None)
+    assert_type(ns.currsize, int)
 
 
 def mapping(ns: Namespace[Contact]) -> None:

@@ -1,0 +1,55 @@
+"""What ``inspect()`` and ``children()`` return: looks that count nowhere and change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .stats import Stats
+
+__all__ = ["Child", "Children", "Inspection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a namespace holds for one key, but for the value, and which load of it runs."""
+
+    held: bool
+    """Whether there is an entry, fresh or in its grace; without one only a load runs."""
+    fresh: bool
+    """Whether the entry is within its TTL."""
+    ttl: float | None
+    """Seconds that it stays fresh; 0 past its TTL, ``None``: for ever."""
+    age: float | None
+    """Seconds since it was stored, or got a new TTL; ``None``: it never expires."""
+    grace: float
+    """Seconds past its TTL for which it is held; ``inf``: for ever."""
+    tags: tuple[str, ...]
+    """The tags that it bears."""
+    weight: int
+    """What the weigher said of it; 0 without a weigher."""
+    loading: float | None
+    """Seconds for which a load of the key has been running; ``None``: none runs."""
+    background: bool
+    """Whether that load runs behind the callers, who have a value already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One namespace right below another."""
+
+    name: str
+    stats: Stats
+    fair_share: float | None
+    """The entries that it holds when all that hold any are full; ``None``: nothing bounds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """Those namespaces right below that lead by one figure, and what is left."""
+
+    top: tuple[Child, ...]
+    """The leading ones; the first has the most."""
+    rest: Stats
+    """The sum of the figures of all others."""
+    others: int
+    """How many those are."""
