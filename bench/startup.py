@@ -21,7 +21,8 @@ from machine import RESULTS, environment
 from rich.progress import track
 
 BASIS = "asyncio, dataclasses, typing"
-"""What an application has imported already: the goal of flowcache is this and 10 ms."""
+"""Modules that an application has imported already: the goal of flowcache is their time and 10
+ms."""
 MODULES = ("flowcache", BASIS, "cachebox", "cachetools", "cashews", "moka_py", "theine")
 TIME = """\
 import sys, time

@@ -51,7 +51,7 @@ async def cache_of_application(app: web.Application) -> AsyncIterator[None]:
 
 
 async def report(request: web.Request) -> web.Response:
-    """Answer with a report that takes long to make: once for all who wait."""
+    """Answer with a report that takes long to make: once for all waiting requests."""
     cache, loads = request.config_dict[CACHE], request.config_dict[LOADS]
 
     async def load() -> str:

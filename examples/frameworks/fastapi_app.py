@@ -38,7 +38,7 @@ api = FastAPI(lifespan=lifespan)
 
 @api.get("/report")
 async def report(cache: TenantCache) -> dict[str, Any]:
-    """Answer with a report that takes long to make: once for all who wait."""
+    """Answer with a report that takes long to make: once for all waiting requests."""
 
     async def load() -> str:
         await asyncio.sleep(0.05)
@@ -57,4 +57,4 @@ def changed(cache: TenantCache) -> dict[str, int]:
 
 
 app = TenantMiddleware(api, header="X-Tenant-ID", exempt=["/docs", "/openapi.json"])
-"""What the server runs: this middleware is the outermost."""
+"""The application that the server runs: this middleware is the outermost."""

@@ -27,7 +27,7 @@ LISTENING = re.compile(r"(?:Listening at|running on|Running on):? (http://127\.0
 
 
 class Program:
-    """A process and what it has written so far."""
+    """A process and its output so far."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process

@@ -1,8 +1,8 @@
 """Complaints about other caches, as tests of two tenants that work at once: over threads and ASGI.
 
-Three of them stand elsewhere: pages and fragments of two tenants (django-tenants #1052, #599) in
-test_django_requests, the tenant of a worker's last task (django-multitenant #213) in test_celery
-and test_servers, the counters of several processes (client_python #504) in test_servers.
+Three of them stand elsewhere. Pages and fragments of two tenants (django-tenants #1052, #599):
+test_django_requests. The tenant of a worker's last task (django-multitenant #213): test_celery and
+test_servers. The counters of several processes (client_python #504): test_servers.
 """
 
 from __future__ import annotations

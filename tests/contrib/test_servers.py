@@ -1,6 +1,6 @@
 """The examples under real servers: two tenants at once, and the invalidations of one of them.
 
-What they show does not depend on the interpreter, so that one is enough.
+Their results do not depend on the interpreter, so one is enough.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class TestDjango:
             while len(workers) < 2:
                 for name, reports in client.ask_at_once("/report").items():
                     asked[name] += reports.total()
-                    # One report a tenant in each process, whatever the number of requests.
+                    # One report a tenant in each process, for any number of requests.
                     assert {report for report, _ in reports} == {f"report 1 of {name}"}
                     workers |= {process for _, process in reports}
             for where in ("/catalogue/", "/sidebar/"):
@@ -93,7 +93,7 @@ class TestDjango:
             self.look_into_the_admin(address, asked, workers)
 
     def invalidate(self, client: Client) -> None:
-        """What one tenant changed is seen in the process that was told of it, and by no other."""
+        """A change by one tenant is seen in the process that received it, and by no other."""
         told = client.ask("/changed", "acme", "POST")
         assert told["report"] == 1
         while True:

@@ -43,7 +43,7 @@ def sidebar(request: HttpRequest) -> HttpResponse:
 
 
 def report(request: HttpRequest) -> HttpResponse:
-    """Answer with a value of the cache, made once for all who wait."""
+    """Answer with a value of the cache, made once for all waiting requests."""
     return answer(cache.get_or_set("report", lambda: load("report"), tags="reports"))
 
 

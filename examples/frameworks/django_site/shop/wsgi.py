@@ -1,4 +1,4 @@
-"""What a server runs."""
+"""The application that a server runs."""
 
 from __future__ import annotations
 
