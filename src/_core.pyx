@@ -44,6 +44,7 @@
 #   namespace  Namespace: a table of contents
 #   awaitable  what awaiting a hit awaits
 #   fastcall   the hot calls, with their arguments taken apart by hand
+#   tenants    the namespaces of tenants below one; the calls of the current tenant's
 #   cached     hits of cached functions
 #   testing    probes for tests and benches
 #
@@ -169,6 +170,7 @@ include "_core/scopes.pyx"
 include "_core/namespace.pyx"
 include "_core/awaitable.pyx"
 include "_core/fastcall.pyx"
+include "_core/tenants.pyx"
 include "_core/cached.pyx"
 include "_core/testing.pyx"
 
@@ -192,5 +194,6 @@ clock_read()                                  # the first reading chooses the cl
 patch_store(type_of(Store), <void*>store_traverse, <void*>store_clear)
 patch_view(type_of(Namespace), <void*>view_dealloc)
 patch_ready(type_of(Ready), ready_send)
+enable_vectorcall(type_of(TenantCall), tenant_call_offset())
 enable_vectorcall(type_of(Called), called_offset())
 fastcall_install()

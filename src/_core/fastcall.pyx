@@ -70,6 +70,14 @@ cdef extern from *:
         PyType_Modified(type);
         return failed;
     }
+    /* A heap type does not inherit the flags. A method descriptor is called as `f(self, ...)`, and
+       not bound first. */
+    static void flowcache_enable_vectorcall(PyTypeObject *type, Py_ssize_t offset) {
+        type->tp_vectorcall_offset = offset;
+        type->tp_call = PyVectorcall_Call;
+        type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR;
+        PyType_Modified(type);
+    }
     static PyMethodDef flowcache_fast_get, flowcache_fast_set, flowcache_fast_fetch;
     static PyMethodDef flowcache_fast_afetch, flowcache_fast_namespace;
     """
@@ -79,6 +87,9 @@ cdef extern from *:
     int loader_flag "flowcache_loader_is_async"(PyObject* loader)
     int method_replace "flowcache_replace"(PyTypeObject* type, void* definition, object method,
                                            void* function) except -1
+    void enable_vectorcall "flowcache_enable_vectorcall"(PyTypeObject* type, Py_ssize_t offset)
+    Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
+    ctypedef PyObject* (*Vectorcall "vectorcallfunc")(PyObject*, PyObject**, size_t, PyObject*)
     void* fast_get "&flowcache_fast_get"
     void* fast_set "&flowcache_fast_set"
     void* fast_fetch "&flowcache_fast_fetch"

@@ -406,6 +406,11 @@ does not suspend; what it returns can be awaited once, gathered, made a task, or
         ``True``). ``ttl``, ``stale``, ``stale_if_error``, ``refresh_ahead``, ``store_if``,
         ``timeout`` as for :meth:`fetch`. Without parentheses, ``@ns.cached``, all of them are the
         defaults.
+
+        ``tenant="tenant_id"``: the function's parameter of that name says whose call it is, and the
+        result is kept in that tenant's namespace below this one: ``path(tenant)``, by default
+        ``f"tenant:{tenant}"``. A tenant that cannot name a namespace raises as for
+        :meth:`namespace`, and the function is not called.
         """
         return face.cached(self, function, **options)
 

@@ -77,6 +77,7 @@ cdef extern from "Python.h":
 cdef object scope_variable = PyContextVar_New(b"flowcache.tenancy.scope", NULL)
 cdef object NO_TENANT = object()              # in a scope: none is current
 cdef list contents_held = []                  # copies of contexts, whose contents may be in use
+cdef str NOT_SET = 'no current tenant is set: use `with tenant("..."):` or the middleware'
 
 cdef enum:
     FRESH = 0                                 # not entered yet
@@ -358,8 +359,7 @@ cdef class TenantVariable:
             return tenant
         if default is not NO_TENANT:
             return default
-        raise TenantNotSetError(
-            'no current tenant is set: use `with tenant("..."):` or the middleware')
+        raise TenantNotSetError(NOT_SET)
 
     def set(self, tenant, /):
         """Make ``tenant`` current until the block that this is called in ends; return a token.

@@ -9,7 +9,7 @@ from .limits import Limits
 from .listing import Items, KeysView, Values
 from .loading import afetch, afetch_many, arefresh, fetch, fetch_many, fetch_miss, refresh
 from .stats import Stats
-from .tenancy import for_current_tenant
+from .tenancy import for_current_tenant, names_in
 from .wrapping import cached, wrap
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "fetch_miss",
     "for_current_tenant",
     "is_async",
+    "names_in",
     "plain_result",
     "refresh",
     "subscribe",

@@ -21,13 +21,13 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from . import _core, wrapping
 from .coroutines import is_async, makes_generators, plain_result
-from .errors import InvalidNamespaceError, TenantNotSetError, TenantScopeWarning
+from .errors import InvalidNamespaceError, TenantScopeWarning
 from .reports import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, ParamSpec, Protocol, TypeVar
+    from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
     F = TypeVar("F", bound=Callable[..., Any])
     P = ParamSpec("P")
@@ -170,16 +170,18 @@ def checked_path(path: Path | None) -> Path:
     """Return the path to use; `TypeError` for one that cannot be called for names."""
     if path is None:
         return default_path
-    if not callable(path):
-        raise TypeError(f"path: must be callable or None, got {type(path).__name__}")
-    if is_async(path):
-        raise TypeError("path: must be a plain function, got a coroutine function")
+    wrapping.checked_path(path)
     return path
 
 
 def names_of(path: Path, tenant: str) -> tuple[str, ...]:
     """Return the names that a path gives to a tenant; they are not checked yet."""
-    names: Any = plain_result(path(tenant), "path")
+    return names_in(path(tenant))
+
+
+def names_in(made: object) -> tuple[str, ...]:
+    """Return the names in what a path returned; they are not checked yet."""
+    names: Any = plain_result(made, "path")
     if isinstance(names, str):
         return (names,)
     if not isinstance(names, Iterable) or isinstance(names, (bytes, bytearray)):
@@ -192,18 +194,14 @@ def names_of(path: Path, tenant: str) -> tuple[str, ...]:
     return given
 
 
-class CurrentTenant:
+class CurrentTenant(_core.Tenants):
     """The current tenant's namespace, looked up at every call.
 
     It takes every call of a :class:`Namespace`, and keeps nothing between two of them: a method
     that was read while one tenant was set works for the one that is set when it is called.
     """
 
-    __slots__ = ("_above", "_path")
-
-    def __init__(self, above: _core.Namespace[Any], path: Path | None) -> None:
-        self._above = above
-        self._path = checked_path(path)
+    __slots__ = ()
 
     def resolve(self) -> _core.Namespace[Any]:
         """Return the namespace of the tenant that is set now.
@@ -211,12 +209,7 @@ class CurrentTenant:
         Raises ``TenantNotSetError`` if there is none, and ``TypeError`` or
         ``InvalidNamespaceError`` for a tenant or a path that could not name one.
         """
-        # `current_tenant.set` takes anything: an empty tenant would be a shared one.
-        name = current_tenant.get()
-        if name is None:
-            raise TenantNotSetError("no current tenant is set: current_tenant.set(None) was called")
-        name = _core.check_name(name, "current_tenant")
-        return self._above.namespace(*names_of(self._path, name))
+        return self._current()
 
     def wrap(self, function: Any, /, **options: Any) -> Any:
         """Return ``function`` cached in the namespace of the tenant current at each call."""
@@ -231,6 +224,9 @@ class CurrentTenant:
         if name not in PROPERTIES:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.resolve(), name)
+
+    def __copy__(self) -> Self:
+        return self
 
     def __repr__(self) -> str:
         return f"<flowcache.Namespace of the current tenant, below {self._above!r}>"
@@ -247,25 +243,18 @@ SPECIAL_METHODS = (
 )
 
 
-def _forwarded(name: str) -> Callable[..., Any]:
-    @functools.wraps(getattr(_core.Namespace, name), assigned=("__name__", "__doc__"), updated=())
-    def call(self: CurrentTenant, /, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.resolve(), name)(*args, **kwargs)
-
-    return call
-
-
-def _forward_all() -> None:
+def _add_calls() -> None:
+    """Give `CurrentTenant` each call of a namespace, compiled: see `tenants` in the core."""
     public = {name for name in dir(_core.Namespace) if not name.startswith("_")}
     own = {"for_current_tenant", *PROPERTIES, *vars(CurrentTenant)}
     for name in (*sorted(public - own), *SPECIAL_METHODS):
-        setattr(CurrentTenant, name, _forwarded(name))
+        setattr(CurrentTenant, name, _core.TenantCall(getattr(_core.Namespace, name)))
 
 
-_forward_all()
+_add_calls()
 MutableMapping.register(CurrentTenant)
 
 
 def for_current_tenant(above: _core.Namespace[Any], path: Path | None = None) -> CurrentTenant:
     """Return the namespace, below ``above``, of the tenant that is current at each call."""
-    return CurrentTenant(above, path)
+    return CurrentTenant(above, wrapping.checked_path(path))

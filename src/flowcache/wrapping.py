@@ -4,8 +4,11 @@ The key of a call is a tuple of the function's label and the arguments. A label 
 qualified name; when two different functions bear one name (closures of one factory, cells of a
 notebook), each has a label of its own, so that no call is answered with another function's result.
 
-A hit with positional arguments alone is answered by compiled code (`_core.Called`) where the key
-is that tuple, whatever else was asked for; every other call comes here.
+A hit is answered by compiled code (`_core.Called`) where the key is that tuple, whatever else was
+asked for; every other call comes here.
+
+Results are kept in one namespace or, by `_core.Tenants`, in each tenant's: that of the tenant that
+is current at the call, or that an argument of the function names.
 """
 
 from __future__ import annotations
@@ -122,8 +125,8 @@ def claim_key(wrapper: Cached[Any, Any], inner: Callable[..., Any]) -> None:
     again: its code is the same, or a reloaded module defines the name anew.
     """
     namespace, key = wrapper._namespace, wrapper._key
-    if wrapper._resolve is not None:
-        namespace = namespace._above, namespace._path
+    if wrapper._tenants is not None:
+        namespace = wrapper._tenants._above, wrapper._tenants._path
     other = _keyed.setdefault((namespace, key), wrapper)
     if other is wrapper:
         return
@@ -174,8 +177,54 @@ def unfold(function: Callable[..., Any]) -> tuple[Callable[..., Any], Arguments,
             return function, args, kwargs
 
 
+def checked_path(path: Any) -> Any:
+    """Return `path`; `TypeError` for one that cannot be called for the names of a namespace."""
+    if path is not None:
+        if not callable(path):
+            raise TypeError(f"path: must be callable or None, got {type(path).__name__}")
+        if is_async(path):
+            raise TypeError("path: must be a plain function, got a coroutine function")
+    return path
+
+
+def place_of_argument(function: Callable[..., Any], name: Any) -> tuple[int, bool, Any]:
+    """Return how a call gives the argument `name`.
+
+    That is its position (-1: none), if it can be given by keyword, and its default (`UNSET`: none).
+    Of a function that passes all on to another, as decorators make them, only the keyword counts:
+    it may pass on other arguments by position than it is given.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"tenant: must be the name of a parameter, got {type(name).__name__}")
+    from inspect import Parameter, signature
+
+    try:
+        own = signature(function, follow_wrapped=False).parameters
+        wrapped = signature(function).parameters
+    except ValueError:
+        raise TypeError(f"tenant: the parameters of {function!r} are not known") from None
+    named = own.get(name)
+    kinds = [parameter.kind for parameter in own.values()]
+    if named is None and Parameter.VAR_KEYWORD in kinds and name in wrapped:
+        return -1, True, _core.UNSET
+    if named is None or named.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+        accepted = ", ".join(
+            other
+            for other in own
+            if own[other].kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        )
+        raise ValueError(
+            f"tenant: must name a parameter of {label_of(unfold(function)[0])}, got {shown(name)}; "
+            f"it has {accepted or 'none'}"
+        )
+    by_position = named.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    default = _core.UNSET if named.default is Parameter.empty else named.default
+    position = list(own).index(name) if by_position else -1
+    return position, named.kind is not Parameter.POSITIONAL_ONLY, default
+
+
 class Cached(_core.Called, Generic[P, R]):
-    """A function whose results are kept in a namespace, or in the current tenant's.
+    """A function whose results are kept in a namespace, or in each tenant's.
 
     Called like the function. In a class it binds as a function does.
     """
@@ -188,6 +237,8 @@ class Cached(_core.Called, Generic[P, R]):
         key: Any = None,
         typed: bool = False,
         tags: str | Iterable[str] | Callable[P, str | Iterable[str]] = (),
+        tenant: str | None = None,
+        path: Callable[[str], str | Iterable[str]] | None = None,
         **options: Any,
     ) -> None:
         """Check the options; `TypeError` or `ValueError` names the one that is wrong."""
@@ -225,17 +276,35 @@ class Cached(_core.Called, Generic[P, R]):
         self._is_async = is_async(function)
         if self._is_async:
             mark_as_async(self)
-        self._resolve: Callable[[], _core.Namespace[Any]] | None
-        self._resolve = getattr(namespace, "resolve", None)
+        self._tenants: _core.Tenants | None
+        self._tenants = namespace if isinstance(namespace, _core.Tenants) else None
+        self._by_argument = False
         self._namespace = namespace
         self._counts: dict[tuple[str, ...], _core.Counts] = {}
-        """By the path of a tenant, where the function works for the current one."""
+        """By the path of a tenant, where the function works for several."""
+        if tenant is not None:
+            self._name_tenant(tenant, path)
+        elif path is not None:
+            raise TypeError("path: has a meaning only with tenant=, whose namespaces it names")
+        elif self._tenants is not None:
+            self._keep_by_tenant(self._tenants)
         if key is not None:
             claim_key(self, inner)
         self._set_up(self._is_async, options.get("refresh_ahead") is None)
-        is_plain = key is None and not typed and not self._args and not self._kwargs
-        if is_plain and self._resolve is None:
-            self._take_short_cut(namespace, self._label)
+        if key is None and not typed and not self._args and not self._kwargs:
+            self._take_short_cut(namespace if self._tenants is None else None, self._label)
+
+    def _name_tenant(self, name: str, path: Any) -> None:
+        """Keep the result of each call in the namespace of the tenant in the argument `name`."""
+        if self._tenants is not None:
+            raise TypeError(
+                "tenant: this namespace is the current tenant's, so that no argument names it; "
+                "use cached() of the namespace above"
+            )
+        place = place_of_argument(self.__wrapped__, name)
+        self._tenants = _core.Tenants(self._namespace, checked_path(path))
+        self._by_argument = True
+        self._keep_by_tenant(self._tenants, name, *place)
 
     if TYPE_CHECKING:  # To a subclass that had one, the compiled call would not pass on.
 
@@ -273,43 +342,47 @@ class Cached(_core.Called, Generic[P, R]):
         by keyword.
         """
         self._check_arguments(args, kwargs)
-        return self._place().delete(self._key_of(args, kwargs))
+        return self._place(args, kwargs).delete(self._key_of(args, kwargs))
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function though its result be fresh, and store and return what it gives."""
         self._check_arguments(args, kwargs)
         call: Callable[..., Any] = arefresh if self._is_async else refresh
-        place = self._place()
+        place = self._place(args, kwargs)
         key, loader = self._key_of(args, kwargs), self._loader(args, kwargs)
         result: R = call(place, key, loader, **self._options_of(place, args, kwargs))
         return result
 
-    def cache_info(self) -> CacheInfo:
+    def cache_info(self, *, tenant: str | None = None) -> CacheInfo:
         """Return the hits and misses of this function's calls, with two figures of the namespace.
 
         ``maxsize``: its bound on entries; ``currsize``: how many results of this function it holds.
-        Of a function that works for the current tenant all four are that tenant's own. Counts are
-        kept of the last 10,000 tenants that began to call it.
+        Of a function that works for the current tenant all four are that tenant's own. Of one whose
+        tenant is an argument they are for all tenants, or for ``tenant`` alone. Counts are kept of
+        the last 10,000 tenants that began to call it.
         """
-        place = self._place()
-        calls, misses = self._calls, self._misses
-        if self._resolve is not None:
-            counts = self._counts.get(place.path)
-            calls, misses = (0, 0) if counts is None else (counts.calls, counts.misses)
+        place = self._counted_place(tenant)
+        if self._tenants is None:
+            calls, misses = self._calls, self._misses
+        else:
+            counted = self._counts_at(place)
+            calls = sum(counts.calls for counts in counted)
+            misses = sum(counts.misses for counts in counted)
         held = place._tagged(self._own_tag)
         return CacheInfo(max(0, calls - misses), misses, place.limits.max_entries, held)
 
-    def cache_clear(self) -> None:
+    def cache_clear(self, *, tenant: str | None = None) -> None:
         """Remove this function's results, and no other entry, and set its counts to zero.
 
-        Of a function that works for the current tenant: that tenant's results and counts.
+        Of a function that works for the current tenant: that tenant's results and counts. Of one
+        whose tenant is an argument: those of all tenants, or of ``tenant`` alone.
         """
-        place = self._place()
+        place = self._counted_place(tenant)
         place.invalidate_tag(self._own_tag)
-        if self._resolve is None:
+        if self._tenants is None:
             self._calls = self._misses = 0
-        else:
-            self._counts.pop(place.path, None)
+        for counts in self._counts_at(place):
+            counts.reset()
 
     def __reduce__(self) -> str:
         """Pickle by name, as a function is."""
@@ -326,8 +399,18 @@ class Cached(_core.Called, Generic[P, R]):
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         """Answer a call that the short cut did not."""
-        place = self._place()
-        counts = None if self._resolve is None else self._counts_of(place)
+        place = self._place(args, kwargs)
+        counts = None if self._tenants is None else self._counts_of(place)
+        return self._call_at(place, counts, args, kwargs)
+
+    def _call_at(
+        self,
+        place: _core.Namespace[Any],
+        counts: _core.Counts | None,
+        args: Arguments,
+        kwargs: Keywords,
+    ) -> Any:
+        """Answer a call whose namespace is known."""
         return self._answer(place, self._key_of(args, kwargs), args, kwargs, counts)
 
     def _load(
@@ -346,12 +429,30 @@ class Cached(_core.Called, Generic[P, R]):
             counts = self._counts.setdefault(path, _core.Counts())
             if len(self._counts) > MOST_TENANTS:
                 for oldest in list(self._counts)[: MOST_TENANTS // 10]:
-                    self._counts.pop(oldest, None)
+                    dropped = self._counts.pop(oldest, None)
+                    if dropped is not None:
+                        dropped.drop()
         return counts
 
-    def _place(self) -> _core.Namespace[Any]:
+    def _counts_at(self, place: _core.Namespace[Any]) -> list[_core.Counts]:
+        """Return the counts of a tenant, or of all tenants at the namespace above theirs."""
+        if self._by_argument and place is self._namespace:
+            return list(self._counts.values())
+        counts = self._counts.get(place.path)
+        return [] if counts is None else [counts]
+
+    def _counted_place(self, tenant: str | None) -> _core.Namespace[Any]:
+        """Return the namespace that `cache_info` and `cache_clear` are about."""
+        if tenant is None:
+            return self._namespace if self._by_argument else self._place((), {})
+        if self._tenants is None or not self._by_argument:
+            raise TypeError("tenant: only of a function that was cached with tenant=")
+        return self._tenants._namespace_of(tenant, "tenant")
+
+    def _place(self, args: Arguments, kwargs: Keywords) -> _core.Namespace[Any]:
+        """Return the namespace of a call's result."""
         place: _core.Namespace[Any] = self._namespace
-        return place if self._resolve is None else self._resolve()
+        return place if self._tenants is None else self._tenant_place(args, kwargs)
 
     def _key_of(self, args: Arguments, kwargs: Keywords) -> Hashable:
         if self._key is None:
@@ -370,7 +471,7 @@ class Cached(_core.Called, Generic[P, R]):
         self, place: _core.Namespace[Any], args: Arguments, kwargs: Keywords
     ) -> dict[str, Any]:
         # Not kept beside the others: it would make a cycle of each wrapper.
-        on_miss = self._count_miss if self._resolve is None else self._counts_of(place).miss
+        on_miss = self._count_miss if self._tenants is None else self._counts_of(place).miss
         options = {**self._options, "_on_miss": on_miss}
         if self._tags is not None:
             tags: Any = plain_result(self._tags(*args, **kwargs), "tags")
@@ -388,7 +489,7 @@ class Cached(_core.Called, Generic[P, R]):
         told.bind(*args, **kwargs)
 
 
-_core._enable_vectorcall(Cached)
+_core._enable_vectorcall(Cached, KEYWORDS)
 
 
 class Bound(Generic[P, R]):

@@ -104,6 +104,43 @@ def test_it_takes_every_public_call_of_a_namespace() -> None:
     assert isinstance(mine, MutableMapping)
 
 
+def test_a_call_is_documented_and_named_as_the_namespace_s_is() -> None:
+    cache, _ = new_cache()
+    mine, real = cache.for_current_tenant(), cache.namespace("any")
+    for name in ("get", "set", "fetch", "afetch", "clear", "namespace", "stats", "__len__"):
+        call, method = getattr(mine, name), getattr(type(real), name)
+        assert call.__name__ == name
+        assert call.__doc__ == method.__doc__
+        assert call.__self__ is mine
+        assert call.__qualname__ == f"CurrentTenant.{name}"
+        assert name in repr(getattr(type(mine), name))
+        assert getattr(type(mine), name).__wrapped__ is method
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda mine: mine.get(),
+        lambda mine: mine.get("k", nonsense=1),
+        lambda mine: mine.delete(),
+        lambda mine: mine.delete("a", "b"),
+        lambda mine: mine.delete(key="a"),
+        lambda mine: mine.clear(1),
+        lambda mine: mine.clear(all=True),
+        lambda mine: mine.set("k"),
+        lambda mine: mine.get([]),
+        lambda mine: type(mine).get(),
+        lambda mine: type(mine).get("k"),
+        lambda mine: type(mine).get.__call__(None, "k"),
+    ],
+)
+def test_a_call_with_the_wrong_arguments_is_a_type_error(call: Any) -> None:
+    cache, _ = new_cache()
+    with tenant("acme"), pytest.raises(TypeError):
+        call(cache.for_current_tenant())
+    assert cache.stats().entries == 0
+
+
 def test_each_call_reaches_the_tenant_that_is_set_when_it_is_made() -> None:
     cache, _ = new_cache()
     mine = cache.for_current_tenant()

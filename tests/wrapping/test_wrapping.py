@@ -26,8 +26,10 @@ from flowcache import (
     Loaded,
     Namespace,
     RecursiveLoadError,
+    TenantNotSetError,
     create_cache,
 )
+from flowcache.tenancy import current_tenant, tenant
 from harness.loading_support import Caller, Gate, assert_nothing_left, wait_until
 from harness.support import new_cache
 
@@ -1075,51 +1077,41 @@ def test_labels_are_not_kept_for_functions_that_are_gone() -> None:
     assert len(flowcache.wrapping._labels) == before
 
 
-# A place that is looked up at each call
+# The namespace of the current tenant, looked up at each call
 
 
-class Current:
-    """Stands for the current namespace, as the view of the current tenant does."""
+def test_each_tenant_has_results_of_its_own_and_without_one_nothing_is_called(
+    ns: Namespace[Any],
+) -> None:
+    calls, mine = Calls(), ns.for_current_tenant(lambda name: name)
 
-    def __init__(self) -> None:
-        self.namespace: Namespace[Any] | None = None
-
-    def resolve(self) -> Namespace[Any]:
-        if self.namespace is None:
-            raise LookupError("none is set")
-        return self.namespace
-
-
-def test_each_place_has_results_of_its_own_and_none_means_none(ns: Namespace[Any]) -> None:
-    calls, current = Calls(), Current()
-
-    def load(x: int) -> Any:
+    @mine.wrap
+    def wrapped(x: int) -> Any:
         calls(x)
-        return x, current.namespace
+        return x, current_tenant.get()
 
-    async def aload(x: int) -> Any:
+    @mine.wrap
+    async def awrapped(x: int) -> Any:
         calls(x)
-        return x, current.namespace
+        return x, current_tenant.get()
 
-    wrapped = flowcache.wrapping.wrap(current, load)
-    awrapped = flowcache.wrapping.wrap(current, aload)
-    acme, beta = ns.namespace("acme"), ns.namespace("beta")
     for _ in range(2):
-        for place in (acme, beta):
-            current.namespace = place
-            assert wrapped(1) == (1, place)
-            assert asyncio.run(call_twice(awrapped)) == ((3, place), (3, place))
+        for name in ("acme", "beta"):
+            with tenant(name):
+                assert wrapped(1) == (1, name)
+                assert asyncio.run(call_twice(awrapped)) == ((3, name), (3, name))
     assert len(calls) == 4
-    wrapped.cache_clear()
-    assert wrapped(1) == (1, beta)
-    current.namespace = acme
-    assert wrapped(1) == (1, acme)
-    assert wrapped.cache_info().currsize == 1
+    with tenant("beta"):
+        wrapped.cache_clear()
+        assert wrapped(1) == (1, "beta")
+    with tenant("acme"):
+        assert wrapped(1) == (1, "acme")
+        assert wrapped.cache_info().currsize == 1
     assert len(calls) == 5
-    current.namespace = None
     for refused in (wrapped, wrapped.invalidate, wrapped.refresh, awrapped):
-        with pytest.raises(LookupError, match="none is set"):
+        with pytest.raises(TenantNotSetError, match="no current tenant is set"):
             refused(1)
     for refused in (wrapped.cache_clear, wrapped.cache_info):
-        with pytest.raises(LookupError, match="none is set"):
+        with pytest.raises(TenantNotSetError, match="no current tenant is set"):
             refused()
+    assert len(calls) == 5

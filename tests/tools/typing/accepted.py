@@ -186,6 +186,16 @@ async def acontacts(tenant: str) -> list[Contact]:
     return [Contact(tenant)]
 
 
+@ns.cached(tenant="tenant", path=lambda name: ("tenant", name))
+def invoices(tenant: str, limit: int = 10) -> list[Contact]:
+    return [Contact(tenant)] * limit
+
+
+invoices.cache_info(tenant="acme").hits.bit_length()
+invoices.cache_clear(tenant="acme")
+invoices.cache_clear()
+
+
 class Client:
     @ns.cached(key=lambda self, name: name)
     def find(self, name: str) -> Contact:
