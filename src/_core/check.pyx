@@ -114,6 +114,14 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     check_that(pending == node.pending, f"{label}: pending is wrong")
     check_that(places == node.places, f"{label}: places is {node.places}, counted {places}")
     check_that(demand == node.reserved_below, f"{label}: reserved_below is wrong")
+    if node.parent != NULL:
+        check_that(not is_above(node.max_entries, node.given.max_entries)
+                   and not is_above(node.max_weight, node.given.max_weight)
+                   and not is_above(node.max_pending, node.given.max_pending)
+                   and node.reserved <= node.given.reserved and node.share <= node.given.share,
+                   f"{label}: more than it was given")
+        check_that(node.reserved_below <= node.reserved,
+                   f"{label}: more is reserved below than here")
     check_that(node.max_entries < 0 or entries <= node.max_entries, f"{label}: over max_entries")
     check_that(node.max_weight < 0 or weight <= node.max_weight, f"{label}: over max_weight")
     if node.tags != NULL:

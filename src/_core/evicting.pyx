@@ -133,8 +133,11 @@ cdef int node_shrink_locked(Store store, Node* node, double now) except -1:
         entry_unlink_locked(core, victim.order.oldest, OVER_LIMIT)
 
 
-cdef object configure(Store store, Node* node, dict settings):
-    """Change the named settings, and evict down to them."""
+cdef object configure(Store store, Node* node, dict settings, bint from_above):
+    """Change the named settings, and evict down to them.
+
+    `from_above`: not by the namespace's own view, which sets no more than it was given.
+    """
     cdef Core* core = &store.core
     cdef double now
     cdef Settings read
@@ -146,8 +149,12 @@ cdef object configure(Store store, Node* node, dict settings):
         if core_is_closed(core):
             raise closed_error()
         settings_read_locked(&read, node, checked)
+        if not from_above and node.parent != NULL:
+            node_check_given_locked(node, &read)
         node_check_reservations_locked(node.parent, node, &read)
         node_apply_locked(store, node, &read)
+        if from_above:
+            node_give_locked(node, &read, checked)
         node.configured = node.configured or len(checked) > 0
         node_shrink_locked(store, node, now)
     finally:

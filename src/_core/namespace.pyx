@@ -79,8 +79,8 @@ Return the namespace at the path of ``names`` below this one, made if need be.
 
 Each name is a non-empty ``str`` of at most 256 characters that neither begins nor ends with white
 space (``InvalidNamespaceError``, ``TypeError``); a path has at most 64 names. ``settings`` are
-those of :meth:`configure`, for the last name. Costs one dictionary look-up a name where the
-namespaces exist.
+those of :meth:`configure`, for the last name, and the most that its own view may set. Costs one
+dictionary look-up a name where the namespaces exist.
         """
         return view_make(self, names, settings)
 
@@ -95,9 +95,12 @@ namespaces exist.
         ``max_pending`` (``None``: no limit), ``reserved`` (entries that pressure from outside
         never takes), ``share`` (weight against its siblings, 1.0), ``child_limits``
         (:class:`Limits` for namespaces made right below from now on). A lower limit evicts at
-        once. Raises ``TypeError``, ``ValueError`` or ``ConfigurationError``, and changes nothing.
+        once. Limits, ``reserved`` and ``share`` are given from above, by ``namespace(name, ...)``
+        or ``child_limits``: this call sets no more than that, but for the root. Reservations below
+        a namespace never exceed its own. Raises ``TypeError``, ``ValueError`` or
+        ``ConfigurationError``, and changes nothing.
         """
-        configure(self.store, self.node, settings)
+        configure(self.store, self.node, settings, False)
 
     @property
     def limits(self):
@@ -643,7 +646,7 @@ cdef Namespace view_make(Namespace self, tuple names, dict settings):
     if names is not None:
         return view_make_missing(self, names, settings)
     if settings:
-        view.configure(**settings)
+        configure(store, view.node, settings, True)
     return view
 
 
@@ -684,7 +687,7 @@ cdef Namespace view_make_missing(Namespace self, object names, dict settings):
                 made.pop()
             parent = view
         if settings:
-            parent.configure(**settings)
+            configure(store, parent.node, settings, True)
     except BaseException:
         views_unmake(store, made)
         raise

@@ -100,8 +100,53 @@ cdef int settings_read_locked(Settings* into, Node* node, dict checked) except -
     return 0
 
 
+cdef inline bint is_above(int64_t value, int64_t given) noexcept nogil:
+    """Whether a limit, -1 for none, allows more than what was given."""
+    return given >= 0 and (value < 0 or value > given)
+
+
+cdef int node_check_given_locked(Node* node, Settings* settings) except -1:
+    """Refuse what a view asks of its own namespace beyond what the namespace was given."""
+    cdef Given* given = &node.given
+    if is_above(settings.max_entries, given.max_entries):
+        raise not_given("max_entries", settings.max_entries, given.max_entries)
+    if is_above(settings.max_weight, given.max_weight):
+        raise not_given("max_weight", settings.max_weight, given.max_weight)
+    if is_above(settings.max_pending, given.max_pending):
+        raise not_given("max_pending", settings.max_pending, given.max_pending)
+    if settings.reserved > given.reserved:
+        raise not_given("reserved", settings.reserved, given.reserved)
+    if settings.share > given.share:
+        raise not_given("share", settings.share, given.share)
+    return 0
+
+
+cdef object not_given(str name, object value, object given):
+    return ConfigurationError(
+        f"{name}: at most {given:g}, as the namespace was given from above, got "
+        f"{'None' if value < 0 else format(value, 'g')}; "
+        "a namespace above can set more: parent.namespace(name, ...)")
+
+
+cdef void node_give_locked(Node* node, Settings* settings, dict checked) noexcept:
+    """Let what was named from above, which is in force now, be the most that the view may set."""
+    if "max_entries" in checked:
+        node.given.max_entries = settings.max_entries
+    if "max_weight" in checked:
+        node.given.max_weight = settings.max_weight
+    if "max_pending" in checked:
+        node.given.max_pending = settings.max_pending
+    if "reserved" in checked:
+        node.given.reserved = settings.reserved
+    if "share" in checked:
+        node.given.share = settings.share
+
+
 cdef int node_check_reservations_locked(Node* parent, Node* node, Settings* settings) except -1:
-    """Refuse reservations that exceed a limit at or above them. `node` NULL: one to be made."""
+    """Refuse reservations that exceed a limit at or above them, or what those above have reserved.
+
+    `node` NULL: one to be made. The root has nothing reserved, and limits only what it holds.
+    """
     cdef int64_t reserved = settings.reserved
     cdef int64_t limit = settings.max_entries
     cdef int64_t below = 0 if node == NULL else node.reserved_below
@@ -111,11 +156,18 @@ cdef int node_check_reservations_locked(Node* parent, Node* node, Settings* sett
     if limit >= 0 and demand > limit:
         raise ConfigurationError(f"reserved: {demand} entries are reserved here or below, more "
                                  f"than max_entries={limit}")
+    if parent != NULL and below > reserved:
+        raise ConfigurationError(f"reserved: {below} entries are reserved below, more than "
+                                 f"reserved={reserved}")
     while parent != NULL:
         was = node_demand_locked(parent)
         below = parent.reserved_below + demand - before
         demand = parent.reserved if parent.reserved > below else below
         before = was
+        if parent.parent != NULL and below > parent.reserved and demand > was:
+            raise ConfigurationError(
+                f"reserved: {below} entries would be reserved below namespace "
+                f"{node_label(parent)}, more than its reserved={parent.reserved}")
         if parent.max_entries >= 0 and demand > parent.max_entries and demand > was:
             raise ConfigurationError(
                 f"reserved: {demand} entries would be reserved below namespace "
@@ -181,6 +233,7 @@ cdef Node* node_make_locked(Store store, Node* parent, str name, dict children) 
     node_check_reservations_locked(parent, NULL, &settings)
     node = node_new_locked(&store.core, parent, name, children)
     node_apply_locked(store, node, &settings)
+    node_give_locked(node, &settings, <dict>parent.child_limits)
     return node
 
 

@@ -23,6 +23,14 @@ cdef struct Counters:
 cdef enum Kind:
     HIT, MISS, STALE_HIT, SET, REMOVE, LOAD, LOAD_ERROR, REFRESH, SWEEP, KINDS_COUNT
 
+# What a namespace was given from above: its own view sets no more. See settings.
+cdef struct Given:
+    int64_t max_entries           # -1: no limit
+    int64_t max_weight            # -1: no limit
+    int64_t max_pending           # -1: no limit
+    int64_t reserved
+    double share
+
 cdef struct Node:
     Member member                 # comes first: heaps know it by that
     # What a hit touches shares a cache line.
@@ -66,6 +74,7 @@ cdef struct Node:
     int64_t reserved              # entries
     int64_t reserved_below        # the sum of what the children demand
     double share
+    Given given                   # not of the root
 
     Heap deadlines                # its own entries
     uint32_t compacting           # entries when heap_compact became due (see reclaim); 0: it is not
@@ -421,6 +430,10 @@ cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children)
     node.max_weight = -1
     node.max_pending = -1
     node.share = 1.0
+    node.given.max_entries = -1
+    node.given.max_weight = -1
+    node.given.max_pending = -1
+    node.given.share = 1.0
     node.member.heap_index[0] = NONE
     node.member.heap_index[1] = NONE
     node.member.heap_index[2] = NONE

@@ -73,7 +73,7 @@ CALLS: dict[str, Any] = {
     "subscribe": lambda ns: ns.subscribe(print),
     "namespace": lambda ns: ns.namespace("below"),
     "namespaces": lambda ns: ns.namespaces(),
-    "configure": lambda ns: ns.configure(share=2),
+    "configure": lambda ns: ns.configure(share=0.5),
     "path": lambda ns: ns.path,
     "name": lambda ns: ns.name,
     "limits": lambda ns: ns.limits,

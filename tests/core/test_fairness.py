@@ -129,8 +129,9 @@ def test_a_tenant_that_crosses_its_reservation_to_and_fro_gives_way_only_beyond_
     tenants = {"crossing": 0.01} | {f"neighbour {n}": share for n, share in enumerate(others)}
     for root in (cache, model):
         for name, share in tenants.items():
-            root.namespace(name).configure(share=share)
-        root.namespace("crossing").configure(reserved=5)
+            root.namespace(name, share=share, reserved=3)
+            root.namespace(name).configure(reserved=0)
+        root.namespace("crossing", reserved=5)
     crossing = cache.namespace("crossing")
 
     for who, what, key in steps:

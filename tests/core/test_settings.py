@@ -61,10 +61,10 @@ def test_a_smaller_limit_evicts_at_once() -> None:
 def test_what_is_not_named_stays_as_it_is() -> None:
     cache, _ = new_cache(weigher=lambda key, value: 1)
     ns = cache.namespace("a", max_entries=5, reserved=2, share=2.0, default_ttl=7, max_weight=9)
-    ns.configure(max_entries=6)
+    ns.configure(max_entries=4)
     ns.configure()
     assert ns.limits == Limits(
-        default_ttl=7.0, max_entries=6, max_weight=9, max_pending=None, reserved=2, share=2.0
+        default_ttl=7.0, max_entries=4, max_weight=9, max_pending=None, reserved=2, share=2.0
     )
 
 
@@ -90,7 +90,8 @@ def test_child_limits_are_what_children_start_with() -> None:
     assert before.limits.max_entries is None
     assert (after.limits.max_entries, below.limits.max_entries) == (2, 1)
     assert below.namespace("deeper").limits.max_entries is None
-    after.configure(max_entries=5, child_limits=None)
+    after.configure(child_limits=None)
+    cache.namespace("after", max_entries=5)
     assert after.namespace("free").limits.max_entries is None
     assert cache.namespace("after").limits.max_entries == 5
     cache.configure(child_limits=None)
@@ -312,7 +313,7 @@ def test_a_limit_on_weight_takes_from_the_heaviest_where_all_is_reserved() -> No
 
 def test_what_weighs_nothing_is_not_evicted_for_weight() -> None:
     cache, _ = new_cache(weigher=lambda key, value: value)
-    top = cache.namespace("top", max_weight=4)
+    top = cache.namespace("top", max_weight=4, reserved=1)
     top.set("light", 0)
     top.namespace("kept", reserved=1).set("k", 4)
     top.namespace("new").set("k", 2)

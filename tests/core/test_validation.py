@@ -375,13 +375,16 @@ def test_a_setting_that_does_not_exist(call: Call, value: Any, error: type[Excep
         "with a limit of its own": lambda ns, value: ns.configure(reserved=6, max_entries=5),
         "namespace": lambda ns, value: ns.namespace("new", "newer", reserved=value),
         "a smaller limit": lambda ns, value: ns.namespace("below").configure(max_entries=2),
+        "a smaller reservation": lambda ns, value: ns.configure(reserved=2),
         "a smaller limit above": lambda ns, value: ns.configure(max_entries=2),
     },
     [(101, ConfigurationError)],
 )
 def test_reservations_that_exceed_a_limit(call: Call, value: Any, error: type[Exception]) -> None:
     cache, tenant = furnished()
-    tenant.namespace("below").configure(reserved=3)
+    cache.namespace("tenant", reserved=100)
+    cache.namespace("tenant", "acme", reserved=100)
+    tenant.namespace("below", reserved=3)
     with unchanged(cache), pytest.raises(error, match="reserved"):
         call(tenant, value)
 

@@ -46,7 +46,8 @@ class Scene:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.cache = create_cache(clock=lambda: 100.0, weigher=lambda key, value: 1, **settings)
-        self.place = self.cache.namespace("tenant", max_entries=6)
+        self.place = self.cache.namespace("tenant")
+        self.place.configure(max_entries=6)
         self.deep = self.place.namespace("below", "deeper")
         self.roll: dict[int, weakref.ref[Guest]] = {}
         self.known = [self.guest() for _ in range(4)]
@@ -125,9 +126,9 @@ ONE = {
     "reset_stats": lambda s: s.place.reset_stats(),
     "namespace": lambda s: s.cache.namespace("tenant", "below"),
     "namespace, new": lambda s: s.cache.namespace("fresh"),
-    "namespaces, new": lambda s: s.cache.namespace("fresh", "below", max_entries=4, reserved=1),
+    "namespaces, new": lambda s: s.cache.namespace("fresh", "below", max_entries=4, share=2),
     "configure": lambda s: s.place.configure(
-        default_ttl=9, max_entries=9, share=2, child_limits=Limits(max_entries=5, share=0.5)
+        default_ttl=9, max_entries=9, share=0.5, child_limits=Limits(max_entries=5, share=0.5)
     ),
     "configure, evicting": lambda s: s.cache.configure(max_entries=2),
     "create_cache": lambda s: create_cache(weigher=lambda key, value: 1).set(s.new[0], s.values[0]),

@@ -46,6 +46,12 @@ class Node:
         self.reserved = 0
         self.share = 1.0
         self.child_limits: Limits | None = None
+        self.given: dict[str, Any] = {
+            "max_entries": None,
+            "max_weight": None,
+            "reserved": 0,
+            "share": 1.0,
+        }
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -75,9 +81,22 @@ class Node:
         return max(self.reserved, sum(child.held_back() for child in self.children.values()))
 
     def check_reservations(self) -> None:
-        """Refuse what is reserved here if it exceeds a limit here or above."""
+        """Refuse what is reserved if it exceeds a limit or a reservation, here or above."""
         for node in self.line():
+            if node.parent is not None and node.held_back() > node.reserved:
+                raise ConfigurationError
             if node.max_entries is not None and node.held_back() > node.max_entries:
+                raise ConfigurationError
+
+    def give(self, settings: Mapping[str, Any]) -> None:
+        """Note what was set from above: the namespace's own view sets no more."""
+        self.given.update((name, settings[name]) for name in self.given if name in settings)
+
+    def check_given(self) -> None:
+        """Refuse what goes beyond what was given."""
+        for name, most in self.given.items():
+            now = getattr(self, name)
+            if most is not None and (now is None or now > most):
                 raise ConfigurationError
 
     def tally(self, counter: str, amount: int = 1) -> None:
@@ -112,8 +131,8 @@ class ModelCache:
             tuple[tuple[str, ...], Any, str]
         ] = []  # path, key and cause of each removal, in order
 
-    def namespace(self, *names: str) -> ModelNamespace:
-        return ModelNamespace(self, self.root).namespace(*names)
+    def namespace(self, *names: str, **settings: Any) -> ModelNamespace:
+        return ModelNamespace(self, self.root).namespace(*names, **settings)
 
     def weigh(self, key: Hashable, value: Any) -> int:
         return 0 if self.weigher is None else self.weigher(key, value)
@@ -249,10 +268,11 @@ class ModelNamespace:
                     if node.child_limits is not None:
                         assign(child, settings_of(node.child_limits))
                         child.check_reservations()
+                        child.give(settings_of(node.child_limits))
                 node = node.children[name]
             found = ModelNamespace(self.cache, node)
             if settings:
-                found.configure(**settings)
+                found.change(settings, from_above=True)
         except ConfigurationError:
             if first_made is not None and first_made.parent is not None:
                 del first_made.parent.children[first_made.name]
@@ -265,14 +285,21 @@ class ModelNamespace:
         return {name for name, child in self.node.children.items() if child.count()}
 
     def configure(self, **settings: Any) -> None:
+        self.change(settings, from_above=self.node.parent is None)
+
+    def change(self, settings: Mapping[str, Any], *, from_above: bool) -> None:
         self.cache.sweep()
         before = vars(self.node).copy()
         assign(self.node, settings)
         try:
+            if not from_above:
+                self.node.check_given()
             self.node.check_reservations()
         except ConfigurationError:
             vars(self.node).update(before)
             raise
+        if from_above:
+            self.node.give(settings)
         self.cache.make_room(self.node, None)
 
     # Look-ups

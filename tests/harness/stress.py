@@ -82,7 +82,7 @@ class Stress:
             max_entries=100,
             max_weight=2_000,
             weigher=lambda key, value: 1 + len(str(key)) % 7,
-            child_limits=Limits(max_entries=40, max_pending=50),
+            child_limits=Limits(max_entries=40, max_pending=50, reserved=5),
             max_idle_namespaces=8,
             name="stress",
         )

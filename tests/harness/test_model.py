@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from flowcache import Cache, Event, Limits, Namespace, create_cache
+from flowcache import Cache, ConfigurationError, Event, Limits, Namespace, create_cache
 from flowcache._core import _testing
 from harness.model import ModelCache, ModelNamespace
 from harness.support import Colliding, VirtualClock, outcome
@@ -257,6 +257,7 @@ class DataMachine(SideBySide):
 
 TREE = [("a",), ("a", "x"), ("a", "y"), ("b",), ("b", "x"), ("c",)]
 PLACES = st.sampled_from([(), *TREE])
+ABOVE = st.booleans()
 NEW = [("p",), ("q",), ("p", "q"), ("x",)]
 CHILD_LIMITS = st.sampled_from(
     [
@@ -340,57 +341,72 @@ class FairnessMachine(SideBySide):
     def clear(self, path: tuple[str, ...]) -> None:
         self.both(path, "clear")
 
-    @rule(path=PLACES, limit=st.sampled_from([None, 1, 2, 3, 5, 8]))
-    def limit_entries(self, path: tuple[str, ...], limit: int | None) -> None:
-        self.both(path, "configure", max_entries=limit)
+    def change(self, path: tuple[str, ...], above: bool, **settings: Any) -> None:
+        """From above, which gives, or by the namespace's own view, which may only take less."""
+        if not path or not above:
+            self.both(path, "configure", **settings)
+        elif (refused := self.make(path[:-1], path[-1:], settings)) is not None:
+            assert refused is ConfigurationError
 
-    @rule(path=PLACES, limit=st.sampled_from([None, 1, 3, 7, 12]))
-    def limit_weight(self, path: tuple[str, ...], limit: int | None) -> None:
-        self.both(path, "configure", max_weight=limit)
+    @rule(path=PLACES, above=ABOVE, limit=st.sampled_from([None, 1, 2, 3, 5, 8]))
+    def limit_entries(self, path: tuple[str, ...], above: bool, limit: int | None) -> None:
+        self.change(path, above, max_entries=limit)
 
-    @rule(path=st.sampled_from(TREE), share=st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0]))
-    def change_share(self, path: tuple[str, ...], share: float) -> None:
-        self.both(path, "configure", share=share)
+    @rule(path=PLACES, above=ABOVE, limit=st.sampled_from([None, 1, 3, 7, 12]))
+    def limit_weight(self, path: tuple[str, ...], above: bool, limit: int | None) -> None:
+        self.change(path, above, max_weight=limit)
 
-    @rule(path=st.sampled_from(TREE), reserved=st.integers(0, 3))
-    def reserve(self, path: tuple[str, ...], reserved: int) -> None:
-        self.both(path, "configure", reserved=reserved)
+    @rule(
+        path=st.sampled_from(TREE), above=ABOVE, share=st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0])
+    )
+    def change_share(self, path: tuple[str, ...], above: bool, share: float) -> None:
+        self.change(path, above, share=share)
+
+    @rule(path=st.sampled_from(TREE), above=ABOVE, reserved=st.integers(0, 3))
+    def reserve(self, path: tuple[str, ...], above: bool, reserved: int) -> None:
+        self.change(path, above, reserved=reserved)
 
     @rule(
         path=PLACES,
+        above=ABOVE,
         limit=st.sampled_from([None, 2, 5]),
         share=st.sampled_from([0.5, 2.0]),
         reserved=st.integers(0, 2),
     )
     def change_several(
-        self, path: tuple[str, ...], limit: int | None, share: float, reserved: int
+        self, path: tuple[str, ...], above: bool, limit: int | None, share: float, reserved: int
     ) -> None:
         settings = (
             {"max_entries": limit, "share": share, "reserved": reserved}
             if path
             else {"max_entries": limit}
         )
-        self.both(path, "configure", **settings)
+        self.change(path, above, **settings)
 
     @rule(path=PLACES, limits=CHILD_LIMITS)
     def limit_children(self, path: tuple[str, ...], limits: Limits | None) -> None:
         self.both(path, "configure", child_limits=limits)
 
     @rule(path=PLACES, names=st.sampled_from(NEW), settings=SETTINGS, weights=st.integers(0, 3))
-    def make(
+    def make_and_store(
         self,
         path: tuple[str, ...],
         names: tuple[str, ...],
         settings: dict[str, Any],
         weights: int,
     ) -> None:
-        """A namespace like no other yet, or one that is there, with settings or without."""
+        if self.make(path, names, settings) is None:
+            self.both((*path, *names), "set", "k", weights)
+
+    def make(
+        self, path: tuple[str, ...], names: tuple[str, ...], settings: dict[str, Any]
+    ) -> type[Exception] | None:
+        """A namespace like no other yet, or one that is there; return how it was refused."""
         self.in_step = False
         core, model = self.at(path)
         expected = outcome(lambda: model.namespace(*names, **settings).path)
         assert outcome(lambda: core.namespace(*names, **settings).path) == expected, (path, names)
-        if expected[0] == "returned":
-            self.both((*path, *names), "set", "k", weights)
+        return None if expected[0] == "returned" else expected[1]
 
     @rule(seconds=st.sampled_from([1, 2]))
     def advance(self, seconds: float) -> None:
