@@ -22,9 +22,11 @@
 #   tags       (namespace, tag) -> entries
 # namespaces
 #   arguments  checks of what callers give
+#   options    the options of a loading call, and what they mean for an entry
 #   tree       what is kept of a namespace (Node) and of a cache (Core); the tree; the idle
 #   fairness   who gives way
 #   loads      running loads, and what fences them
+#   current    the load that the calling code is part of
 # one cache
 #   store      Store, which owns a Core; keys and tags by name
 #   settings   limits: the checks, and what a change does
@@ -35,6 +37,7 @@
 #   collector  what the collector is shown
 # the verbs of a namespace
 #   lookup, storing, removing, listing, fetching
+#   leading    loads that compiled code leads
 #   aging      soft invalidation: a TTL that ends now
 #   matching   invalidation by a predicate
 #   inspecting one key, tags, children: looks that count nowhere
@@ -106,6 +109,7 @@ from cpython.list cimport PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_AsUnsignedLong
 from cpython.object cimport Py_EQ, PyCallable_Check, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_Tailmatch
 
 import gc
@@ -144,9 +148,11 @@ include "_core/heap.pxd"
 include "_core/tags.pxd"
 
 include "_core/arguments.pyx"
+include "_core/options.pyx"
 include "_core/tree.pyx"
 include "_core/fairness.pyx"
 include "_core/loads.pyx"
+include "_core/current.pyx"
 
 include "_core/store.pyx"
 include "_core/settings.pyx"
@@ -161,6 +167,7 @@ include "_core/storing.pyx"
 include "_core/removing.pyx"
 include "_core/listing.pyx"
 include "_core/fetching.pyx"
+include "_core/leading.pyx"
 include "_core/aging.pyx"
 include "_core/matching.pyx"
 include "_core/inspecting.pyx"
@@ -177,8 +184,10 @@ include "_core/testing.pyx"
 
 def _connect(python_half not None):
     """Take the module of what the Python half does for the core. Called once, at import."""
-    global face
+    global face, loaded_type
     face = python_half
+    kind = face.Loaded
+    loaded_type = <PyObject*>kind
 
 
 def _forked():

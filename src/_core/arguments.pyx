@@ -27,6 +27,10 @@ cdef extern from *:
     int compare_keys "PyObject_RichCompareBool"(PyObject* a, PyObject* b, int op) noexcept
     int compare_or_raise "PyObject_RichCompareBool"(PyObject* a, PyObject* b, int op) except -1
     const uint32_t FAULT "(UINT32_MAX - 1)"
+    bint PyTuple_CheckExact(PyObject* o)
+    PyObject* PyTuple_GET_ITEM(PyObject* names, Py_ssize_t n)
+    PyObject** tuple_items "&PyTuple_GET_ITEM"(PyObject* tuple, int first)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject* names)
 
 
 cdef class _Unset:

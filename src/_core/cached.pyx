@@ -113,6 +113,8 @@ cdef class Called:
     cdef uint64_t begun           # the hash of a key, as far as the label makes it
     cdef bint is_async
     cdef bint hits_answer         # False: a hit may be due for a load behind it
+    cdef object function          # where compiled code may call it itself; None: it may not
+    cdef Options options          # with which its results are loaded then
     cdef bint is_short            # the short cut is taken
     cdef bint by_argument         # an argument names the tenant; False: it is the current one
     cdef Py_ssize_t tenant_at     # the position of that argument; -1: it has none
@@ -184,6 +186,12 @@ cdef class Called:
         else:
             tenant = args[self.tenant_at]
         return tenants_view(self.tenants, tenant, self.tenant_name)
+
+    def _call_directly(self, function, Options options not None):
+        """From now on, load what the short cut does not find, without asking Python."""
+        if self.is_short and not self.is_async and self.function is None:
+            self.options = options
+            self.function = function
 
     def _answer(self, Namespace namespace not None, key, args, kwargs, Counts counts=None):
         """Return the fresh value of ``key`` there, or what ``_load`` makes of the call.
@@ -372,6 +380,26 @@ cdef inline object called_hit(Called me, PyObject* place, PyObject** args, Py_ss
     return value
 
 
+cdef object called_load(Called me, Namespace place, PyObject** items, Py_ssize_t n, PyObject** args,
+                        Py_ssize_t nargs, PyObject* names, int64_t* calls, int64_t* misses):
+    """Answer a call that is no plain hit: from a stale value, or by the function itself.
+
+    `items` follow the label in the key.
+    """
+    cdef Py_ssize_t k
+    cdef uint32_t hash
+    cdef tuple key = PyTuple_New(n + 1)
+    Py_INCREF(me.label)                           # PyTuple_SET_ITEM steals it
+    PyTuple_SET_ITEM(key, 0, me.label)
+    for k in range(n):
+        Py_INCREF(<object>items[k])               # likewise
+        PyTuple_SET_ITEM(key, k + 1, <object>items[k])
+    hash = key_hash(place.node, key)              # before it counts: an argument may have none
+    count_up(calls)
+    return fetch_missing(place.store, place.node, place, key, hash, me.options, me.function, args,
+                         nargs, names, None, misses)
+
+
 cdef object called_call(PyObject* me, PyObject** args, size_t nargsf, PyObject* names):
     cdef Called called = <Called>me
     cdef Py_ssize_t nargs = PyVectorcall_NARGS(nargsf)
@@ -379,6 +407,9 @@ cdef object called_call(PyObject* me, PyObject** args, size_t nargsf, PyObject* 
         value = called_hit(called, <PyObject*>called.namespace, args, nargs, &called._calls)
         if value is not MISSING:
             return ready_of(value) if called.is_async else value
+        if called.function is not None:
+            return called_load(called, called.namespace, args, nargs, args, nargs, NULL,
+                               &called._calls, &called._misses)
     elif called.is_short:
         return called_at(called, args, nargs, names)
     ask = type(called)._call
@@ -406,6 +437,10 @@ cdef object called_at(Called me, PyObject** args, Py_ssize_t nargs, PyObject* na
                            &me._calls if counts is None else &counts.calls_made)
         if value is not MISSING:
             return ready_of(value) if me.is_async else value
+        if me.function is not None:
+            return called_load(me, place, given, n, args, nargs, names,
+                               &me._calls if counts is None else &counts.calls_made,
+                               &me._misses if counts is None else &counts.misses_met)
     if counts is None:
         ask = type(me)._call
         return pass_on(<PyObject*>ask, <PyObject*>me, args, nargs, names)

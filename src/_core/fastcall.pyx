@@ -3,12 +3,6 @@
 # whose places these take: see fastcall_install.
 
 cdef extern from *:
-    bint PyTuple_CheckExact(PyObject* o)
-    PyObject* PyTuple_GET_ITEM(PyObject* names, Py_ssize_t n)
-    PyObject** tuple_items "&PyTuple_GET_ITEM"(PyObject* tuple, int first)
-    Py_ssize_t PyTuple_GET_SIZE(PyObject* names)
-
-cdef extern from *:
     """
     /* Vectorcall by hand, so that a hit looks at no option: the names are compared by pointer for
        the one that concerns hits, and everything else waits for the miss. */
@@ -179,13 +173,20 @@ cdef bint object_is_async(object loader) except -1:
 
 
 cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
-    if nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD):
+    if nargs == 2:
         is_async = loader_is_async(args[1])
         if is_async or PyCallable_Check(<object>args[1]):
-            value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
-            if value is not MISSING:
-                return ready_of(value) if is_async else value
-            load = face.afetch if is_async else face.fetch_miss
+            if not has_name(names, <PyObject*>REFRESH_AHEAD):
+                value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
+                if value is not MISSING:
+                    return ready_of(value) if is_async else value
+            if not is_async:
+                options = options_named("fetch", names, args + 2)
+                return fetch_missing(
+                    (<Namespace>me).store, (<Namespace>me).node, <object>me, <object>args[0],
+                    key_hash((<Namespace>me).node, <object>args[0]), options, <object>args[1],
+                    args + 2, 0, NULL, None, NULL)
+            load = face.afetch
             return pass_on(<PyObject*>load, me, args, nargs, names)
     return pass_on(<PyObject*>slow_fetch, me, args, nargs, names)
 

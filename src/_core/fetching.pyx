@@ -1,80 +1,235 @@
-# A load, step by step, for the face.
+# The steps of a loading call, each of them one call from the face: look up, begin, finish or fail.
+
+cdef Kind look_up(Store store, Node* node, object key, uint32_t hash, Options options, bint anew,
+                  PyObject** found, bint* due) except KINDS_COUNT:
+    """HIT, STALE_HIT or MISS: whether what is held answers the call. Counted, and told.
+
+    `found` receives the value, which the caller then owns, and `due` whether it is to be loaded
+    anew behind the call. With `anew`, what is due is a miss.
+    """
+    cdef Core* core = &store.core
+    cdef uint32_t i
+    cdef double now = store_now(store)
+    cdef Kind kind = MISS
+    cdef Entry* e
+    due[0] = False
+    lock_acquire(&core.lock)
+    try:
+        node_guard(store, node)
+        i = store_find_locked(core, node, key, hash)
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            if e.deadline > now:
+                kind = HIT
+                due[0] = options_refresh(options, e, now)
+            elif options_take_stale(options, e, now):
+                kind = STALE_HIT
+                due[0] = True
+            if due[0] and anew:
+                kind = MISS
+        if kind == MISS:
+            node.counters.misses += 1
+        else:
+            Py_INCREF(<object>e.value)            # the caller's
+            found[0] = e.value
+            lru_touch(&core.slab, &node.order, e, i)
+            if kind == HIT:
+                node.counters.hits += 1
+            else:
+                node.counters.stale_hits += 1
+    finally:
+        lock_release(&core.lock)
+    if core_hears(core, kind):
+        emit(store, node, kind, key, None, None if kind == MISS else <object>found[0])
+    return kind
 
 
-cdef Load load_begin(Store store, Node* node, object view, Load load, bint background, Load outer):
-    """Register a load; return it, or the one already running that is to be joined.
+cdef tuple looked_up(Store store, Node* node, object key, Options options, bint anew):
+    """(value, whether it is due) if what is held answers the call, or None."""
+    cdef PyObject* found = NULL
+    cdef bint due = False
+    try:
+        if look_up(store, node, key, key_hash(node, key), options, anew, &found, &due) == MISS:
+            return None
+        return (<object>found, due)
+    finally:
+        Py_XDECREF(found)
 
-    `outer`: the load that waits for it, or None.
+
+cdef tuple stand_in(Store store, Node* node, object key, Options options, bint timed_out):
+    """(value,) if what is held may stand in for a load that raised or takes too long, or None."""
+    cdef Core* core = &store.core
+    cdef uint32_t hash = key_hash(node, key), i
+    cdef double now = store_now(store)
+    value = MISSING
+    lock_acquire(&core.lock)
+    try:
+        node_guard(store, node)
+        i = store_find_locked(core, node, key, hash)
+        if i != NONE and options_cover(options, entry_at(&core.slab, i), now, timed_out):
+            value = <object>entry_at(&core.slab, i).value
+    finally:
+        lock_release(&core.lock)
+    # Made here: a tuple's allocation may run the collector, and with it code that removes e.
+    return None if value is MISSING else (value,)
+
+
+cdef object fresh_value(Store store, Node* node, object key, uint32_t hash):
+    """The fresh value, or MISSING; neither counted nor made the newest."""
+    cdef Core* core = &store.core
+    cdef uint32_t i
+    cdef double now = store_now(store)
+    value = MISSING
+    lock_acquire(&core.lock)
+    try:
+        i = store_find_locked(core, node, key, hash)
+        if i != NONE and entry_at(&core.slab, i).deadline > now:
+            value = <object>entry_at(&core.slab, i).value
+    finally:
+        lock_release(&core.lock)
+    return value
+
+
+cdef bint is_still_due(Store store, Node* node, object key, uint32_t hash,
+                       Options options) except -1:
+    """Whether what is held is to be loaded anew behind a call with these options."""
+    cdef Core* core = &store.core
+    cdef uint32_t i
+    cdef double now = store_now(store)
+    cdef bint due = False
+    cdef Entry* e
+    lock_acquire(&core.lock)
+    try:
+        i = store_find_locked(core, node, key, hash)
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            due = (options_refresh(options, e, now) if e.deadline > now
+                   else options_take_stale(options, e, now))
+    finally:
+        lock_release(&core.lock)
+    return due
+
+
+cdef object load_begin(Store store, Node* node, object view, object key, Options options,
+                       object run, list loads, bint behind, bint anew):
+    """Register a load for a run, and return it, or the one already running that is to be joined.
+
+    The run's own is put into `loads`, its list, in the same step: no interrupt comes between.
+    Another load may have ended since the look-up. If what is held now answers the call, nothing is
+    registered and (value,) returned, or None from a load `behind` the call; not with `anew`.
     """
     cdef Core* core = &store.core
     cdef double now = store_now(store)
+    cdef Load load, running
+    cdef bint needless = False
     node_guard(store, node)
-    if load.lost is None or load.node != NULL:
-        raise ValueError("load: it was begun before, or not initialised")
-    load.hash = key_hash(node, load.key)
+    load = load_new(key, options.tags)
+    load.hash = key_hash(node, key)
     load.started = now
-    load.background = background
-    return load_register(core, node, view, load, outer, now)
+    load.background = behind
+    load.leader = run
+    # No call waits for a load behind one: it takes a place even within another load.
+    running = load_register(core, node, view, load, None if behind else load_waiting(), now)
+    if running is not load:
+        return running
+    value = None
+    try:
+        if behind:
+            needless = not is_still_due(store, node, key, load.hash, options)
+        elif not anew:
+            value = fresh_value(store, node, key, load.hash)
+            needless = value is not MISSING
+            if needless:
+                value = (value,)
+        if not needless:
+            loads.append(load)
+            return load
+    except BaseException:
+        load_unregister(load)
+        load_settle(load, face.ABANDONED)
+        raise
+    # A call that has joined it looks again: what made it needless may have been invalidated since,
+    # by a tag that this load does not bear.
+    load_unregister(load)
+    load_settle(load, face.ABANDONED)
+    return value
 
 
-cdef bint load_finish(Store store, Node* node, Load load, object value, object ttl, object tags,
-                      object stale, object keep) except -1:
-    """End a load: store its value if nothing has invalidated it; say whether it was stored.
+cdef bint load_finish(Store store, Node* node, Load load, Options options, object value,
+                      object ttl, object tags, bint keep, double seconds) except -1:
+    """End a load: store its value if nothing has invalidated it, and count it. True: stored.
 
-    A value that is not to be kept (`ttl` of 0), that is too heavy, or that bears too many tags with
-    those of the calls that joined, takes away what the load was to replace.
+    `ttl` and `tags` are what its loader asked for, beside the options. A value that is not to be
+    kept (without `keep`, or with a TTL of 0), that is too heavy, or that bears too many tags with
+    those of the calls that joined, takes away what the load was to replace. A load that took no
+    `seconds`, but a negative number, is not counted.
     """
     cdef Terms terms
-    cdef double kept
-    cdef uint32_t hash
-    cdef bint registered = relaxed_load_flag(&load.registered)
+    cdef bint stored = False
+    cdef tuple every = options.tags, borne
     try:
-        if not registered or core_is_closed(&store.core) or relaxed_load_flag(&load.fenced):
-            return False
-        terms_of(store, node, &terms, ttl, stale)
-        if keep is not None:
-            kept = seconds_of(keep, "stale_if_error", False)
-            if kept > terms.grace:
-                terms.grace = kept
-                # Kept for errors beyond what `stale` allows: serving is the call's to ask.
-                terms.stale_ok = False
-        tags = None if tags is () else tags_checked(tags, False)
-        hash = key_hash(node, load.key)
-        terms.weight = weigh(store, load.key, value) if terms.ttl > 0 else 0
-        if core_is_closed(&store.core):
-            return False
-        tags = load_close_tags(load, <tuple>tags)
-        if tags is not None and len(<tuple>tags) > MOST_TAGS:
+        if tags is not ():
+            every = tags_once(every + (tags_checked(tags) or ()))
+        terms_of_options(node, &terms, options, ttl)
+        if not keep:
             terms.ttl = 0
-        try:
-            return put(store, node, load.key, value, &terms, <tuple>tags, hash, load)
-        except EntryTooHeavyError:
-            terms.ttl = 0
-            put(store, node, load.key, value, &terms, <tuple>tags, hash, load)
-            raise
+        if (load.node == node and relaxed_load_flag(&load.registered)
+                and not relaxed_load_flag(&load.fenced) and not core_is_closed(&store.core)):
+            if terms.ttl > 0 and store.weigher is not None:
+                terms.weight = weigh(store, load.key, value)
+            borne = load_close_tags(load, every)
+            if borne is not None and len(borne) > MOST_TAGS:
+                terms.ttl = 0
+            try:
+                stored = put(store, node, load.key, value, &terms, borne, load.hash, load)
+            except EntryTooHeavyError:
+                terms.ttl = 0
+                put(store, node, load.key, value, &terms, borne, load.hash, load)
+    except CacheClosedError:
+        pass                                      # it is handed over all the same
     finally:
         load_unregister(load)
+    if every:
+        load.loss = load_first_loss(load, every)
+    if seconds >= 0:
+        load_count(&store.core, node, seconds, False)
+    return stored
 
 
-cdef object count_named(Store store, Node* node, str name, object amount):
-    """Add to one of the namespace's own counters."""
-    cdef Counters* counters = &node.counters
-    cdef Core* core = &store.core
-    cdef double seconds = amount
-    cdef int64_t n = 0 if name == "load_seconds" else amount
+cdef int terms_of_options(Node* node, Terms* terms, Options options, object ttl) except -1:
+    if ttl is not UNSET:
+        terms.ttl = seconds_of(ttl, "ttl", True)
+    elif options.has_ttl:
+        terms.ttl = options.ttl
+    else:
+        terms.ttl = relaxed_load_double(&node.default_ttl)
+    terms.grace = options_grace(options)
+    terms.stale_ok = options_stale_ok(options)
+    terms.only_absent = False
+    terms.found = False
+    terms.weight = 0
+    return 0
+
+
+cdef void load_count(Core* core, Node* node, double seconds, bint failed) noexcept:
     lock_acquire(&core.lock)
-    if name == "misses":
-        counters.misses += n
-    elif name == "hits":
-        counters.hits += n
-    elif name == "stale_hits":
-        counters.stale_hits += n
-    elif name == "coalesced":
-        counters.coalesced += n
-    elif name == "loads":
-        counters.loads += n
-    elif name == "load_failures":
-        counters.load_failures += n
-    elif name == "load_seconds":
-        counters.load_seconds += seconds
+    if failed:
+        node.counters.load_failures += 1
+    else:
+        node.counters.loads += 1
+    node.counters.load_seconds += seconds
     lock_release(&core.lock)
+
+
+cdef object load_abandon(Core* core, Node* node, Load load, double seconds, bint failed):
+    """End a load without a value; one that took some seconds, 0 or more, is counted."""
+    load_unregister(load)
+    if seconds >= 0:
+        load_count(core, node, seconds, failed)
+
+
+cdef object count_joined(Store store, Node* node):
+    """Count a miss that joins a running load."""
+    lock_acquire(&store.core.lock)
+    node.counters.coalesced += 1
+    lock_release(&store.core.lock)

@@ -4,12 +4,18 @@ cdef enum:
     MOST_LOST = 16384             # tags that a load remembers to have lost
 
 
+@cython.final
+@cython.freelist(32)
 @cython.no_gc_clear                  # its end needs its namespace; Store breaks the cycles
 cdef class Load:
     """One running load: what it is for, and whether its result may still be stored.
 
     ``_begin`` of a namespace registers it there, until ``_finish`` or ``_abandon``. Whatever
     invalidates its key meanwhile fences it; a fence is never taken down.
+
+    A load is settled once, with an outcome; its waiters are then woken. The end of a load publishes
+    the outcome first, and then looks for waiters; a waiter first adds itself, and then looks for
+    the outcome: none sleeps on.
     """
 
     cdef readonly object namespace    # the view that began it, which holds both below; or None
@@ -27,7 +33,7 @@ cdef class Load:
     cdef bint finishing               # its value is about to be stored: no more tags
     cdef bint registered              # in the table, in Node.running and in the counts
     cdef bint has_place               # counts in Node.places; in the list of Core.place_newest
-    cdef uint32_t forks               # process_forks when it was registered
+    cdef readonly uint32_t forks      # process_forks when it was registered
     cdef uint32_t hash                # of the key, mixed
     cdef uint64_t number              # Core.loads_begun when it was registered
     cdef PyObject* next_in_bucket     # borrowed; Node.running owns the loads of the table
@@ -35,6 +41,16 @@ cdef class Load:
     cdef PyObject* older
     cdef PyObject* place_newer        # neighbours in the list of those that have a place; borrowed
     cdef PyObject* place_older
+    cdef object leader                # the record of its run, or None: see load_leader
+    cdef readonly object outcome      # None until it is settled
+    cdef dict sleepers                # the calls that wait for it; None: none has yet
+    cdef public Load stands_in_for    # a registered load in whose place it is stored, or None
+    cdef list edges                   # loads that its loader waits for; None: none yet
+    cdef bint is_led                  # by compiled code, and what follows tells where
+    cdef bint joined                  # another call may wait for it, or has
+    cdef readonly unsigned long thread
+    cdef readonly object greenlet
+    cdef readonly int64_t loss        # see _finish: the first invalidation that covered its tags
     cdef object __weakref__
 
     def __init__(self, key, tags=()):
@@ -51,16 +67,104 @@ cdef class Load:
     def losses(self):
         return relaxed_load_i64(&self.n_losses)
 
-    def first_loss(self, tags):
-        """The number of the first invalidation that covered one of the tags; 0 if none did."""
-        first = 0
-        if relaxed_load_flag(&self.has_lost_all):
-            return 1
-        for tag in tags:
-            number = self.lost.get(tag, 0)
-            if number and (first == 0 or number < first):
-                first = number
-        return first
+    @property
+    def run(self):
+        """The run that leads the load; one led by compiled code gets it when it is asked for."""
+        return load_leader(self)
+
+    @run.setter
+    def run(self, leader):
+        self.leader = leader
+
+    @property
+    def waiters(self):
+        """The calls that wait, as the keys of a dict."""
+        with cython.critical_section(self):
+            if self.sleepers is None:
+                self.sleepers = {}
+            return self.sleepers
+
+    @property
+    def waits(self):
+        """The loads that this one's loader waits for; `deadlock` looks after them."""
+        return load_edges(self)
+
+    def settle(self, outcome not None):
+        """Publish the outcome unless there is one already, and wake the waiters."""
+        load_settle(self, outcome)
+
+
+cdef uint32_t process_forks = 0       # forks that this process is a child of, since the import
+
+
+def forks_since_import():
+    """Return how many forks lie between the process that imported flowcache and this one."""
+    return process_forks
+
+
+cdef Load load_new(object key, tuple tags):
+    """A load of the key that bears the tags, which were checked."""
+    cdef Load load = Load.__new__(Load)
+    load.key = key
+    load.borne = tags
+    if len(tags) > FEW_TAGS:
+        load.many_borne = frozenset(tags)
+    load.lost = {}
+    return load
+
+
+cdef list load_edges(Load load):
+    with cython.critical_section(load):
+        if load.edges is None:
+            load.edges = []
+        return load.edges
+
+
+cdef object load_leader(Load load):
+    """The run that leads the load, or None; made here for the first call that asks."""
+    if load.leader is None and load.is_led:
+        made = face.run_of(load)
+        with cython.critical_section(load):
+            if load.leader is None:
+                load.leader = made
+        # Its end looks for a leader once the outcome is published; this looks the other way round.
+        if load.outcome is not None:
+            load.leader.end()
+    return load.leader
+
+
+cdef int load_settle(Load load, object outcome) except -1:
+    # One atomic step decides between the runner, a loop that closes and a caller that ends it.
+    with cython.critical_section(load):
+        if load.outcome is None:
+            load.outcome = outcome
+    if load.sleepers:
+        face.wake(load.sleepers)
+    return 0
+
+
+cdef int load_give_up(Load load) except -1:
+    """End a load that compiled code leads, without a value: calls that have joined begin anew."""
+    load_unregister(load)
+    if load.joined:
+        load_settle(load, face.ABANDONED)
+        if load.leader is not None:
+            load.leader.end()
+    return 0
+
+
+cdef int64_t load_first_loss(Load load, tuple tags) except -1:
+    """The number of the first invalidation that covered one of the tags; 0 if none did."""
+    cdef int64_t first = 0, number
+    if relaxed_load_flag(&load.has_lost_all):
+        return 1
+    if not load.lost:
+        return 0
+    for tag in tags:
+        number = load.lost.get(tag, 0)
+        if number and (first == 0 or number < first):
+            first = number
+    return first
 
 
 cdef inline bint load_bears_locked(Load load, object tag) noexcept:
@@ -108,29 +212,34 @@ cdef bint load_join(Load running, Load load, double now) except -1:
         lock_acquire(&core.lock)
         is_settled = running.borne is borne
         if is_settled:
-            joins = not running.fenced and now - running.started <= core.max_pending_age
+            joins = (running.registered and not running.fenced
+                     and now - running.started <= core.max_pending_age)
             for tag in load.borne:
                 joins = joins and tag not in running.lost
             if joins and together is not borne:
-                if running.finishing or not running.registered:
+                if running.finishing:
                     joins = False
                 elif len(together) > MOST_TAGS:
                     relaxed_store_flag(&running.fenced, True)
                 else:
                     running.borne = together
                     running.many_borne = many
+            if joins:
+                running.joined = True
         lock_release(&core.lock)
     return joins
 
 
 cdef tuple load_close_tags(Load load, tuple tags):
-    """Let no call add tags any more; return all that the load's value is to bear, or None."""
+    """Let no call add tags any more; return all that the load's value is to bear; None: no tag."""
     cdef tuple borne
     lock_acquire(&load.core.lock)
     load.finishing = True
     borne = load.borne
     lock_release(&load.core.lock)
-    return tags_together(() if tags is None else tags, borne) or None
+    if borne is not tags:
+        tags = tags_together(tags, borne)
+    return tags or None
 
 
 # The table of running loads: chained buckets by hash, newest first. A load is taken out by what it
@@ -210,9 +319,6 @@ cdef Load load_find(Core* core, Node* node, object key, uint32_t hash, uint64_t*
 # place already. A load that is too old, or that a fork left behind, gives its place back when one
 # is wanted: the loads that have a place are a list by age, so that each is looked at once.
 
-cdef uint32_t process_forks = 0       # forks that this process is a child of, since the import
-
-
 cdef inline bint load_is_lost_locked(Load load, Core* core, double now) noexcept:
     """Whether the load is too old to be stored, or runs in a process that forked this one."""
     return now - load.started > core.max_pending_age or load.forks != process_forks
@@ -274,11 +380,12 @@ cdef Node* node_without_place_locked(Core* core, Node* node, double now) noexcep
     return NULL
 
 
-cdef Load load_register(Core* core, Node* node, object view, Load load, Load outer, double now):
+cdef Load load_register(Core* core, Node* node, object view, Load load, Load outer, double now,
+                        bint alone=False):
     """Put the load into the table, or return the one that is to be joined. May run __eq__.
 
     `view` is of this namespace, and holds it until the load is no more. `outer`, or None, is the
-    load that waits for this one.
+    load that waits for this one. With `alone` none is joined: None if one runs.
     """
     cdef Load running
     cdef Node* full = NULL
@@ -287,8 +394,11 @@ cdef Load load_register(Core* core, Node* node, object view, Load load, Load out
     cdef PyObject** bucket
     for _ in range(1000):
         running = load_find(core, node, load.key, load.hash, &changes)
-        if running is not None and load_join(running, load, now):
-            return running
+        if running is not None:
+            if alone:
+                return None
+            if load_join(running, load, now):
+                return running
         lock_acquire(&core.lock)
         try:
             if core_is_closed(core):

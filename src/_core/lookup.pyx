@@ -144,16 +144,3 @@ cdef tuple held_for(Store store, Node* node, object key):
         lock_release(&core.lock)
     # Made here: a tuple's allocation may run the collector, and with it code that removes e.
     return None if value is MISSING else (value, left, ttl, grace, stale_ok)
-
-
-cdef object touch_held(Store store, Node* node, object key):
-    """Make what is held for the key the most recent."""
-    cdef Core* core = &store.core
-    cdef uint32_t hash = key_hash(node, key), i
-    lock_acquire(&core.lock)
-    try:
-        i = store_find_locked(core, node, key, hash)
-        if i != NONE:
-            lru_touch(&core.slab, &node.order, entry_at(&core.slab, i), i)
-    finally:
-        lock_release(&core.lock)

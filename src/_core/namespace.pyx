@@ -460,32 +460,40 @@ does not suspend; what it returns can be awaited once, gathered, made a task, or
         """How many entries bear the tag, here and below."""
         return bearers_of(self.store, self.node, tag)
 
-    def _begin(self, Load load not None, bint background=False, Load outer=None):
-        """Register a load; return it, or the one already running that is to be joined.
+    def _fetch(self, key, loader, Options options not None, on_miss=None):
+        """Answer a sync call from what is held or by a load; before that, call ``on_miss``."""
+        return fetch_missing(self.store, self.node, self, key, key_hash(self.node, key), options,
+                             loader, NULL, 0, NULL, on_miss, NULL)
 
-        ``outer``: the load that waits for it. One of the same tenant shares its place with it.
-        """
-        return load_begin(self.store, self.node, self, load, background, outer)
+    def _look_up(self, key, Options options not None, bint anew=False):
+        """(value, whether it is due) if what is held answers a call, else None. Counted."""
+        return looked_up(self.store, self.node, key, options, anew)
 
-    def _finish(self, Load load not None, value, ttl=UNSET, tags=(), stale=None, keep=None):
+    def _stand_in(self, key, Options options not None, bint timed_out):
+        """(value,) if what is held may stand in for a load that raised or is late, else None."""
+        return stand_in(self.store, self.node, key, options, timed_out)
+
+    def _begin(self, key, Options options not None, run, list loads not None, bint behind=False,
+               bint anew=False):
+        """Register a load for a run, or find the one to join, or that none is needed."""
+        return load_begin(self.store, self.node, self, key, options, run, loads, behind, anew)
+
+    def _finish(self, Load load not None, Options options not None, value, ttl=UNSET, tags=(),
+                bint keep=True, double seconds=-1.0):
         """End a load: store its value if nothing has invalidated it; say whether it was stored."""
-        return load_finish(self.store, self.node, load, value, ttl, tags, stale, keep)
+        return load_finish(self.store, self.node, load, options, value, ttl, tags, keep, seconds)
 
-    def _abandon(self, Load load not None):
-        """End a load without a value."""
-        load_unregister(load)
+    def _abandon(self, Load load not None, double seconds=-1.0, bint failed=False):
+        """End a load without a value; one that took some seconds, 0 or more, is counted."""
+        load_abandon(&self.store.core, self.node, load, seconds, failed)
+
+    def _join(self):
+        """Count a miss that joins a running load."""
+        count_joined(self.store, self.node)
 
     def _held(self, key, /):
         """None, or (value, seconds left, ttl, seconds kept past it, kept for stale=)."""
         return held_for(self.store, self.node, key)
-
-    def _touch_hit(self, key, /):
-        """Make what is held for the key the most recent."""
-        touch_held(self.store, self.node, key)
-
-    def _count(self, str name not None, amount=1):
-        """Add to one of this namespace's own counters."""
-        count_named(self.store, self.node, name, amount)
 
     def _emit(self, str kind not None, key, cause=None, value=None, error=None, double seconds=0.0):
         """Tell listeners what the face has seen."""

@@ -65,9 +65,6 @@ cdef extern from *:
     bint MENDS_CONTEXTS "FLOWCACHE_MENDS_CONTEXTS"
 
 cdef extern from "Python.h":
-    object PyContextVar_New(const char* name, PyObject* default)
-    int PyContextVar_Get(object variable, PyObject* default, PyObject** value) except -1
-    object PyContextVar_Set(object variable, object value)
     object PyContext_CopyCurrent()
     int PyContext_Enter(PyObject* context)
     int PyContext_Exit(PyObject* context)

@@ -28,6 +28,7 @@ cdef class Store:
     cdef readonly object clock        # None: the monotonic clock
     cdef readonly object weigher      # None: nothing is weighed
     cdef readonly str name
+    cdef public bint backs_off        # a load behind a call has failed; the face knows of which key
     cdef object __weakref__
 
     def __cinit__(self):

@@ -7,34 +7,62 @@ from .events import dispatch, subscribe
 from .inspection import Child, Children, Inspection
 from .limits import Limits
 from .listing import Items, KeysView, Values
-from .loading import afetch, afetch_many, arefresh, fetch, fetch_many, fetch_miss, refresh
+from .loading import (
+    ABANDONED,
+    Loaded,
+    afetch,
+    afetch_many,
+    arefresh,
+    block_loop,
+    fetch,
+    fetch_many,
+    finish_led,
+    forget_failures,
+    load_anew,
+    load_missing,
+    refresh,
+    run_of,
+    settle_led,
+    unblock_loop,
+    wake,
+)
 from .stats import Stats
 from .tenancy import for_current_tenant, names_in
 from .wrapping import cached, wrap
 
 __all__ = [
+    "ABANDONED",
     "Child",
     "Children",
     "Inspection",
     "Items",
     "KeysView",
     "Limits",
+    "Loaded",
     "Stats",
     "Values",
     "afetch",
     "afetch_many",
     "arefresh",
+    "block_loop",
     "cached",
     "check_sync",
     "dispatch",
     "fetch",
     "fetch_many",
-    "fetch_miss",
+    "finish_led",
     "for_current_tenant",
+    "forget_failures",
     "is_async",
     "names_in",
+    "load_anew",
+    "load_missing",
     "plain_result",
     "refresh",
+    "run_of",
+    "settle_led",
     "subscribe",
+    "unblock_loop",
+    "wake",
     "wrap",
 ]

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 
 from . import _core
 from .coroutines import check_sync, is_async, makes_generators, plain_result
-from .loading import afetch, arefresh, fetch_miss, refresh
-from .loading.options import Call, tags_of
+from .loading.options import Call, Options
+from .loading.single import aanswer, areload, reload
 from .reports import shown
 
 if TYPE_CHECKING:
@@ -254,10 +254,8 @@ class Cached(_core.Called, Generic[P, R]):
             if callable(made):
                 check_sync(made, name)
         hash(key)
-        if "_on_miss" in options:
-            raise TypeError("wrap() got an unexpected option '_on_miss'")
-        own_tags = () if callable(tags) else tags_of(tags)
-        Call("wrap", function, {"tags": own_tags, **options})
+        self._options = Options("wrap", {"tags": () if callable(tags) else tags, **options})
+        own_tags = self._options.tags
         # Declared here: a class with annotations of its own would show them as each function's.
         self.__wrapped__: Callable[P, R]
         self.__qualname__: str
@@ -270,9 +268,8 @@ class Cached(_core.Called, Generic[P, R]):
         self._typed = typed
         self._own_tag = f"flowcache.function:{hash(self._label):x}:{self._label[-200:]}"
         self._tags = tags if callable(tags) else None
-        self._options = options
         if self._tags is None:
-            options["tags"] = (*own_tags, self._own_tag)
+            self._options = self._options.with_tags(own_tags, self._own_tag)
         self._is_async = is_async(function)
         if self._is_async:
             mark_as_async(self)
@@ -293,6 +290,8 @@ class Cached(_core.Called, Generic[P, R]):
         self._set_up(self._is_async, options.get("refresh_ahead") is None)
         if key is None and not typed and not self._args and not self._kwargs:
             self._take_short_cut(namespace if self._tenants is None else None, self._label)
+            if self._tags is None:
+                self._call_directly(function, self._options)
 
     def _name_tenant(self, name: str, path: Any) -> None:
         """Keep the result of each call in the namespace of the tenant in the argument `name`."""
@@ -347,10 +346,9 @@ class Cached(_core.Called, Generic[P, R]):
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function though its result be fresh, and store and return what it gives."""
         self._check_arguments(args, kwargs)
-        call: Callable[..., Any] = arefresh if self._is_async else refresh
-        place = self._place(args, kwargs)
+        load: Callable[..., Any] = areload if self._is_async else reload
         key, loader = self._key_of(args, kwargs), self._loader(args, kwargs)
-        result: R = call(place, key, loader, **self._options_of(place, args, kwargs))
+        result: R = load(self._place(args, kwargs), key, loader, self._options_of(args, kwargs))
         return result
 
     def cache_info(self, *, tenant: str | None = None) -> CacheInfo:
@@ -417,9 +415,11 @@ class Cached(_core.Called, Generic[P, R]):
         self, place: _core.Namespace[Any], key: Hashable, args: Arguments, kwargs: Keywords
     ) -> Any:
         """Answer a call whose key is not held, or not fresh, or perhaps due."""
-        call: Callable[..., Any] = afetch if self._is_async else fetch_miss
-        options = self._options_of(place, args, kwargs)
-        return call(place, key, self._loader(args, kwargs), **options)
+        options, loader = self._options_of(args, kwargs), self._loader(args, kwargs)
+        on_miss = self._count_miss if self._tenants is None else self._counts_of(place).miss
+        if self._is_async:
+            return aanswer(place, key, loader, Call(options, on_miss))
+        return place._fetch(key, loader, options, on_miss)
 
     def _counts_of(self, place: _core.Namespace[Any]) -> _core.Counts:
         """Return the counts of a tenant. Clients invent tenants: the oldest of too many go."""
@@ -467,16 +467,11 @@ class Cached(_core.Called, Generic[P, R]):
         # Made for each call, so that nothing that is kept refers to the arguments.
         return functools.partial(self.__wrapped__, *args, **kwargs)
 
-    def _options_of(
-        self, place: _core.Namespace[Any], args: Arguments, kwargs: Keywords
-    ) -> dict[str, Any]:
-        # Not kept beside the others: it would make a cycle of each wrapper.
-        on_miss = self._count_miss if self._tenants is None else self._counts_of(place).miss
-        options = {**self._options, "_on_miss": on_miss}
-        if self._tags is not None:
-            tags: Any = plain_result(self._tags(*args, **kwargs), "tags")
-            options["tags"] = (*tags_of(tags), self._own_tag)
-        return options
+    def _options_of(self, args: Arguments, kwargs: Keywords) -> Options:
+        if self._tags is None:
+            return self._options
+        tags: Any = plain_result(self._tags(*args, **kwargs), "tags")
+        return self._options.with_tags(tags, self._own_tag)
 
     def _check_arguments(self, args: Arguments, kwargs: Keywords) -> None:
         """Raise `TypeError` where the function cannot be called so: such a call has no key."""

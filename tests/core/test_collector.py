@@ -67,10 +67,9 @@ def through_ready(cache: Cache[Any], node: Node) -> None:
 
 
 def through_running_load(cache: Cache[Any], node: Node) -> None:
-    from flowcache._core import Load
+    from flowcache._core import Options
 
-    load = Load(node)
-    cache._begin(load)
+    cache._begin(node, Options("fetch", {}), None, [])
 
 
 def through_tags(cache: Cache[Any], node: Node) -> None:

@@ -222,7 +222,7 @@ class History:
         def begin_load(job: Run, key: Any) -> Running:
             before = self.ticket()
             running = begin(job, key)
-            if running.run is job:
+            if isinstance(running, Running) and running.run is job:
                 self.registered[running] = before
             return running
 

@@ -175,10 +175,10 @@ def loads_left(cache: Namespace[Any]) -> list[str]:
     told = []
     for load in gc.get_objects():
         if issubclass(type(load), Load):  # Not isinstance: lazy objects would be evaluated.
-            # A load that was never registered has no namespace of its own.
-            if getattr(load, "run", None) is None:
+            # A load beside another one is not registered, and has no namespace of its own.
+            namespace = load.namespace or getattr(load.run, "namespace", None)
+            if namespace is None:
                 continue
-            namespace = load.run.namespace
             path = namespace.path
             if namespace == (cache.namespace(*path) if path else cache):
                 told.append(f"the load of {load.key!r}: {load.outcome}")

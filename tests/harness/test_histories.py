@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from flowcache.loading import load as waiting
 from flowcache.loading.load import Load as Running
 from flowcache.loading.load import Outcome, ThreadWaiter
+from flowcache.loading.options import unpack
 from flowcache.loading.run import Run
 from harness import histories
 
@@ -28,8 +30,8 @@ def store_although_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
     def keep_anyway(job: Run, load: Running, produced: Any, *seconds: float) -> None:
         keep(job, load, produced, *seconds)
         if load.fenced:
-            value, _, tags, _ = job.call.unpack(produced)
-            job.namespace.set(load.key, value, tags=tags)
+            value, _, tags, _ = unpack(produced)
+            job.namespace.set(load.key, value, tags=(*job.call.options.tags, *tags))
 
     monkeypatch.setattr(Run, "_keep", keep_anyway)
 
@@ -37,25 +39,27 @@ def store_although_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
 def load_beside_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = Run.begin
 
-    def begin_own(job: Run, key: Any) -> Running:
+    def begin_own(job: Run, key: Any) -> Any:
         running = begin(job, key)
-        return running if running.run is job or job.many else job.begin_beside(running)
+        if not isinstance(running, Running) or running.run is job or job.many:
+            return running
+        return job.begin_beside(running)
 
     monkeypatch.setattr(Run, "begin", begin_own)
 
 
 def hand_over_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Running, "outcome_for", lambda load, seen: load.outcome)
+    monkeypatch.setattr(waiting, "outcome_for", lambda load, seen: load.outcome)
 
 
 def keep_errors_from_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Running.outcome_for
+    told = waiting.outcome_for
 
     def outcome_for(load: Running, seen: int) -> Outcome | None:
         outcome = told(load, seen)
         return outcome if outcome is None or outcome.error is None else Outcome()
 
-    monkeypatch.setattr(Running, "outcome_for", outcome_for)
+    monkeypatch.setattr(waiting, "outcome_for", outcome_for)
 
 
 def raise_one_object_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +75,7 @@ def leave_a_load_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def keep_or_forget(job: Run, load: Running, *arguments: Any) -> None:
         keep(job, load, *arguments)
-        job.namespace._begin(Running(job.namespace, ("left", id(load)), ()))
+        job.namespace._begin(("left", id(load)), job.call.options, job, [])
 
     monkeypatch.setattr(Run, "_keep", keep_or_forget)
 

@@ -251,9 +251,9 @@ def test_who_joins_a_load_behind_before_it_is_given_to_a_thread_is_not_left_wait
     class Paused(Cache[Any]):
         __slots__ = ()
 
-        def _begin(self, load: Any, background: bool = False, outer: Any = None) -> Any:
-            running = super()._begin(load, background, outer)
-            if background:
+        def _begin(self, *given: Any) -> Any:
+            running = super()._begin(*given)
+            if given[4]:  # Behind a call.
                 joining.append(Caller(lambda: cache.fetch("k", lambda: "mine", stale=False)))
                 wait_until(lambda: cache.stats().coalesced == 1)
             return running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -22,6 +23,7 @@ from flowcache import (
     create_cache,
 )
 from flowcache.loading import deadlock
+from flowcache.loading.load import Load
 from flowcache.loading.run import Run
 from harness.loading_support import (
     AsyncGate,
@@ -333,32 +335,33 @@ def test_who_joins_after_a_late_tag_was_lost_at_the_very_end_loads_again() -> No
     assert cache.peek("k") == "new"
 
 
-def test_a_load_that_is_not_needed_hands_nothing_to_who_joined_it_after_an_invalidation() -> None:
-    """A value comes between look-up and registration. Its tags are not those of the new load."""
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_a_load_that_is_not_needed_leaves_no_call_waiting_that_joined_it(
+    timeout: float | None,
+) -> None:
+    """A value comes between look-up and registration; a call joins before it is found."""
     joining: list[Caller] = []
-    steps = ["register", "look again"]
+    armed = [True]
 
-    class Paused(Cache[Any]):
-        __slots__ = ()
+    class Key:
+        def __hash__(self) -> int:
+            return 7
 
-        def _begin(self, load: Any, background: bool = False, outer: Any = None) -> Any:
-            if steps[:1] == ["register"]:
-                del steps[0]
-                cache.set("k", "old", tags="late")
-            return super()._begin(load, background, outer)
+        def __eq__(self, other: object) -> bool:
+            if armed:
+                armed.clear()
+                joining.append(Caller(lambda: cache.refresh(Key(), lambda: "new")))
+                wait_until(is_waited_for)
+            return isinstance(other, Key)
 
-        def _held(self, key: Any) -> Any:
-            held = super()._held(key)
-            if steps == ["look again"] and held is not None:
-                del steps[0]
-                cache.invalidate_tag("late")
-                joining.append(Caller(lambda: cache.fetch("k", lambda: "new")))
-                wait_until(lambda: joined(cache) == 1)
-            return held
+    def is_waited_for() -> bool:
+        return any(type(one) is Load and one.waiters for one in gc.get_objects())
 
-    cache = Paused()
-    assert cache.fetch("k", never) == "old"
+    cache = create_cache()
+    cache.subscribe(lambda event: cache.set(Key(), "old"), "miss")
+    assert cache.fetch(Key(), never, timeout=timeout) == "old"
     assert joining[0].result() == "new"
+    assert cache.stats().loads == 1
     assert_nothing_left(cache)
 
 
@@ -491,8 +494,8 @@ def test_an_interrupt_between_registering_and_loading_strands_nobody() -> None:
     class Struck(Cache[Any]):
         __slots__ = ()
 
-        def _begin(self, load: Any, background: bool = False, outer: Any = None) -> Any:
-            running = super()._begin(load, background, outer)
+        def _begin(self, *given: Any) -> Any:
+            running = super()._begin(*given)
             if armed:
                 armed.clear()
                 waiting.append(Caller(lambda: cache.fetch("k", lambda: "theirs")))
@@ -502,12 +505,12 @@ def test_an_interrupt_between_registering_and_loading_strands_nobody() -> None:
 
     cache = Struck()
     with pytest.raises(KeyboardInterrupt):
-        cache.fetch("k", never)
+        cache.fetch("k", never, timeout=60)
     assert waiting[0].result() == "theirs"
     assert_nothing_left(cache)
 
 
-@pytest.mark.parametrize("moment", ["leave_scope", "stop_waiting"])
+@pytest.mark.parametrize("moment", ["leave_load", "stop_waiting"])
 def test_an_interrupt_after_the_loader_strands_nobody(
     moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,7 +518,7 @@ def test_an_interrupt_after_the_loader_strands_nobody(
     waiting: list[Caller] = []
     original = getattr(deadlock, moment)
 
-    def load() -> str:
+    def load(missing: list[str]) -> dict[str, str]:
         waiting.append(Caller(lambda: cache.fetch("k", lambda: "theirs")))
         wait_until(lambda: joined(cache) == 1)
         raise KeyboardInterrupt
@@ -530,7 +533,7 @@ def test_an_interrupt_after_the_loader_strands_nobody(
 
     monkeypatch.setattr(deadlock, moment, strike)
     with pytest.raises(SystemExit):
-        cache.fetch("k", load)
+        cache.fetch_many(["k"], load)
     assert waiting[0].result() == "theirs"
     assert cache.stats().pending == 0
 

@@ -2,9 +2,9 @@
 
 Each module imports only those that stand before it:
 
-- `options`: the options of a call, and their meaning for a value that is held
+- `options`: a call, and what its loader may return
 - `copying`: an exception for each caller
-- `load`: one running load of one key; waiting for it
+- `load`: how a load ended; waiting for it
 - `deadlock`: loads that would wait for each other
 - `backoff`: keys whose background load failed
 - `run`: one run of a loader, for one key or for many
@@ -13,18 +13,39 @@ Each module imports only those that stand before it:
 - `single`, `batch`: the calls for one key, and for many
 """
 
+from .backoff import forget_failures
 from .batch import afetch_many, fetch_many
+from .deadlock import block_loop, unblock_loop
+from .load import ABANDONED, wake
 from .options import Loaded
-from .single import afetch, afetch_miss, arefresh, fetch, fetch_miss, refresh
+from .run import run_of
+from .single import (
+    afetch,
+    arefresh,
+    fetch,
+    finish_led,
+    load_anew,
+    load_missing,
+    refresh,
+    settle_led,
+)
 
 __all__ = [
+    "ABANDONED",
     "Loaded",
     "afetch",
     "afetch_many",
-    "afetch_miss",
     "arefresh",
+    "block_loop",
     "fetch",
     "fetch_many",
-    "fetch_miss",
+    "finish_led",
+    "forget_failures",
+    "load_anew",
+    "load_missing",
     "refresh",
+    "run_of",
+    "settle_led",
+    "unblock_loop",
+    "wake",
 ]

@@ -15,15 +15,13 @@ from flowcache.errors import LoadTimeoutError, RecursiveLoadError, TooManyLoadsE
 from flowcache.reports import shown
 
 from . import backoff, deadlock, pool
-from .load import ABANDONED, ABSENT, Outcome, running_loop, wait_in_task, wait_in_thread
-from .options import Held
+from .load import ABANDONED, ABSENT, Load, Outcome, running_loop, wait_in_task, wait_in_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable
     from typing import Any
 
-    from .load import Load
     from .options import Call
     from .run import Run
 
@@ -42,39 +40,24 @@ __all__ = [
 ]
 
 
-def held_for(namespace: Any, key: Hashable) -> Held | None:
-    found = namespace._held(key)
+def look_up(
+    namespace: Any, key: Hashable, call: Call, *, in_task: bool = False
+) -> tuple[Any, bool] | None:
+    """Return what is held if it answers the call, and whether it is to be loaded behind it."""
+    in_place = in_task and backoff.was_cut_off(namespace, key)
+    found: tuple[Any, bool] | None = namespace._look_up(key, call.options, in_place)
     if found is None:
-        return None
-    value, left, ttl, grace, is_served = found
-    return Held(value, left, ttl, grace, grace if is_served else 0.0)
-
-
-def look_up(namespace: Any, key: Hashable, call: Call, *, in_task: bool = False) -> Held | None:
-    """Return what is held if it answers the call; count what it was."""
-    held = held_for(namespace, key)
-    if in_task and held is not None and call.is_due(held) and backoff.was_cut_off(namespace, key):
-        call.in_place.add(key)
-        held = None
-    if held is None or (held.left <= 0 and not call.takes_stale(held)):
-        namespace._count("misses", 1)
-        namespace._emit("miss", key, None, None, None, 0.0)
+        if in_place:
+            call.in_place = {*call.in_place, key}
         if call.on_miss is not None:
             call.on_miss()
-        return None
-    kind = "hit" if held.left > 0 else "stale_hit"
-    namespace._count(kind + "s", 1)
-    namespace._touch_hit(key)
-    namespace._emit(kind, key, None, held.value, None, 0.0)
-    return held
+    return found
 
 
 def fall_back(run: Run, key: Hashable, *, timed_out: bool) -> Answer | None:
     """Return what may stand in for a load that raised or takes too long."""
-    held = held_for(run.namespace, key)
-    if held is None or not run.call.falls_back_on(held, timed_out=timed_out):
-        return None
-    return (held.value,)
+    answer: Answer | None = run.namespace._stand_in(key, run.call.options, timed_out)
+    return answer
 
 
 def load_behind(run: Run, keys: list[Hashable]) -> None:
@@ -88,16 +71,11 @@ def load_behind(run: Run, keys: list[Hashable]) -> None:
                 continue
             try:
                 load = run.begin(key)
-                while load.run.is_left():
+                while isinstance(load, Load) and load.run.is_left():
                     load.run.cut_off()
                     load = run.begin(key)
             except TooManyLoadsError:
                 break
-            # Another load may have ended between the look-up and the registration.
-            if load.run is run:
-                held = held_for(run.namespace, key)
-                if held is None or not run.call.is_due(held):
-                    run.give_up(load)
         if not run.loads:
             return
         if run.loop is None:
@@ -137,12 +115,11 @@ def begin(run: Run, key: Hashable) -> Load | Outcome:
             if answer is None:
                 raise
             return Outcome(answer[0])
+        if not isinstance(load, Load):
+            # Another load has ended since the look-up.
+            assert load is not None
+            return Outcome(load[0])
         if load.run is run:
-            # Another load may have ended between the look-up and the registration.
-            held = None if run.is_refresh else run.namespace._held(key)
-            if held is not None and held[1] > 0:
-                run.give_up(load)
-                return Outcome(held[0])
             return load
         if load.run.may_be_joined():
             count_joined(run, key)
@@ -151,10 +128,8 @@ def begin(run: Run, key: Hashable) -> Load | Outcome:
 
 def count_joined(run: Run, key: Hashable) -> None:
     """Count a miss that joins a running load, once however often it has to start again."""
-    joined = run.call.joined
-    if not run.is_refresh and key not in joined:
-        joined.add(key)
-        run.namespace._count("coalesced", 1)
+    if not run.is_refresh and run.call.joins(key):
+        run.namespace._join()
 
 
 def settle_in_thread(run: Run, load: Load | Outcome, deadline: float | None) -> Outcome | None:
@@ -229,7 +204,7 @@ def conclude(run: Run, key: Hashable, outcome: Outcome | None) -> Answer | None:
         answer = fall_back(run, key, timed_out=True)
         if answer is None:
             raise LoadTimeoutError(
-                f"timeout: key {shown(key)} was not loaded within {run.call.timeout:g} s; "
+                f"timeout: key {shown(key)} was not loaded within {run.call.options.timeout:g} s; "
                 "the load goes on"
             )
         return answer

@@ -43,7 +43,8 @@ def stamp_of(namespace: Any, key: Hashable) -> tuple[float, float] | None:
 
 def last_failure(namespace: Any, key: Hashable) -> Failure | None:
     """Return the failure of the load that was to replace what is held for the key now, or None."""
-    failures = _failures.get(namespace._store())
+    store = namespace._store()
+    failures = _failures.get(store) if store.backs_off else None
     failure = None if failures is None else failures.get(hash((namespace, key)))
     if failure is None:
         return None
@@ -83,7 +84,9 @@ def note_failure(namespace: Any, key: Hashable, *, cut_off: bool = False) -> Non
     in_a_row = (0 if failure is None else failure.in_a_row) + (not cut_off)
     delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(max(0, in_a_row - 1), 30))
     which = hash((namespace, key))
-    failures = _failures.setdefault(namespace._store(), {})
+    store = namespace._store()
+    store.backs_off = True
+    failures = _failures.setdefault(store, {})
     failures.pop(which, None)  # To the end.
     again = namespace._now() + (0.0 if cut_off else delay)
     failures[which] = Failure(in_a_row, again, cut_off, stamp)
@@ -94,6 +97,7 @@ def note_failure(namespace: Any, key: Hashable, *, cut_off: bool = False) -> Non
 
 def forget_failures(namespace: Any, key: Hashable) -> None:
     """Forget them: a load has succeeded."""
-    failures = _failures.get(namespace._store())
+    store = namespace._store()
+    failures = _failures.get(store) if store.backs_off else None
     if failures:
         failures.pop(hash((namespace, key)), None)

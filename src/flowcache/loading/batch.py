@@ -10,7 +10,7 @@ from flowcache.coroutines import is_async
 from . import deadlock
 from .attempt import begin, conclude, load_behind, look_up, settle_in_task, settle_in_thread
 from .load import ABSENT, Outcome, own_loop
-from .options import Call
+from .options import Call, Options, check_loader
 from .run import Run
 
 TYPE_CHECKING = False
@@ -33,7 +33,8 @@ def fetch_many(
     """Return a dict of `keys`; `loader` is called once, with those that no other call loads."""
     if is_async(loader):
         return afetch_many(namespace, keys, loader, **options)
-    batch = Batch(namespace, keys, loader, Call("fetch_many", loader, options))
+    check_loader(loader)
+    batch = Batch(namespace, keys, loader, Call(Options("fetch_many", options)))
     deadline = batch.call.deadline()
     batch.look_up_all(None)
     while batch.missing:
@@ -57,7 +58,9 @@ def afetch_many(
     namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
 ) -> Awaitable[dict[Any, Any]]:
     """Await a dict of `keys`; `loader` is called once, with those that no other call loads."""
-    batch = Batch(namespace, keys, loader, Call("afetch_many", loader, options), copy_context())
+    check_loader(loader)
+    call = Call(Options("afetch_many", options))
+    batch = Batch(namespace, keys, loader, call, copy_context())
 
     async def afetch_many() -> dict[Any, Any]:
         loop = own_loop()
@@ -119,14 +122,14 @@ class Batch:
         due = []
         for key in self.keys:
             if self.context is None:
-                held = look_up(self.namespace, key, self.call)
+                found = look_up(self.namespace, key, self.call)
             else:
-                held = self.context.run(look_up, self.namespace, key, self.call, in_task=True)
-            if held is None:
+                found = self.context.run(look_up, self.namespace, key, self.call, in_task=True)
+            if found is None:
                 self.missing[key] = None
             else:
-                self.found[key] = held.value
-                if self.call.is_due(held):
+                self.found[key], is_due = found
+                if is_due:
                     due.append(key)
         if due:
             load_behind(self.new_run(loop, is_background=True), due)

@@ -14,43 +14,33 @@ from __future__ import annotations
 
 import os
 import threading
-from contextvars import ContextVar
 
+from flowcache import _core
 from flowcache.errors import RecursiveLoadError
 from flowcache.reports import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from contextvars import Token
 
     from .load import Load
 
 __all__ = [
-    "Scope",
+    "block_loop",
     "current_load",
-    "enter_scope",
-    "leave_scope",
+    "enter_load",
+    "leave_load",
     "may_wait",
     "stop_waiting",
+    "unblock_loop",
     "wait_for",
 ]
 
 
-class Scope:
-    """Names the load that a context runs for.
+current_load = _core.current_load
+enter_load = _core.enter_load
+leave_load = _core.leave_load
 
-    Emptied at its end: contexts outlive loads (a task that the loader started keeps a copy) and
-    must not keep its value alive.
-    """
-
-    __slots__ = ("load",)
-
-    def __init__(self, load: Load) -> None:
-        self.load: Load | None = load
-
-
-_scope: ContextVar[Scope | None] = ContextVar("flowcache_load", default=None)
 _lock = threading.RLock()
 _blocked: dict[asyncio.AbstractEventLoop, list[Load]] = {}
 
@@ -62,25 +52,6 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-
-
-def current_load() -> Load | None:
-    """Return the load that the calling code is part of, or None."""
-    scope = _scope.get()
-    return None if scope is None else scope.load
-
-
-def enter_scope(load: Load) -> tuple[Scope, Token[Scope | None]]:
-    """Make `load` the current load of this context."""
-    scope = Scope(load)
-    return scope, _scope.set(scope)
-
-
-def leave_scope(scope: Scope, token: Token[Scope | None] | None) -> None:
-    """End what `enter_scope` began; without the token where the context ends as well."""
-    scope.load = None
-    if token is not None:
-        _scope.reset(token)
 
 
 def may_wait(
@@ -146,13 +117,30 @@ def stop_waiting(
         if waiting is not None:
             waiting.waits.remove(target)
         if blocking is not None:
-            blockers = _blocked[blocking]
-            blockers.remove(target)
-            if not blockers:
-                del _blocked[blocking]
+            _unblock(blocking, target)
 
 
 def wait_for(waiting: Load, target: Load) -> None:
     """Enter the edge of a load that cannot end before `target` does."""
     with _lock:
         waiting.waits.append(target)
+
+
+def block_loop(loop: asyncio.AbstractEventLoop, load: Load) -> None:
+    """Enter the edge from a loop to a new load that its own thread runs: it closes no ring."""
+    with _lock:
+        _blocked.setdefault(loop, []).append(load)
+
+
+def unblock_loop(loop: asyncio.AbstractEventLoop, load: Load) -> None:
+    """Take back what `block_loop` entered, if it did."""
+    with _lock:
+        if load in _blocked.get(loop, ()):
+            _unblock(loop, load)
+
+
+def _unblock(loop: asyncio.AbstractEventLoop, load: Load) -> None:
+    blockers = _blocked[loop]
+    blockers.remove(load)
+    if not blockers:
+        del _blocked[loop]

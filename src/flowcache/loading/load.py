@@ -1,4 +1,4 @@
-"""Running loads and their waiters.
+"""How a load ended, and waiting for it.
 
 A load is settled once, with an outcome; its waiters are then woken. Nothing here takes a lock: a
 finalizer or a signal handler may ask for the same key at any instant, on this very thread. Instead,
@@ -26,7 +26,6 @@ from .copying import copy_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Hashable, Iterable
     from types import TracebackType
     from typing import Any, Protocol
 
@@ -53,10 +52,13 @@ __all__ = [
     "ABSENT",
     "Load",
     "Outcome",
+    "leave",
+    "outcome_for",
     "own_loop",
     "running_loop",
     "wait_in_task",
     "wait_in_thread",
+    "wake",
 ]
 
 
@@ -102,39 +104,24 @@ ABSENT = Outcome()
 """The same for a key that a batch loader left out; who asked for the batch does not try again."""
 
 
-class Load(_core.Load):
-    """One running load of one key: its outcome once there is one, and who waits for that."""
+Load = _core.Load
 
-    run: Leader
-    outcome: Outcome | None = None
 
-    def __init__(self, namespace: Any, key: Hashable, tags: Iterable[str]) -> None:
-        super().__init__(key, tags)
-        self.waiters: dict[ThreadWaiter | TaskWaiter, None] = {}
-        self.waits: list[Load] = []
-        """The loads that this one's loader waits for; `deadlock` looks after it."""
+def outcome_for(load: Load, seen: int) -> Outcome | None:
+    """Return the outcome for one who joined when `seen` invalidations of tags had been noted.
 
-    def settle(self, outcome: Outcome) -> None:
-        """Publish the outcome unless there is one already, and wake the waiters."""
-        # One atomic step decides between the runner, a loop that closes and a caller that ends it.
-        self.__dict__.setdefault("outcome", outcome)
-        if self.waiters:
-            wake(self.waiters)
+    A loader may name its tags only at its end. Who joined after one of them was invalidated is not
+    to have what was loaded before: for them the load is abandoned.
+    """
+    outcome = load.outcome
+    return ABANDONED if outcome is not None and 0 < outcome.loss <= seen else outcome
 
-    def outcome_for(self, seen: int) -> Outcome | None:
-        """Return the outcome for one who joined when `seen` invalidations of tags had been noted.
 
-        A loader may name its tags only at its end. Who joined after one of them was invalidated
-        is not to have what was loaded before: for them the load is abandoned.
-        """
-        outcome = self.outcome
-        return ABANDONED if outcome is not None and 0 < outcome.loss <= seen else outcome
-
-    def leave(self, waiter: ThreadWaiter | TaskWaiter) -> None:
-        """Stop waiting. The last one to leave an async load that is not done has it cancelled."""
-        self.waiters.pop(waiter, None)
-        if self.outcome is None:
-            self.run.forsake()
+def leave(load: Load, waiter: ThreadWaiter | TaskWaiter) -> None:
+    """Stop waiting. The last one to leave an async load that is not done has it cancelled."""
+    load.waiters.pop(waiter, None)
+    if load.outcome is None:
+        load.run.forsake()
 
 
 class ThreadWaiter:
@@ -238,8 +225,8 @@ def wait_in_thread(load: Load, deadline: float | None, seen: int) -> Outcome | N
             # Who runs out of patience still wants the result in the cache.
             load.run.detached = True
     finally:
-        load.leave(waiter)
-    return load.outcome_for(seen)
+        leave(load, waiter)
+    return outcome_for(load, seen)
 
 
 async def wait_in_task(load: Load, deadline: float | None, seen: int) -> Outcome | None:
@@ -259,5 +246,5 @@ async def wait_in_task(load: Load, deadline: float | None, seen: int) -> Outcome
     finally:
         if timer is not None:
             timer.cancel()
-        load.leave(waiter)
-    return load.outcome_for(seen)
+        leave(load, waiter)
+    return outcome_for(load, seen)

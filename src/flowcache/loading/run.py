@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextvars
 import math
-import os
 import sys
 import threading
 import weakref
@@ -19,12 +18,14 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from time import perf_counter
 
+from flowcache._core import forks_since_import, leave_room
 from flowcache.coroutines import is_awaitable, plain_result, refuse_one_use
-from flowcache.errors import CacheClosedError, EntryTooHeavyError, TooManyLoadsError
+from flowcache.errors import CacheClosedError, TooManyLoadsError
 from flowcache.reports import report, shown
 
 from . import backoff, deadlock
 from .load import ABANDONED, ABSENT, Load, Outcome, running_loop
+from .options import Call, Options, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,26 +34,15 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any
 
-    from .options import Call
 
-__all__ = ["Run"]
+__all__ = ["Run", "run_of"]
 
 FAR_FUTURE = 3650 * 86400.0
 """Seconds until the timer that watches over a loop would fire."""
 
-_forks = 0
 _watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[LoopWatch]] = (
     weakref.WeakKeyDictionary()
 )
-
-
-def _forked() -> None:
-    global _forks  # noqa: PLW0603  a count of this process alone
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 class LoopWatch:
@@ -148,7 +138,7 @@ class Run:
         """The greenlet that will run it or runs it, if its thread runs several."""
         self.handled: BaseException | None = None
         """The exception that the caller handles while the loader runs in its thread."""
-        self.forks = _forks
+        self.forks = forks_since_import()
         self.loads: list[Load] = []
         self.stands_in_for: Load | None = None
         """The registered load in whose place the result is stored, for a run beside it."""
@@ -163,61 +153,33 @@ class Run:
 
     # Registering
 
-    def begin(self, key: Hashable) -> Load:
+    def begin(self, key: Hashable) -> Load | tuple[Any] | None:
         """Register a load of `key` for this run, or return the one that runs already.
 
+        If what is held answers the call by now, no load is needed: (value,), or None behind it.
         Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for an unhashable key. Near
         the recursion limit it raises `RecursionError` before anything is registered, as no load
         could be ended there.
         """
         leave_room()
-        load = Load(self.namespace, key, self.call.tags)
-        load.run = self
+        step = self.namespace._begin
+        given = key, self.call.options, self, self.loads, self.background, self.is_refresh
+        begun: Load | tuple[Any] | None
         try:
-            running = self._register(load)
-            if running is load:
-                self.loads.append(load)
-        except BaseException:
-            # An interrupt may come between the two, and others may wait for it by then.
-            self._take_out(load)
-            load.settle(ABANDONED)
-            raise
-        return running
-
-    def _register(self, load: Load) -> Load:
-        """Register a load; end what cannot go on if there are too many.
-
-        No call waits for a background load, so that it takes a place even within another load.
-        """
-        outer = None if self.background else deadlock.current_load()
-        if outer is not None:
-            outer = outer.run.stands_in_for or outer
-        running: Load
-        try:
-            running = self.namespace._begin(load, self.background, outer)
+            begun = step(*given)
         except TooManyLoadsError:
             if not end_left(self.namespace._store()):
                 raise
-            running = self.namespace._begin(load, self.background, outer)
-        return running
+            begun = step(*given)
+        return begun
 
     def begin_beside(self, target: Load) -> Load:
         """Make a load that is not registered; it is stored as `target`'s, if that still stands."""
-        load = Load(self.namespace, target.key, self.call.tags)
+        load = Load(target.key, self.call.options.tags)
         load.run = self
+        load.stands_in_for = self.stands_in_for = target
         self.loads.append(load)
-        self.stands_in_for = target
         return load
-
-    def give_up(self, load: Load) -> None:
-        """Let go of a load that need not run.
-
-        Who has joined it looks again: what made it needless may have been invalidated since, by a
-        tag that this load does not bear.
-        """
-        self._take_out(load)
-        self.loads.remove(load)
-        load.settle(ABANDONED)
 
     def offer(self) -> None:
         """Let a thread of the pool claim the run, which is complete now."""
@@ -251,7 +213,9 @@ class Run:
 
     def is_left(self) -> bool:
         """True if it cannot go on: a fork left its thread behind, or its loop stands."""
-        return self.forks != _forks or (self.loop is not None and not self.loop.is_running())
+        return self.forks != forks_since_import() or (
+            self.loop is not None and not self.loop.is_running()
+        )
 
     def may_be_joined(self) -> bool:
         """True if it runs. If not, it is ended, and the next to begin a load leads.
@@ -272,27 +236,48 @@ class Run:
         self.thread = threading.get_ident()
         self.greenlet = current_greenlet()
         self.handled = sys.exception()
-        scope, token = deadlock.enter_scope(self.loads[0])
+        scope, token = deadlock.enter_load(self.loads[0])
         began = perf_counter()
         try:
+            produced = error = None
             try:
                 produced = self._produce()
-                error = None if not is_awaitable(produced) else refuse_awaitable(produced)
             except Exception as failure:
-                self._fail_all(failure, perf_counter() - began)
-            else:
-                if error is None:
-                    self._deliver(produced, perf_counter() - began)
-                elif self.background:
-                    self._fail_all(error, perf_counter() - began)
-                else:
-                    raise error
+                error = failure
+            self._conclude(produced, error, perf_counter() - began)
         except BaseException as interrupt:
             self._be_interrupted(interrupt)
             raise
         finally:
-            deadlock.leave_scope(scope, token)
+            deadlock.leave_load(scope, token)
             self.end()
+            error = None  # Its traceback holds this frame.
+
+    def _conclude(self, produced: Any, error: Exception | None, seconds: float) -> None:
+        """Settle the loads of a sync loader. Raises what is for the first caller alone."""
+        if error is None and is_awaitable(produced):
+            refused = refuse_awaitable(produced)
+            if not self.background:
+                raise refused
+            error = refused
+        if error is None:
+            self._deliver(produced, seconds)
+        else:
+            self._fail_all(error, seconds)
+
+    def finish(self, produced: Any, error: BaseException | None, seconds: float) -> None:
+        """End a load that compiled code led up to here. Raises what is for its caller alone."""
+        self.handled = sys.exception()
+        try:
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            self._conclude(produced, error, seconds)
+        except BaseException as interrupt:
+            self._be_interrupted(interrupt)
+            raise
+        finally:
+            self.end()
+            del error
 
     def execute_in_thread(self) -> None:
         """Run a sync loader in a daemon thread of its own, in a copy of the caller's context."""
@@ -339,7 +324,7 @@ class Run:
 
         if load.outcome is not None:
             return  # The loop stood still, and another call has taken over.
-        scope, _ = deadlock.enter_scope(load)
+        scope, _ = deadlock.enter_load(load)
         self.handled = sys.exception()  # There is one if the task begins within its caller.
         began = perf_counter()
         try:
@@ -362,7 +347,7 @@ class Run:
                 self._be_interrupted(interrupt)
             raise
         finally:
-            deadlock.leave_scope(scope, None)
+            deadlock.leave_load(scope, None)
             self.end()
             del load  # An error's traceback holds this frame; its load holds the error.
 
@@ -406,7 +391,7 @@ class Run:
         """Abandon what is not settled and let go of everything. At any time, by anybody, again."""
         for load in tuple(self.loads):
             if load.outcome is None:
-                self._take_out(load)
+                self.namespace._abandon(load)
             load.settle(ABANDONED)
         watch = None if self.watch is None else self.watch()
         if watch is not None:
@@ -462,32 +447,24 @@ class Run:
 
     def _keep(self, load: Load, produced: Any, seconds: float, counted: float) -> None:
         """Store the value, unless an invalidation came before, and hand it to the waiters."""
-        namespace, call = self.namespace, self.call
+        namespace, options = self.namespace, self.call.options
         try:
-            value, ttl, tags, store = call.unpack(produced)
+            value, ttl, tags, store = unpack(produced)
             refuse_one_use(value, "loader")
-            if store and call.store_if is not None:
-                store = bool(plain_result(call.store_if(value), "store_if"))
-            # A run beside a registered load that keeps nothing leaves the entry to that load.
+            if store and options.store_if is not None:
+                store = bool(plain_result(options.store_if(value), "store_if"))
             if store or self.stands_in_for is None:
                 # Closed: nowhere to store it. Too heavy: it is handed over all the same.
-                with suppress(CacheClosedError, EntryTooHeavyError):
-                    namespace._finish(
-                        self.stands_in_for or load,
-                        value,
-                        ttl if store else 0,  # Not stored, and what it was to replace goes.
-                        tags,
-                        call.stale,
-                        call.stale_if_error,
-                    )
+                target = self.stands_in_for or load
+                namespace._finish(target, options, value, ttl, tags, store, counted)
+            else:  # Beside a registered load, to which it leaves the entry.
+                namespace._abandon(load, counted)
         except Exception as error:
             self._fail(load, error, seconds, counted)
             return
-        self._take_out(load)
-        self._count("loads", counted)
         backoff.forget_failures(namespace, load.key)
         # Now that no call can join it any more.
-        load.settle(Outcome(value, loss=load.first_loss(tags)))
+        load.settle(Outcome(value, loss=load.loss))
         self._emit("load", load.key, value, None, seconds)
         if self.is_refresh or self.background:
             self._emit("refresh", load.key, value, None, seconds)
@@ -495,9 +472,7 @@ class Run:
     def _leave_out(self, load: Load) -> None:
         """End a load of a key that a batch loader left out: what it was to replace goes."""
         if self.stands_in_for is None:
-            with suppress(CacheClosedError):
-                self.namespace._finish(load, None, 0, self.call.tags)
-        self._take_out(load)
+            self.namespace._finish(load, self.call.options, None, keep=False)
         backoff.forget_failures(self.namespace, load.key)
         load.settle(ABSENT)
 
@@ -512,8 +487,7 @@ class Run:
         if self.background or load.key in self.call.in_place:
             # First: no call may begin the next one before the key is known to back off.
             backoff.note_failure(self.namespace, load.key)
-        self._take_out(load)
-        self._count("load_failures", counted)
+        self.namespace._abandon(load, counted, failed=True)
         load.settle(Outcome(error=error, leader=self, handled=self.handled))
         self._emit("load_error", load.key, None, error, seconds)
         if unseen:
@@ -524,17 +498,6 @@ class Run:
                 error=error,
                 key=load.key,
             )
-
-    def _take_out(self, load: Load) -> None:
-        if self.stands_in_for is None:
-            with suppress(CacheClosedError):
-                self.namespace._abandon(load)
-
-    def _count(self, name: str, seconds: float) -> None:
-        with suppress(CacheClosedError):
-            self.namespace._count(name, 1)
-            if seconds:
-                self.namespace._count("load_seconds", seconds)
 
     def _emit(
         self, kind: str, key: Hashable, value: Any, error: BaseException | None, seconds: float
@@ -577,10 +540,20 @@ def current_greenlet() -> object:
     return None if ask is None else ask()
 
 
-def leave_room(frames: int = 24) -> None:
-    """Raise `RecursionError` if so many calls cannot be nested from here: the end of a load."""
-    if frames:
-        leave_room(frames - 1)
+def run_of(load: Load) -> Run:
+    """Return the record of a run that compiled code leads, for a call that joins its load."""
+    run = Run(load.namespace, no_loader, PLAIN)
+    run.is_started = True
+    run.thread, run.greenlet, run.forks = load.thread, load.greenlet, load.forks
+    run.loads.append(load)
+    return run
+
+
+def no_loader() -> None:
+    """Stand for the loader of a run that compiled code leads."""
+
+
+PLAIN = Call(Options("fetch", {}))
 
 
 def refuse_awaitable(produced: Any) -> TypeError:

@@ -7,8 +7,8 @@ from contextvars import copy_context
 from flowcache.coroutines import is_async
 
 from .attempt import attempt_in_task, attempt_in_thread, conclude, load_behind, look_up
-from .load import own_loop
-from .options import Call
+from .load import Outcome, own_loop
+from .options import Call, Options, check_loader, unpack
 from .run import Run
 
 TYPE_CHECKING = False
@@ -17,66 +17,120 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any
 
+    from .load import Load
+
     Loader = Callable[[], Any]
 
-__all__ = ["afetch", "afetch_miss", "arefresh", "fetch", "fetch_miss", "refresh"]
-
-
-def fetch_miss(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
-    """Answer a `fetch` that compiled code did not: from a stale value, or by a load."""
-    call = Call("fetch", loader, options)
-    held = look_up(namespace, key, call)
-    if held is None:
-        return load_in_thread(namespace, key, loader, call)
-    if call.is_due(held):
-        load_behind(Run(namespace, loader, call, background=True), [key])
-    return held.value
+__all__ = [
+    "aanswer",
+    "afetch",
+    "arefresh",
+    "areload",
+    "fetch",
+    "finish_led",
+    "load_anew",
+    "load_missing",
+    "refresh",
+    "reload",
+    "settle_led",
+]
 
 
 def fetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
-    """Answer a `fetch` that compiled code has not looked at: `refresh_ahead=`, wrong arguments."""
+    """Answer a `fetch` whose arguments compiled code did not take apart."""
     if is_async(loader):
         return afetch(namespace, key, loader, **options)
-    return fetch_miss(namespace, key, loader, **options)
+    check_loader(loader)
+    return namespace._fetch(key, loader, Options("fetch", options))
 
 
 def afetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Awaitable[Any]:
-    """Answer an `afetch` that compiled code did not. Bad options raise before it is awaited.
+    """Answer an `afetch` that compiled code did not. Bad options raise before it is awaited."""
+    check_loader(loader)
+    return aanswer(namespace, key, loader, Call(Options("afetch", options)))
+
+
+def aanswer(namespace: Any, key: Hashable, loader: Loader, call: Call) -> Awaitable[Any]:
+    """Return an awaitable of what is held, loaded anew behind the call if it is due, or loaded.
 
     The context is taken here, as the namespace is: the awaitable may be awaited in another one.
     """
-    call = Call("afetch", loader, options)
     context = copy_context()
 
     async def afetch() -> Any:
         loop = own_loop()
-        held = context.run(look_up, namespace, key, call, in_task=True)
-        if held is None:
+        found = context.run(look_up, namespace, key, call, in_task=True)
+        if found is None:
             in_place = key in call.in_place
             return await load_in_task(namespace, key, loader, call, context, is_refresh=in_place)
-        if call.is_due(held):
+        value, is_due = found
+        if is_due:
             run = Run(namespace, loader, call, loop=loop, context=context, background=True)
             load_behind(run, [key])
-        return held.value
+        return value
 
     return afetch()
-
-
-afetch_miss = afetch
 
 
 def refresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
     """Load the key though it be fresh, or join the load that runs. `async def`: `arefresh`."""
     if is_async(loader):
         return arefresh(namespace, key, loader, **options)
-    call = Call("refresh", loader, options)
-    return load_in_thread(namespace, key, loader, call, is_refresh=True)
+    check_loader(loader)
+    return reload(namespace, key, loader, Options("refresh", options))
 
 
 def arefresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Awaitable[Any]:
     """Load the key though it be fresh, or join the load that runs."""
-    call = Call("arefresh", loader, options)
-    return load_in_task(namespace, key, loader, call, copy_context(), is_refresh=True)
+    check_loader(loader)
+    return areload(namespace, key, loader, Options("arefresh", options))
+
+
+def reload(namespace: Any, key: Hashable, loader: Loader, options: Options) -> Any:
+    """Load the key, or join the load that runs."""
+    return load_in_thread(namespace, key, loader, Call(options), is_refresh=True)
+
+
+def areload(namespace: Any, key: Hashable, loader: Loader, options: Options) -> Awaitable[Any]:
+    """Return an awaitable of the same."""
+    return load_in_task(namespace, key, loader, Call(options), copy_context(), is_refresh=True)
+
+
+# What compiled code hands over, with what it found.
+
+
+def load_anew(namespace: Any, key: Hashable, loader: Loader, options: Options) -> None:
+    """Load a key behind a sync call that was answered with what is held."""
+    load_behind(Run(namespace, loader, Call(options), background=True), [key])
+
+
+def load_missing(namespace: Any, key: Hashable, loader: Loader, options: Options) -> Any:
+    """Answer a sync call that was counted as a miss, and that compiled code cannot lead."""
+    return load_in_thread(namespace, key, loader, Call(options))
+
+
+def settle_led(load: Load, value: Any) -> None:
+    """Hand the value of a load that compiled code led to the calls that joined it."""
+    load.settle(Outcome(value, loss=load.loss))
+
+
+def finish_led(
+    load: Load, options: Options, value: Any, error: BaseException | None, seconds: float
+) -> Any:
+    """End a load that compiled code led, and that took another turn than a plain value."""
+    run, key = load.run, load.key
+    run.call = Call(options)
+    try:
+        run.finish(value, error, seconds)
+        answer = conclude(run, key, load.outcome)
+        if answer is not None:
+            return answer[0]
+        # Another call has ended it meanwhile, as after a fork: this one has what it loaded.
+        if error is not None:
+            raise error
+        return unpack(value)[0]
+    finally:
+        del load, value, error  # A traceback holds this frame.
 
 
 def load_in_thread(

@@ -1,0 +1,66 @@
+# Which load the calling code is part of: a context variable, as tasks and threads that a loader
+# starts with a copy of its context are part of it too.
+
+cdef extern from "Python.h":
+    object PyContextVar_New(const char* name, PyObject* default)
+    int PyContextVar_Get(object variable, PyObject* default, PyObject** value) except -1
+    object PyContextVar_Set(object variable, object value)
+    int PyContextVar_Reset(object variable, object token) except -1
+
+cdef object load_variable = PyContextVar_New(b"flowcache_load", NULL)
+
+
+@cython.final
+@cython.freelist(32)
+cdef class LoadScope:
+    # Names the load that a context runs for. Emptied at its end: contexts outlive loads, and must
+    # not keep its value alive.
+    cdef Load load
+
+
+cdef Load load_current():
+    """The load that the calling code is part of, or None."""
+    cdef PyObject* value = NULL
+    PyContextVar_Get(load_variable, NULL, &value)
+    if value == NULL:
+        return None
+    cdef LoadScope scope = <LoadScope>value
+    Py_DECREF(scope)                              # PyContextVar_Get gave one reference
+    with cython.critical_section(scope):
+        return scope.load
+
+
+cdef inline Load load_waiting():
+    """The registered load that waits for the one that the calling code begins, or None."""
+    cdef Load load = load_current()
+    return load.stands_in_for if load is not None and load.stands_in_for is not None else load
+
+
+cdef inline LoadScope scope_of_load(Load load):
+    cdef LoadScope scope = LoadScope.__new__(LoadScope)
+    scope.load = load
+    return scope
+
+
+cdef inline int scope_empty(LoadScope scope) except -1:
+    with cython.critical_section(scope):
+        scope.load = None
+    return 0
+
+
+def current_load():
+    """Return the load that the calling code is part of, or None."""
+    return load_current()
+
+
+def enter_load(Load load not None):
+    """Make ``load`` the current load of this context; return what ``leave_load`` takes."""
+    cdef LoadScope scope = scope_of_load(load)
+    return scope, PyContextVar_Set(load_variable, scope)
+
+
+def leave_load(LoadScope scope not None, token):
+    """End what ``enter_load`` began; without the token where the context ends as well."""
+    scope_empty(scope)
+    if token is not None:
+        PyContextVar_Reset(load_variable, token)

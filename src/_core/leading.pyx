@@ -1,0 +1,219 @@
+# A load that compiled code leads: registered, run in the caller's thread and context, stored under
+# its fence and taken out, with no Python frame but the loader's own.
+#
+# All else is made for the calls that need it. A call that joins the load finds a record of its run
+# (load_leader in loads), and marks the load as joined, under the lock; the end looks at that mark
+# once no call can join any more. What is out of the ordinary at the end goes to the Python half
+# with what was found: an exception, `Loaded`, `store_if=`, a value that may be read once only.
+
+cdef extern from *:
+    """
+    /* So many calls can be nested from here before the interpreter refuses one. */
+    static inline int flowcache_frames_left(void) {
+        PyThreadState *state = PyThreadState_Get();
+    #if PY_VERSION_HEX < 0x030C0000
+        return state->recursion_remaining;
+    #elif PY_VERSION_HEX < 0x030E0000
+        return state->py_recursion_remaining < state->c_recursion_remaining
+            ? state->py_recursion_remaining : state->c_recursion_remaining;
+    #else
+        return state->py_recursion_remaining;
+    #endif
+    }
+    /* The exception that is set, normalized and with its traceback; takes it away. */
+    static PyObject *flowcache_raised(void) {
+    #if PY_VERSION_HEX < 0x030C0000
+        PyObject *kind, *error, *traceback;
+        PyErr_Fetch(&kind, &error, &traceback);
+        PyErr_NormalizeException(&kind, &error, &traceback);
+        if (traceback != NULL)
+            PyException_SetTraceback(error, traceback);
+        Py_XDECREF(kind);
+        Py_XDECREF(traceback);
+        return error;
+    #else
+        return PyErr_GetRaisedException();
+    #endif
+    }
+    /* 1: neither awaitable nor an iterator nor of the type, by the slots of its type alone. */
+    static inline int flowcache_is_plain(PyObject *produced, PyObject *loaded) {
+        PyTypeObject *type = Py_TYPE(produced);
+        return type->tp_iternext == NULL
+            && (type->tp_as_async == NULL || (type->tp_as_async->am_await == NULL
+                                              && type->tp_as_async->am_anext == NULL))
+            && type != (PyTypeObject *)loaded
+            && (type->tp_base == &PyBaseObject_Type
+                || !PyType_IsSubtype(type, (PyTypeObject *)loaded));
+    }
+    """
+    int frames_left "flowcache_frames_left"()
+    object error_raised "flowcache_raised"()
+    bint is_plain "flowcache_is_plain"(PyObject* produced, PyObject* loaded)
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident()
+    PyObject* PyImport_GetModuleDict()
+    PyObject* PyObject_Vectorcall(PyObject* function, PyObject** args, size_t nargs,
+                                  PyObject* names) noexcept
+
+cdef PyObject* loaded_type = NULL              # the face's Loaded, which it owns: see _connect
+cdef str ASYNCIO = "asyncio"
+cdef str GREENLET = "greenlet"
+
+cdef enum:
+    ROOM = 50                         # calls that the end of a load may nest, in Python
+
+
+def leave_room():
+    """Raise ``RecursionError`` if the calls that end a load cannot be nested from here."""
+    if frames_left() < ROOM:
+        raise RecursionError("maximum recursion depth exceeded: no room for the end of a load")
+
+
+cdef inline object asked_of(str name, str attribute):
+    """What an attribute of a module returns, called; None where it is not imported, or half."""
+    cdef PyObject* module = PyDict_GetItemWithError(<object>PyImport_GetModuleDict(), name)
+    if module == NULL:
+        return None
+    ask = getattr(<object>module, attribute, None)
+    return None if ask is None else ask()
+
+
+cdef object loader_of(object function, PyObject** args, size_t nargs, PyObject* names):
+    """The call as a loader, which takes nothing."""
+    cdef Py_ssize_t n
+    if nargs == 0 and names == NULL:
+        return function
+    given = []
+    named = {}
+    for n in range(<Py_ssize_t>nargs):
+        given.append(<object>args[n])
+    if names != NULL:
+        for n in range(PyTuple_GET_SIZE(names)):
+            named[<object>PyTuple_GET_ITEM(names, n)] = <object>args[<Py_ssize_t>nargs + n]
+    return partial(function, *given, **named)
+
+
+cdef Load load_lead_begin(Store store, Node* node, object view, object key, uint32_t hash,
+                          Options options):
+    """Register a load for compiled code to lead; None if the call takes more than that."""
+    cdef Load load
+    cdef double now
+    if options.timeout is not None or frames_left() < ROOM + 5:
+        return None
+    now = store_now(store)
+    load = load_new(key, options.tags)
+    load.hash = hash
+    load.started = now
+    load.is_led = True
+    load.thread = PyThread_get_thread_ident()
+    load.greenlet = asked_of(GREENLET, "getcurrent")
+    try:
+        return load_register(&store.core, node, view, load, load_waiting(), now, True)
+    except TooManyLoadsError:
+        return None                               # a stale value may do
+
+
+cdef int lead_leave(Load load, LoadScope scope, Load outer, object loop) except -1:
+    """Take back what the call of the loader needed. Twice is once."""
+    if scope is not None:
+        scope_empty(scope)
+    if outer is not None and load in load_edges(outer):
+        load_edges(outer).remove(load)
+    if loop is not None:
+        face.unblock_loop(loop, load)
+    return 0
+
+
+cdef object load_lead(Store store, Node* node, object view, object key, uint32_t hash,
+                      Options options, object function, PyObject** args, size_t nargs,
+                      PyObject* names):
+    """Load the key by ``function(*args)``, for a sync call that was counted as a miss."""
+    cdef Core* core = &store.core
+    cdef Load load = load_lead_begin(store, node, view, key, hash, options), outer = None
+    cdef LoadScope scope = None
+    cdef PyObject* produced
+    cdef double seconds
+    cdef bint is_kept = False
+    loop = token = error = None
+    if load is None:
+        return face.load_missing(view, key, loader_of(function, args, nargs, names), options)
+    # From here on each way out ends the load.
+    try:
+        # Another load may have ended between the look-up and the registration.
+        value = fresh_value(store, node, key, hash)
+        if value is not MISSING:
+            load_give_up(load)
+            return value
+        scope = scope_of_load(load)
+        outer = load_current()
+        loop = asked_of(ASYNCIO, "_get_running_loop")
+        token = PyContextVar_Set(load_variable, scope)
+        # The edges that a search for rings follows. These close none: the load has no edge yet.
+        if outer is not None:
+            load_edges(outer).append(load)
+        if loop is not None:
+            face.block_loop(loop, load)
+        seconds = clock_read_fine()
+        produced = PyObject_Vectorcall(<PyObject*>function, args, nargs, names)
+        if produced == NULL:
+            error = error_raised()
+        else:
+            value = <object>produced
+            Py_DECREF(value)                      # the call's; `value` has its own
+        seconds = clock_read_fine() - seconds
+        PyContextVar_Reset(load_variable, token)
+        token = None
+        lead_leave(load, scope, outer, loop)
+    except BaseException:
+        try:
+            if token is not None:
+                PyContextVar_Reset(load_variable, token)
+            lead_leave(load, scope, outer, loop)
+        finally:
+            load_give_up(load)
+        raise
+    if error is None and options.store_if is None and is_plain(<PyObject*>value, loaded_type):
+        try:
+            load_finish(store, node, load, options, value, UNSET, (), True, seconds)
+            is_kept = True
+        except BaseException as failure:
+            error = failure
+    # Out of the handler: the Python half asks which exception the caller handles.
+    try:
+        if not is_kept:
+            return face.finish_led(load, options, value, error, seconds)
+        if store.backs_off:
+            face.forget_failures(view, key)
+        if load.joined:
+            face.settle_led(load, value)
+            if load.leader is not None:
+                load.leader.end()
+    except BaseException:
+        load_give_up(load)
+        raise
+    if core_hears(core, LOAD):
+        emit(store, node, LOAD, key, None, value, None, seconds)
+    return value
+
+
+cdef object fetch_missing(Store store, Node* node, object view, object key, uint32_t hash,
+                          Options options, object function, PyObject** args, size_t nargs,
+                          PyObject* names, object on_miss, int64_t* misses):
+    """Answer a sync call for which nothing fresh was found: from a stale value, or by a load.
+
+    A miss is counted by `on_miss`, a function, and at `misses`; either may be none.
+    """
+    cdef PyObject* found = NULL
+    cdef bint due = False
+    if look_up(store, node, key, hash, options, False, &found, &due) == MISS:
+        if misses != NULL:
+            count_up(misses)
+        if on_miss is not None:
+            on_miss()
+        return load_lead(store, node, view, key, hash, options, function, args, nargs, names)
+    value = <object>found
+    Py_DECREF(value)                              # what look_up gave
+    if due:
+        face.load_anew(view, key, loader_of(function, args, nargs, names), options)
+    return value
