@@ -186,19 +186,19 @@ cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyO
                     (<Namespace>me).store, (<Namespace>me).node, <object>me, <object>args[0],
                     key_hash((<Namespace>me).node, <object>args[0]), options, <object>args[1],
                     args + 2, 0, NULL, None, NULL)
-            load = face.afetch
-            return pass_on(<PyObject*>load, me, args, nargs, names)
+            return face.aanswer(<object>me, <object>args[0], <object>args[1],
+                                options_named("afetch", names, args + 2))
     return pass_on(<PyObject*>slow_fetch, me, args, nargs, names)
 
 
 cdef object namespace_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
-    if (nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD)
-            and PyCallable_Check(<object>args[1])):
-        value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
-        if value is not MISSING:
-            return ready_of(value)
-        load = face.afetch
-        return pass_on(<PyObject*>load, me, args, nargs, names)
+    if nargs == 2 and PyCallable_Check(<object>args[1]):
+        if not has_name(names, <PyObject*>REFRESH_AHEAD):
+            value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
+            if value is not MISSING:
+                return ready_of(value)
+        return face.aanswer(<object>me, <object>args[0], <object>args[1],
+                            options_named("afetch", names, args + 2))
     return pass_on(<PyObject*>slow_afetch, me, args, nargs, names)
 
 

@@ -48,7 +48,7 @@ cdef extern from *:
     """
     int frames_left "flowcache_frames_left"()
     object error_raised "flowcache_raised"()
-    bint is_plain "flowcache_is_plain"(PyObject* produced, PyObject* loaded)
+    bint is_plain_object "flowcache_is_plain"(PyObject* produced, PyObject* loaded)
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
@@ -62,6 +62,11 @@ cdef str GREENLET = "greenlet"
 
 cdef enum:
     ROOM = 50                         # calls that the end of a load may nest, in Python
+
+
+def is_plain(produced):
+    """Return whether a loader's result is neither an awaitable nor an iterator nor ``Loaded``."""
+    return is_plain_object(<PyObject*>produced, loaded_type)
 
 
 def leave_room():
@@ -173,7 +178,8 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
         finally:
             load_give_up(load)
         raise
-    if error is None and options.store_if is None and is_plain(<PyObject*>value, loaded_type):
+    if (error is None and options.store_if is None
+            and is_plain_object(<PyObject*>value, loaded_type)):
         try:
             load_finish(store, node, load, options, value, UNSET, (), True, seconds)
             is_kept = True

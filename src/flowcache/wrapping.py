@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 
 from . import _core
 from .coroutines import check_sync, is_async, makes_generators, plain_result
-from .loading.options import Call, Options
+from .loading.options import Options
 from .loading.single import aanswer, areload, reload
 from .reports import shown
 
@@ -418,7 +418,7 @@ class Cached(_core.Called, Generic[P, R]):
         options, loader = self._options_of(args, kwargs), self._loader(args, kwargs)
         on_miss = self._count_miss if self._tenants is None else self._counts_of(place).miss
         if self._is_async:
-            return aanswer(place, key, loader, Call(options, on_miss))
+            return aanswer(place, key, loader, options, on_miss)
         return place._fetch(key, loader, options, on_miss)
 
     def _counts_of(self, place: _core.Namespace[Any]) -> _core.Counts:

@@ -20,6 +20,7 @@ from .load import ABANDONED, wake
 from .options import Loaded
 from .run import run_of
 from .single import (
+    aanswer,
     afetch,
     arefresh,
     fetch,
@@ -33,6 +34,7 @@ from .single import (
 __all__ = [
     "ABANDONED",
     "Loaded",
+    "aanswer",
     "afetch",
     "afetch_many",
     "arefresh",

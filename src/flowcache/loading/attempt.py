@@ -44,7 +44,7 @@ def look_up(
     namespace: Any, key: Hashable, call: Call, *, in_task: bool = False
 ) -> tuple[Any, bool] | None:
     """Return what is held if it answers the call, and whether it is to be loaded behind it."""
-    in_place = in_task and backoff.was_cut_off(namespace, key)
+    in_place = in_task and namespace._store().backs_off and backoff.was_cut_off(namespace, key)
     found: tuple[Any, bool] | None = namespace._look_up(key, call.options, in_place)
     if found is None:
         if in_place:
@@ -182,14 +182,17 @@ async def settle_in_task(run: Run, load: Load | Outcome, deadline: float | None)
     """Start the run if the load is its own, and wait for it; None: `deadline` came first."""
     if isinstance(load, Outcome):
         return load
+    loop = run.loop
+    assert loop is not None
     waiting = deadlock.current_load()
     seen = 0 if load.run is run else load.losses
     deadlock.may_wait(waiting, load, None)
     try:
         if load.run is run and not run.is_started:
             run.start_task()
-        refuse_own_thread(run, load)
-        return await wait_in_task(load, deadline, seen)
+        else:
+            refuse_own_thread(run, load)
+        return await wait_in_task(load, loop, deadline, seen)
     finally:
         deadlock.stop_waiting(waiting, load, None)
 

@@ -65,7 +65,16 @@ __all__ = [
 class Outcome:
     """How a load ended: a value, or an error."""
 
-    __slots__ = ("_leader", "_original", "_traceback", "error", "loss", "value")
+    loss = 0
+    """The number, in the load, of the first invalidation of a tag that covers it; 0: none."""
+    error: BaseException | None = None
+    """As it was raised by the loader: a copy of it, which is not raised itself.
+
+    Without the exception that its leader was handling when it called.
+    """
+    _original: BaseException | None = None
+    _leader: Leader | None = None
+    _traceback: TracebackType | None = None
 
     def __init__(
         self,
@@ -77,17 +86,14 @@ class Outcome:
         loss: int = 0,
     ) -> None:
         self.value = value
-        self.loss = loss
-        """The number, in the load, of the first invalidation of a tag that covers it; 0: none."""
-        self.error = None if error is None else copy_error(error, handled)
-        """As it was raised by the loader: a copy of it, which is not raised itself.
-
-        Without `handled`, the exception that its leader was handling when it called.
-        """
-        self._original = error
-        self._leader = leader
-        # If it cannot be copied, `error` is the one that callers raise, and its own one grows.
-        self._traceback: TracebackType | None = None if error is None else error.__traceback__
+        if loss:
+            self.loss = loss
+        if error is not None:
+            self.error = copy_error(error, handled)
+            self._original = error
+            self._leader = leader
+            # If it cannot be copied, `error` is the one that callers raise, and its own one grows.
+            self._traceback = error.__traceback__
 
     def error_for(self, run: Leader) -> BaseException:
         """Return the error for a caller to raise: the loader's own for its leader, else a copy."""
@@ -180,15 +186,12 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 def own_loop() -> asyncio.AbstractEventLoop:
     """Return the event loop that runs the calling task; `RuntimeError` where none does."""
-    import asyncio
-
     # In trio's guest mode a loop of asyncio runs as well, and trio's tasks cannot wait for it.
     in_trio_task = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_task", None)
     if in_trio_task is None or not in_trio_task():
-        try:
-            return asyncio.get_running_loop()
-        except RuntimeError:
-            pass
+        loop = running_loop()
+        if loop is not None:
+            return loop
     raise RuntimeError(
         "a load that is awaited runs on an event loop of asyncio (uvloop, or anyio on asyncio), "
         "and none runs here; on trio, and anyio on trio, call fetch() in a thread: "
@@ -229,9 +232,10 @@ def wait_in_thread(load: Load, deadline: float | None, seen: int) -> Outcome | N
     return outcome_for(load, seen)
 
 
-async def wait_in_task(load: Load, deadline: float | None, seen: int) -> Outcome | None:
+async def wait_in_task(
+    load: Load, loop: asyncio.AbstractEventLoop, deadline: float | None, seen: int
+) -> Outcome | None:
     """Suspend until the load is settled; None: `deadline` on `time.monotonic` came first."""
-    loop = own_loop()
     waiter = TaskWaiter(loop)
     load.waiters[waiter] = None
     timer = None

@@ -18,14 +18,14 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from time import perf_counter
 
-from flowcache._core import forks_since_import, leave_room
+from flowcache._core import forks_since_import, is_plain, leave_room
 from flowcache.coroutines import is_awaitable, plain_result, refuse_one_use
-from flowcache.errors import CacheClosedError, TooManyLoadsError
+from flowcache.errors import TooManyLoadsError
 from flowcache.reports import report, shown
 
 from . import backoff, deadlock
 from .load import ABANDONED, ABSENT, Load, Outcome, running_loop
-from .options import Call, Options, unpack
+from .options import UNSET, Call, Options, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ class LoopWatch:
     is collected.
     """
 
-    __slots__ = ("__weakref__", "runs")
+    __slots__ = ("__weakref__", "itself", "runs")
 
     def __init__(self) -> None:
         self.runs: set[Run] = set()
+        self.itself = weakref.ref(self)
 
     def __call__(self) -> None:
         """The timer fires, ten years from now."""
@@ -74,38 +75,31 @@ class LoopWatch:
             watch = cls()
             # In an empty context: the loop keeps that of the call for as long as it lives.
             contextvars.Context().run(loop.call_later, FAR_FUTURE, watch)
-            _watches[loop] = weakref.ref(watch)
+            _watches[loop] = watch.itself
         return watch
 
 
 class Run:
     """A run of `loader` for the loads that it leads."""
 
-    __slots__ = (
-        "__weakref__",
-        "_ticket",
-        "background",
-        "call",
-        "context",
-        "detached",
-        "forks",
-        "forsaken",
-        "greenlet",
-        "handled",
-        "interrupted",
-        "is_apart",
-        "is_refresh",
-        "is_started",
-        "loader",
-        "loads",
-        "loop",
-        "many",
-        "namespace",
-        "stands_in_for",
-        "task",
-        "thread",
-        "watch",
-    )
+    # What most runs never change is the class's.
+    is_apart = False
+    """It runs where its first caller is not: what strikes that one does not end it."""
+    is_started = False
+    forsaken = False
+    greenlet: object = None
+    """The greenlet that will run it or runs it, if its thread runs several."""
+    thread: int | None = None
+    """The thread that will run it or runs it, and so cannot wait for it; None: not known."""
+    handled: BaseException | None = None
+    """The exception that the caller handles while the loader runs in its thread."""
+    interrupted: BaseException | None = None
+    """What ended the run and is for its first caller alone."""
+    stands_in_for: Load | None = None
+    """The registered load in whose place the result is stored, for a run beside it."""
+    task: asyncio.Task[None] | None = None
+    watch: weakref.ref[LoopWatch] | None = None
+    """Weak, or it would outlive the timer of a loop that was closed."""
 
     def __init__(
         self,
@@ -127,29 +121,15 @@ class Run:
         """That of the call, in a copy of which its task runs the loader."""
         self.many = many
         self.is_refresh = is_refresh
-        self.background = background
-        self.is_started = False
-        self.is_apart = False
-        """It runs where its first caller is not: what strikes that one does not end it."""
-        self.detached = background
-        """Runs on when no call waits for it."""
-        self.forsaken = False
-        self.greenlet: object = None if loop is not None or background else current_greenlet()
-        """The greenlet that will run it or runs it, if its thread runs several."""
-        self.handled: BaseException | None = None
-        """The exception that the caller handles while the loader runs in its thread."""
+        self.background = self.detached = background
+        """Detached: it runs on when no call waits for it."""
         self.forks = forks_since_import()
         self.loads: list[Load] = []
-        self.stands_in_for: Load | None = None
-        """The registered load in whose place the result is stored, for a run beside it."""
-        self.interrupted: BaseException | None = None
-        """What ended the run and is for its first caller alone."""
-        self.task: asyncio.Task[None] | None = None
-        self.thread = None if loop is not None or background else threading.get_ident()
-        """The thread that will run it or runs it, and so cannot wait for it; None: not known."""
-        self.watch: weakref.ref[LoopWatch] | None = None
-        """Weak, or it would outlive the timer of a loop that was closed."""
-        self._ticket: list[None] = []
+        self.tickets: list[None] = []
+        """One, while a thread of the pool may claim the run."""
+        if loop is None and not background:
+            self.greenlet = current_greenlet()
+            self.thread = threading.get_ident()
 
     # Registering
 
@@ -184,12 +164,12 @@ class Run:
     def offer(self) -> None:
         """Let a thread of the pool claim the run, which is complete now."""
         self.is_apart = True
-        self._ticket.append(None)
+        self.tickets.append(None)
 
     def claim(self) -> bool:
         """Take the right to run a run of the pool, or to end it before it runs: True, once."""
         try:
-            self._ticket.pop()
+            self.tickets.pop()
         except IndexError:
             return False
         return True
@@ -255,7 +235,7 @@ class Run:
 
     def _conclude(self, produced: Any, error: Exception | None, seconds: float) -> None:
         """Settle the loads of a sync loader. Raises what is for the first caller alone."""
-        if error is None and is_awaitable(produced):
+        if error is None and not is_plain(produced) and is_awaitable(produced):
             refused = refuse_awaitable(produced)
             if not self.background:
                 raise refused
@@ -308,7 +288,7 @@ class Run:
         coroutine = self._execute_in_task(self.loads[0])
         try:
             watch = LoopWatch.of(self.loop)
-            self.watch = weakref.ref(watch)
+            self.watch = watch.itself
             watch.runs.add(self)
             # Not by `context=`, which a task factory of the application may not take.
             self.task = self.context.run(self.loop.create_task, coroutine)
@@ -320,8 +300,6 @@ class Run:
             raise
 
     async def _execute_in_task(self, load: Load) -> None:
-        from asyncio import CancelledError, current_task  # Now: at the exit it would be too late.
-
         if load.outcome is not None:
             return  # The loop stood still, and another call has taken over.
         scope, _ = deadlock.enter_load(load)
@@ -330,7 +308,7 @@ class Run:
         try:
             try:
                 produced = self._produce()
-                if is_awaitable(produced):
+                if not is_plain(produced) and is_awaitable(produced):
                     produced = await produced
             except Exception as failure:
                 self._fail_all(failure, perf_counter() - began)
@@ -339,17 +317,18 @@ class Run:
         except BaseException as interrupt:
             # A cancellation from outside sends every caller back to the start. So does the end of
             # the coroutine without its loop, perhaps at the exit of the interpreter.
-            if running_loop() is not self.loop or (
-                isinstance(interrupt, CancelledError) and is_being_cancelled(current_task())
-            ):
+            if running_loop() is not self.loop or is_cancellation(interrupt):
                 self.cut_off()
             else:
                 self._be_interrupted(interrupt)
             raise
         finally:
             deadlock.leave_load(scope, None)
+            task = self.task
             self.end()
             del load  # An error's traceback holds this frame; its load holds the error.
+        if task is not None:
+            task.remove_done_callback(self._task_done)  # There is nothing left for it to do.
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self.cut_off()  # It has ended by now, unless it was cancelled before its first step.
@@ -392,6 +371,7 @@ class Run:
         for load in tuple(self.loads):
             if load.outcome is None:
                 self.namespace._abandon(load)
+            # Where the outcome was published, an interrupt may have come before the waiters woke.
             load.settle(ABANDONED)
         watch = None if self.watch is None else self.watch()
         if watch is not None:
@@ -448,9 +428,11 @@ class Run:
     def _keep(self, load: Load, produced: Any, seconds: float, counted: float) -> None:
         """Store the value, unless an invalidation came before, and hand it to the waiters."""
         namespace, options = self.namespace, self.call.options
+        value, ttl, tags, store = produced, UNSET, (), True
         try:
-            value, ttl, tags, store = unpack(produced)
-            refuse_one_use(value, "loader")
+            if not is_plain(produced):
+                value, ttl, tags, store = unpack(produced)
+                refuse_one_use(value, "loader")
             if store and options.store_if is not None:
                 store = bool(plain_result(options.store_if(value), "store_if"))
             if store or self.stands_in_for is None:
@@ -502,8 +484,7 @@ class Run:
     def _emit(
         self, kind: str, key: Hashable, value: Any, error: BaseException | None, seconds: float
     ) -> None:
-        with suppress(CacheClosedError):
-            self.namespace._emit(kind, key, None, value, error, seconds)
+        self.namespace._emit(kind, key, None, value, error, seconds)
 
 
 def end_left(store: object) -> bool:
@@ -529,9 +510,12 @@ def cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
-def is_being_cancelled(task: asyncio.Task[Any] | None) -> bool:
-    """True if the task was asked to stop: the error is then not the loader's own."""
-    return task is not None and task.cancelling() > 0
+def is_cancellation(interrupt: BaseException) -> bool:
+    """True if the running task was asked to stop: the error is then not the loader's own."""
+    from asyncio import CancelledError, current_task
+
+    task = current_task()
+    return isinstance(interrupt, CancelledError) and task is not None and task.cancelling() > 0
 
 
 def current_greenlet() -> object:

@@ -13,6 +13,7 @@ from .run import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Awaitable, Callable, Hashable
     from contextvars import Context
     from typing import Any
@@ -47,10 +48,16 @@ def fetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> A
 def afetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Awaitable[Any]:
     """Answer an `afetch` that compiled code did not. Bad options raise before it is awaited."""
     check_loader(loader)
-    return aanswer(namespace, key, loader, Call(Options("afetch", options)))
+    return aanswer(namespace, key, loader, Options("afetch", options))
 
 
-def aanswer(namespace: Any, key: Hashable, loader: Loader, call: Call) -> Awaitable[Any]:
+def aanswer(
+    namespace: Any,
+    key: Hashable,
+    loader: Loader,
+    options: Options,
+    on_miss: Callable[[], object] | None = None,
+) -> Awaitable[Any]:
     """Return an awaitable of what is held, loaded anew behind the call if it is due, or loaded.
 
     The context is taken here, as the namespace is: the awaitable may be awaited in another one.
@@ -59,10 +66,11 @@ def aanswer(namespace: Any, key: Hashable, loader: Loader, call: Call) -> Awaita
 
     async def afetch() -> Any:
         loop = own_loop()
+        call = Call(options, on_miss)
         found = context.run(look_up, namespace, key, call, in_task=True)
         if found is None:
             in_place = key in call.in_place
-            return await load_in_task(namespace, key, loader, call, context, is_refresh=in_place)
+            return await load_in_task(namespace, key, loader, call, context, loop, in_place)
         value, is_due = found
         if is_due:
             run = Run(namespace, loader, call, loop=loop, context=context, background=True)
@@ -93,7 +101,14 @@ def reload(namespace: Any, key: Hashable, loader: Loader, options: Options) -> A
 
 def areload(namespace: Any, key: Hashable, loader: Loader, options: Options) -> Awaitable[Any]:
     """Return an awaitable of the same."""
-    return load_in_task(namespace, key, loader, Call(options), copy_context(), is_refresh=True)
+    context = copy_context()
+
+    async def arefresh() -> Any:
+        return await load_in_task(
+            namespace, key, loader, Call(options), context, own_loop(), is_refresh=True
+        )
+
+    return arefresh()
 
 
 # What compiled code hands over, with what it found.
@@ -152,14 +167,13 @@ async def load_in_task(
     loader: Loader,
     call: Call,
     context: Context,
-    *,
-    is_refresh: bool = False,
+    loop: AbstractEventLoop,
+    is_refresh: bool,
 ) -> Any:
     """Lead or join a load of the key, and suspend until there is an answer.
 
     The loader runs in a copy of `context`, which is that of the call.
     """
-    loop = own_loop()
     deadline = call.deadline()
     while True:
         run = Run(namespace, loader, call, loop=loop, context=context, is_refresh=is_refresh)
