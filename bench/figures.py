@@ -101,6 +101,7 @@ def rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
         most = basis + 10
         yield "`import flowcache`", beside, f"{most:.1f} ms", marked(ours, most, "ms"), ""
     yield from loading_rows(results)
+    yield from integration_rows(results)
 
 
 def compared(
@@ -171,6 +172,29 @@ def loading_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
             marked(case["ratio"], case["most"], "x"),
             f"{ours:,.0f} ns to {other:,.0f} ns",
         )
+
+
+INTEGRATIONS = (
+    ("django_get", "flowcache, SERIALIZER None", "LocMemCache", 0.5),
+    ("django_get", "flowcache", "LocMemCache", 0.65),
+    ("dogpile_get", "flowcache", "dogpile.cache.memory", 1.0),
+    ("dogpile_get_or_create", "flowcache", "dogpile.cache.memory", 1.0),
+    ("cached_function", "of the current tenant", "of a fixed namespace", 2.0),
+)
+CALLS = {
+    "django_get": "Django's `cache.get`",
+    "dogpile_get": "`get` of a region of dogpile",
+    "dogpile_get_or_create": "`get_or_create` of a region of dogpile",
+    "cached_function": "a cached function",
+}
+
+
+def integration_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the claims of test_integrations.py: hits, with keys that are new strings."""
+    for case, ours, other, most in INTEGRATIONS:
+        times = [results.ns("integrations", f"test_{case}", who) for who in (ours, other)]
+        figure, taken = ratio_cell(*times, most)
+        yield f"{CALLS[case]}, hit, {ours}", other, f"{most}x", figure, taken
 
 
 def table(results: Results) -> str:

@@ -19,6 +19,8 @@ RIVALS = (
     "cachebox",
     "cachetools",
     "cashews",
+    "django",
+    "dogpile.cache",
     "lru-dict",
     "moka-py",
     "theine",
