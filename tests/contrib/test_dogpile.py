@@ -64,11 +64,35 @@ def test_mutexes_of_two_tenants_are_apart() -> None:
     for name in TENANTS:
         with tenant(name):
             mutexes[name] = region.backend.get_mutex("k")
-            assert mutexes[name] is region.backend.get_mutex("k")
+            assert not mutexes[name].locked()
             assert mutexes[name].acquire(False)
+            other = region.backend.get_mutex("k")
+            assert other.locked()
+            assert other.acquire(False) is False
             assert region.key_is_locked("k")
+            with pytest.raises(RuntimeError, match="not acquired"):
+                other.release()
     for mutex in mutexes.values():
         mutex.release()
+        assert not mutex.locked()
+
+
+def test_one_mutex_serves_several_threads_in_turn() -> None:
+    """A region hands out one object for a key, which threads acquire and release in turn."""
+    mutex = region_of().backend.get_mutex("k")
+    inside: list[str] = []
+
+    def work(name: str, step: Callable[[], Any]) -> None:
+        step()
+        for _ in range(500):
+            assert mutex.acquire()
+            inside.append(name)
+            assert inside == [name]
+            inside.clear()
+            mutex.release()
+
+    in_step(work, *TENANTS)
+    assert not mutex.locked()
 
 
 def test_the_tenant_is_part_of_the_mangled_key() -> None:

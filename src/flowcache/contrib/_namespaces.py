@@ -30,7 +30,15 @@ class TenantNamespaces:
     names of namespaces below the tenant's. ``name_of``: the name of an option in messages.
     """
 
-    __slots__ = ("_below", "_name_of", "_shared_without_tenant", "_tenant_of", "fixed", "root")
+    __slots__ = (
+        "_below",
+        "_label",
+        "_name_of",
+        "_shared_without_tenant",
+        "_tenant_of",
+        "fixed",
+        "root",
+    )
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class TenantNamespaces:
         self._shared_without_tenant = on_no_tenant == "shared"
         self._below = below
         self._name_of = name_of
+        self._label = name_of("tenant")
 
     def tenant(self) -> str | None:
         """Return the tenant of this call; ``None``: the call has no tenant.
@@ -69,7 +78,7 @@ class TenantNamespaces:
             return None
         tenant = self._tenant_of()
         if tenant is not None:
-            return _core.check_name(tenant, self._name_of("tenant"))
+            return _core.check_name(tenant, self._label)
         if self._shared_without_tenant:
             return None
         raise TenantNotSetError(

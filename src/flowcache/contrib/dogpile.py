@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from dogpile.cache.api import NO_VALUE, CacheBackend
@@ -45,7 +45,7 @@ class FlowCacheBackend(CacheBackend):
     - ``on_no_tenant``: ``"raise"`` or ``"shared"``.
 
     The tenant is part of the mangled key too, unless the region has a ``key_mangler`` of its own.
-    Entries and mutexes of two tenants are separate in either case.
+    Entries of two tenants are separate in either case.
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
@@ -58,13 +58,14 @@ class FlowCacheBackend(CacheBackend):
         self._namespaces = TenantNamespaces(
             cache, arguments.get("tenant"), arguments.get("on_no_tenant", "raise")
         )
+        self._fixed = self._namespaces.fixed
         self._ttl = arguments.get("ttl")
-        self._mutexes = NameRegistry(lambda _: threading.Lock())
+        self._locks = NameRegistry(lambda _: threading.Lock())
 
     @property
     def key_mangler(self) -> Callable[[str], str] | None:
         """The mangler of a region without its own: it puts the tenant into the key."""
-        return None if self._namespaces.fixed is not None else self._mangle
+        return None if self._fixed is not None else self._mangle
 
     def _mangle(self, key: str) -> str:
         tenant = self.tenant()
@@ -75,12 +76,15 @@ class FlowCacheBackend(CacheBackend):
         return self._namespaces.tenant()
 
     def get_mutex(self, key: str) -> Any:
-        """Return the lock of a key and a tenant, the same for all threads."""
-        return self._mutexes.get((self._namespaces.current().path, key))
+        """Return the mutex of a key and a tenant, one lock for all threads that acquire it."""
+        return Mutex(self._locks, key if self._fixed is not None else (self.tenant(), key))
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or ``NO_VALUE``."""
-        return self._namespaces.current().get(key, NO_VALUE)
+        namespace = self._fixed
+        if namespace is None:
+            namespace = self._namespaces.current()
+        return namespace.get(key, NO_VALUE)
 
     def get_multi(self, keys: Iterable[str]) -> list[Any]:
         """Return the value of each key, or ``NO_VALUE``."""
@@ -103,6 +107,41 @@ class FlowCacheBackend(CacheBackend):
     def delete_multi(self, keys: Iterable[str]) -> None:
         """Delete keys."""
         self._namespaces.current().delete_many(keys)
+
+
+class Mutex:
+    """A lock of a name, looked for only when it is acquired.
+
+    A region asks for a mutex with each ``get_or_create``, and acquires it only to make a value.
+    """
+
+    __slots__ = ("__weakref__", "_held", "_locks", "_name")
+
+    def __init__(self, locks: NameRegistry, name: Hashable) -> None:
+        self._locks = locks
+        self._name = name
+        self._held: Any = None
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Acquire the lock; return whether it was free in time."""
+        # The registry refers to its locks weakly: this reference and `_held` keep it meanwhile.
+        lock = self._locks.get(self._name)
+        if not lock.acquire(wait):
+            return False
+        self._held = lock
+        return True
+
+    def release(self) -> None:
+        """Release the lock, from any thread. Raises ``RuntimeError`` if it is not acquired."""
+        lock, self._held = self._held, None
+        if lock is None:
+            raise RuntimeError("a mutex that is not acquired cannot be released")
+        lock.release()
+
+    def locked(self) -> bool:
+        """Return whether the lock is acquired, here or through another mutex of its name."""
+        is_locked: bool = self._locks.get(self._name).locked()
+        return is_locked
 
 
 class TenantInvalidation(RegionInvalidationStrategy):
