@@ -150,7 +150,7 @@ def test_a_tie_goes_to_the_child_made_first() -> None:
 
 def test_the_fair_share_of_a_bound() -> None:
     cache = busy({"a": 1, "b": 3}, max_entries=100)
-    cache.namespace("a").configure(share=3.0)
+    cache.namespace("a", share=3.0)
     cache.namespace("idle")
     shares = {child.name: child.fair_share for child in cache.children().top}
     assert shares == {"a": 75, "b": 25, "idle": 20}
