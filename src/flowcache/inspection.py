@@ -11,7 +11,7 @@ __all__ = ["Child", "Children", "Inspection"]
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a namespace holds for one key, but for the value, and which load of it runs."""
+    """The entry of one key, without its value, and the running load of the key."""
 
     held: bool
     """Whether there is an entry, fresh or in its grace; without one only a load runs."""
@@ -26,11 +26,11 @@ class Inspection:
     tags: tuple[str, ...]
     """The tags that it bears."""
     weight: int
-    """What the weigher said of it; 0 without a weigher."""
+    """Its weight; 0 without a weigher."""
     loading: float | None
     """Seconds for which a load of the key has been running; ``None``: none runs."""
     background: bool
-    """Whether that load runs behind the callers, who have a value already."""
+    """Whether that load runs in the background, for callers that have a value already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Children:
-    """Those namespaces right below that lead by one figure, and what is left."""
+    """The leading namespaces right below by one field, and the sum of the others."""
 
     top: tuple[Child, ...]
     """The leading ones; the first has the most."""
