@@ -34,6 +34,7 @@ VALUES = [None, 0, 1, 2, False, "", "text"]
 TAGS: list[Any] = [(), "t", "u", "t:u", ("t", "u"), ["u", "t:u", "u"], ("t", "u", "t:u")]
 TTLS = [0, 0.5, 1, 2, 4, 10, None]
 WINDOWS = [None, 0, 1, 3, True]
+SLIDING = [None, 0.5, 1.5, 3]
 BOUNDS = [None, 1, 2, 3, 5, 8]
 NAMES = [
     "set",
@@ -71,7 +72,12 @@ Draw = Callable[[list[Any]], Any]
 def options(draw: Draw) -> dict[str, Any]:
     """Draw the options of a store."""
     given = {}
-    for name, values in (("ttl", TTLS), ("tags", TAGS), ("stale", WINDOWS)):
+    for name, values in (
+        ("ttl", TTLS),
+        ("tags", TAGS),
+        ("stale", WINDOWS),
+        ("sliding", SLIDING),
+    ):
         if draw([False, True]):
             given[name] = draw(values)
     return given

@@ -38,6 +38,7 @@
 # the verbs of a namespace
 #   lookup, storing, removing, listing, fetching
 #   leading    loads that compiled code leads
+#   switching  a namespace off, and on again
 #   aging      soft invalidation: a TTL that ends now
 #   matching   invalidation by a predicate
 #   inspecting one key, tags, children: looks that count nowhere
@@ -168,6 +169,7 @@ include "_core/removing.pyx"
 include "_core/listing.pyx"
 include "_core/fetching.pyx"
 include "_core/leading.pyx"
+include "_core/switching.pyx"
 include "_core/aging.pyx"
 include "_core/matching.pyx"
 include "_core/inspecting.pyx"

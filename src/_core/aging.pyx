@@ -15,9 +15,9 @@ cdef bint entry_end_locked(Core* core, uint32_t i, double now) noexcept:
     if entry_grace(e) <= 0 or heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0:
         entry_unlink_locked(core, i, EXPIRED)
         return True
-    if not isinf(left):
-        # What is left of it is cut off, so that the age of the entry stays right.
-        entry_set_ttl(e, fmax(entry_ttl(e) - left, 0), entry_stale_ok(e))
+    # What is left of it is cut off, so that the age of the entry stays right. No hit renews it.
+    entry_set_ttl(e, entry_age(&core.slab, i, now), entry_stale_ok(e))
+    slide_stop(&core.slab, i)
     e.deadline = now
     entry_schedule_locked(core, node, i)
     return True

@@ -108,6 +108,28 @@ def duration(value, name, allow_none=False):
     return seconds_of(value, name, allow_none)
 
 
+cdef double sliding_of(object sliding) except -1:
+    """The seconds for which a hit renews an entry; 0 for None, and for ever."""
+    cdef double seconds
+    if sliding is None:
+        return 0
+    seconds = seconds_of(sliding, "sliding", False)
+    if not <float>seconds > 0:
+        raise ValueError("sliding: must be more than 0 seconds, or None")
+    return 0 if isinf(<float>seconds) else seconds
+
+
+cdef double jitter_of(object jitter) except -1:
+    """The part of a TTL that may be taken off it; 0 for None."""
+    if jitter is None:
+        return 0
+    if isinstance(jitter, bool) or not isinstance(jitter, (int, float)):
+        raise TypeError(f"jitter: must be a number or None, got {type(jitter).__name__}")
+    if not 0 <= jitter < 1:
+        raise ValueError(f"jitter: must be at least 0 and below 1, got {shown(jitter)}")
+    return jitter
+
+
 cdef int64_t count_of(object value, str name, int64_t least) except? -2:
     """A bound: an int of at least `least`, or -1 for None; one that may be 0 cannot be None."""
     if value is None and least:

@@ -352,7 +352,7 @@ cdef inline object called_hit(Called me, PyObject* place, PyObject** args, Py_ss
     mixed = hash_mix(node, tuple_end(sum, nargs + 1))
     value = MISSING
     lock_acquire(&core.lock)
-    if node.expires:
+    if node.timing:
         table_ask(&core.table, mixed)
         now = clock_read()
     part = table_part(&core.table, mixed)
@@ -369,6 +369,8 @@ cdef inline object called_hit(Called me, PyObject* place, PyObject** args, Py_ss
                         count_up(calls)
                         node.counters.hits += 1
                         lru_touch(&core.slab, &node.order, e, i)
+                        if node.timing & SLIDING:
+                            entry_renew(&core.slab, i, now)
                     break
         else:
             tried += 1

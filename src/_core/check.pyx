@@ -53,6 +53,11 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
         own += 1
         own_weight += entry_weight(&core.slab, i)
         stale += entry_counts_as_stale(e)
+        if entry_slide(&core.slab, i) != NULL:
+            check_that(e.deadline <= entry_slide(&core.slab, i).limit,
+                       f"{label}: an entry slides beyond its TTL")
+            check_that(node.timing & SLIDING or (node.parent == NULL and node != core.root),
+                       f"{label}: no hit renews an entry that slides")
         if node.parent == NULL and node != core.root:
             pass                                  # cut off: nothing of it is due any more
         elif e.heap_index != NONE:
@@ -74,6 +79,9 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
         before = i
         i = e.newer
     check_that(node.order.newest == before, f"{label}: the order's end is wrong")
+    check_that(node.is_off == (node.own_off or (node.parent != NULL and node.parent.is_off)),
+               f"{label}: is_off is wrong")
+    check_that(not node.is_off or own == 0, f"{label}: holds entries and is off")
     check_that(node.compacting == 0, f"{label}: its heap was not put right")
     check_that(own == node.own, f"{label}: own is {node.own}, counted {own}")
     check_that(stale == node.own_stale, f"{label}: own_stale {node.own_stale}, counted {stale}")

@@ -25,6 +25,7 @@ cdef extern from * nogil:
     bint signbit(double)
     double fabs(double)
     double fmax(double, double)
+    double fmin(double, double)
     bint isnan(double)
     bint isinf(double)
 
@@ -49,8 +50,14 @@ cdef struct Entry:
     float ttl           # seconds; flag: its grace was asked for by `stale=`
     float grace         # seconds held past the deadline; flag: the namespace counts it as stale
 
+cdef struct Slide:                # of an entry whose deadline each hit renews
+    double limit        # the end of its TTL, beyond which no hit renews it
+    float seconds       # for which a hit renews it; 0: the entry does not slide
+    float ttl           # the seconds that end there
+
 cdef struct Slab:
     Entry** pages
+    Slide** slides      # by page; NULL: no entry of the page, or of all, has slid yet
     uint64_t* tracked   # a bit an entry: whether the collector must see its key or value
     int64_t** weights   # one array a page, only with a weigher
     uint32_t n_pages    # that may be used
@@ -146,6 +153,12 @@ cdef inline int slab_make_room(Slab* slab, uint32_t pages) noexcept nogil:
     if grown == NULL:
         return -1
     slab.tracked = <uint64_t*>grown
+    if slab.slides != NULL:
+        grown = realloc(slab.slides, wanted * sizeof(Slide*))
+        if grown == NULL:
+            return -1
+        slab.slides = <Slide**>grown
+        memset(&slab.slides[slab.capacity], 0, (wanted - slab.capacity) * sizeof(Slide*))
     slab.capacity = wanted
     return 0
 
@@ -196,6 +209,9 @@ cdef inline void slab_drop_page(Slab* slab) noexcept nogil:
     slab.n_pages = p
     if slab.weighs:
         free(slab.weights[p])
+    if slab.slides != NULL:
+        free(slab.slides[p])
+        slab.slides[p] = NULL
     if page_begins_region(p):
         region_free(slab.pages[p], REGION * page_bytes())
         slab.n_held = p
@@ -209,6 +225,11 @@ cdef inline int slab_reserve(Slab* slab, int64_t most) noexcept nogil:
     if slab.free != NONE or slab.used < (slab.n_pages << PAGE_BITS):
         return 0
     return slab_add_page(slab, most)
+
+
+cdef inline uint32_t slab_next(Slab* slab) noexcept nogil:
+    """What the next slab_take returns."""
+    return slab.free if slab.free != NONE else slab.used
 
 
 cdef inline uint32_t slab_take(Slab* slab) noexcept nogil:
@@ -254,5 +275,71 @@ cdef inline void slab_free(Slab* slab) noexcept nogil:
     block_free(slab.tracked, slab.capacity * PAGE_WORDS * sizeof(uint64_t))
     free(slab.pages)
     free(slab.weights)
+    free(slab.slides)
     memset(slab, 0, sizeof(Slab))
     slab.free = NONE
+
+
+# -------------------------------------------------------------------------------- sliding deadlines
+
+cdef inline Slide* entry_slide(Slab* slab, uint32_t i) noexcept nogil:
+    """What renews entry i; NULL: it does not slide."""
+    if slab.slides == NULL or slab.slides[i >> PAGE_BITS] == NULL:
+        return NULL
+    if slab.slides[i >> PAGE_BITS][i & (PAGE - 1)].seconds == 0:
+        return NULL
+    return &slab.slides[i >> PAGE_BITS][i & (PAGE - 1)]
+
+
+cdef inline int slide_reserve(Slab* slab, uint32_t i) noexcept nogil:
+    """Make sure that entry i can slide, whose page may be used; -1 when memory is out."""
+    if slab.slides == NULL:
+        slab.slides = <Slide**>calloc(slab.capacity, sizeof(Slide*))
+        if slab.slides == NULL:
+            return -1
+    if slab.slides[i >> PAGE_BITS] == NULL:
+        slab.slides[i >> PAGE_BITS] = <Slide*>calloc(PAGE, sizeof(Slide))
+        if slab.slides[i >> PAGE_BITS] == NULL:
+            return -1
+    return 0
+
+
+cdef inline void slide_stop(Slab* slab, uint32_t i) noexcept nogil:
+    """Let entry i, or what comes into its slot, not slide."""
+    if slab.slides != NULL and slab.slides[i >> PAGE_BITS] != NULL:
+        slab.slides[i >> PAGE_BITS][i & (PAGE - 1)].seconds = 0
+
+
+cdef inline void slide_start(Slab* slab, uint32_t i, double seconds, double ttl,
+                             double now) noexcept nogil:
+    """Let each hit renew entry i for so long, within its TTL. There is room: slide_reserve."""
+    cdef Slide* slide = &slab.slides[i >> PAGE_BITS][i & (PAGE - 1)]
+    cdef Entry* e = entry_at(slab, i)
+    slide.limit = now + ttl
+    slide.seconds = <float>seconds
+    slide.ttl = <float>ttl
+    e.deadline = fmin(slide.limit, now + slide.seconds)
+    entry_set_ttl(e, INFINITY, entry_stale_ok(e))         # no part of it tells when to refresh
+
+
+cdef inline void entry_renew(Slab* slab, uint32_t i, double now) noexcept nogil:
+    """Move the deadline of entry i, which was hit, if it slides. Its key in the heap can stay."""
+    cdef Slide* slide = entry_slide(slab, i)
+    cdef Entry* e = entry_at(slab, i)
+    cdef double later
+    if slide == NULL or entry_counts_as_stale(e):         # a clock that went back
+        return
+    later = fmin(slide.limit, now + slide.seconds)
+    if later > e.deadline:
+        e.deadline = later
+
+
+cdef inline double entry_age(Slab* slab, uint32_t i, double now) noexcept nogil:
+    """The seconds since it was stored, or got a new TTL; INFINITY: it never expires."""
+    cdef Slide* slide = entry_slide(slab, i)
+    cdef Entry* e = entry_at(slab, i)
+    if slide != NULL:
+        return INFINITY if isinf(slide.ttl) else fmax(now - (slide.limit - slide.ttl), 0)
+    if isinf(entry_ttl(e)):
+        return INFINITY
+    return fmax(entry_ttl(e) - (e.deadline - now), 0)

@@ -81,7 +81,7 @@ cdef inline void entry_schedule_locked(Core* core, Node* node, uint32_t i) noexc
         if e.deadline < node.deadlines.keys[e.heap_index]:
             heap_rekey(&core.slab, ENTRIES, &node.deadlines, e.heap_index, e.deadline)
     elif not isinf(e.deadline):
-        node.expires = True
+        node.timing |= TIMED
         heap_push(&core.slab, ENTRIES, &node.deadlines, e.deadline, i)
     else:
         return

@@ -35,6 +35,7 @@ cdef Kind look_up(Store store, Node* node, object key, uint32_t hash, Options op
             lru_touch(&core.slab, &node.order, e, i)
             if kind == HIT:
                 node.counters.hits += 1
+                entry_renew(&core.slab, i, now)
             else:
                 node.counters.stale_hits += 1
     finally:

@@ -8,7 +8,7 @@ cdef object inspection_of(Store store, Node* node, object key):
     """What is held for the key and which load of it runs; None: neither."""
     cdef Core* core = &store.core
     cdef uint32_t hash, i, link
-    cdef double now, ttl = 0, left = 0, grace = 0
+    cdef double now, age = 0, left = 0, grace = 0, sliding = 0
     cdef int64_t weight = 0
     cdef Entry* e
     cdef Load running = None
@@ -28,7 +28,9 @@ cdef object inspection_of(Store store, Node* node, object key):
             e = entry_at(&core.slab, i)
             held = entry_last(e) > now
             left = e.deadline - now
-            ttl = entry_ttl(e)
+            age = entry_age(&core.slab, i, now)
+            if entry_slide(&core.slab, i) != NULL:
+                sliding = entry_slide(&core.slab, i).seconds
             grace = entry_grace(e)
             weight = entry_weight(&core.slab, i)
             link = e.links
@@ -48,8 +50,9 @@ cdef object inspection_of(Store store, Node* node, object key):
         held=held,
         fresh=held and left > 0,
         ttl=None if held and isinf(left) else fmax(left, 0) if held else 0.0,
-        age=None if not held or isinf(ttl) else fmax(ttl - left, 0),
+        age=None if not held or isinf(age) else age,
         grace=grace if held else 0.0,
+        sliding=sliding if held and sliding else None,
         tags=tuple(shown_tags),
         weight=weight if held else 0,
         loading=None if running is None else fmax(now - running.started, 0),

@@ -11,7 +11,7 @@ cdef object look(Store store, Node* node, object key, bint counts):
         now = store_now(store)
     lock_acquire(&core.lock)
     try:
-        if node.expires and store.clock is None:
+        if node.timing and store.clock is None:
             table_ask(&core.table, hash)
             now = clock_read()
         i = store_find_locked(core, node, key, hash)
@@ -26,6 +26,8 @@ cdef object look(Store store, Node* node, object key, bint counts):
                 if counts:
                     node.counters.hits += 1
                     lru_touch(&core.slab, &node.order, e, i)
+                    if node.timing & SLIDING:
+                        entry_renew(&core.slab, i, now)
         if i == NONE:
             node_guard(store, node)
             if counts:
@@ -54,7 +56,7 @@ cdef inline object fresh_hit(Store store, Node* node, object key):
     value = MISSING
     lock_acquire(&core.lock)
     try:
-        if node.expires and store.clock is None:
+        if node.timing and store.clock is None:
             table_ask(&core.table, hash)
             now = clock_read()
         i = store_find_locked(core, node, key, hash)
@@ -64,6 +66,8 @@ cdef inline object fresh_hit(Store store, Node* node, object key):
                 value = <object>e.value
                 node.counters.hits += 1
                 lru_touch(&core.slab, &node.order, e, i)
+                if node.timing & SLIDING:
+                    entry_renew(&core.slab, i, now)
     finally:
         lock_release(&core.lock)
     if value is MISSING:

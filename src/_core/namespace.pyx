@@ -108,6 +108,20 @@ dictionary look-up a name where the namespaces exist.
         return limits_of(self.store, self.node)
 
     @property
+    def enabled(self):
+        """Whether entries are stored here; ``False`` switches off all that is here and below.
+
+        To set it to ``False`` clears the namespace and fences its loads. From then on every look-up
+        misses and nothing is stored; calls for one key share one load all the same, and
+        invalidations take effect. What is off here is off below, whatever a switch there says.
+        """
+        return not relaxed_load_flag(&self.node.is_off)
+
+    @enabled.setter
+    def enabled(self, enabled):
+        enable(self.store, self.node, enabled)
+
+    @property
     def maxsize(self):
         """The bound set here on ``currsize``: ``max_weight`` or ``max_entries``; ``None``: none."""
         return size_bound(self.store, self.node)
@@ -152,20 +166,26 @@ dictionary look-up a name where the namespaces exist.
         """Return the fresh value of ``key``, else ``default``; neither order nor counts change."""
         return look_or(self.store, self.node, key, default, False)
 
-    def set(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
+    def set(self, key, value, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None):
         """Store ``value``, replacing value, TTL and tags of ``key``. O(1) but for evictions.
 
         ``ttl``: seconds, a ``timedelta``, or ``None`` for never; by default the namespace's
         ``default_ttl``; 0 stores nothing, and takes away what was there. ``tags``: non-empty
         ``str`` of at most 256 characters, one or several. ``stale``: seconds past the TTL
-        (``True``: no end) in which ``fetch`` may serve the value while it loads a new one. Raises
-        ``TypeError`` or ``ValueError`` for bad arguments, ``EntryTooHeavyError``, ``WeigherError``.
+        (``True``: no end) in which ``fetch`` may serve the value while it loads a new one.
+        ``sliding``: seconds; without a hit for so long the entry ends, and a hit renews it, never
+        beyond its TTL. ``jitter``: from 0 to below 1; the TTL is drawn from ``ttl * [1 - jitter,
+        1]`` for each store. Raises ``TypeError`` or ``ValueError`` for bad arguments,
+        ``EntryTooHeavyError``, ``WeigherError``.
         """
-        set_one(self.store, self.node, key, value, ttl, tags, stale)
+        set_one(self.store, self.node, key, value, ttl, tags, stale, sliding, jitter)
 
-    def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None):
-        """Store ``value`` only if ``key`` has no fresh entry; say whether it was stored."""
-        return add_or_not(self.store, self.node, key, value, ttl, tags, stale)
+    def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None):
+        """Store ``value`` only if ``key`` has no fresh entry; say whether it was stored.
+
+        Where the namespace is off it says ``True``, and stores nothing.
+        """
+        return add_or_not(self.store, self.node, key, value, ttl, tags, stale, sliding, jitter)
 
     def delete(self, key, /):
         """Remove ``key``; say whether it had a fresh entry. A running load of it is not stored."""
@@ -182,7 +202,7 @@ dictionary look-up a name where the namespaces exist.
     def touch(self, key, /, ttl=UNSET):
         """Give the fresh entry of ``key`` a new TTL from now; say whether there was one.
 
-        Neither order nor counts change. ``ttl=0`` expires it.
+        Neither order nor counts change. ``ttl=0`` expires it. One that slides goes on to do so.
         """
         return retime(self.store, self.node, key, ttl)
 
@@ -251,9 +271,12 @@ dictionary look-up a name where the namespaces exist.
         """Return a ``dict`` of the keys that have a fresh entry. Each look-up is counted."""
         return look_many(self.store, self.node, keys)
 
-    def set_many(self, mapping, /, *, ttl=UNSET, tags=(), stale=None):
-        """Store each item of a mapping with one TTL and tags; all are checked before any is."""
-        set_many(self.store, self.node, pairs_of(mapping), ttl, tags, stale)
+    def set_many(self, mapping, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None):
+        """Store each item of a mapping with one TTL and tags; all are checked before any is.
+
+        With ``jitter`` each has a TTL of its own.
+        """
+        set_many(self.store, self.node, pairs_of(mapping), ttl, tags, stale, sliding, jitter)
 
     def delete_many(self, keys, /):
         """Remove the keys; return how many of them had a fresh entry."""

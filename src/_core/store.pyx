@@ -169,6 +169,7 @@ cdef int store_open(Store store, bint weighs) except -1:
     # Differs by process and by cache, so that keys that collide here cannot be worked out.
     core.secret = <uint64_t>hash(("flowcache", <size_t><PyObject*>store))
     core.secret *= <uint64_t>0xD6E8FEB86659FD93
+    core.draws = core.secret
     if table_init(&core.table) < 0:
         raise MemoryError()
     core.root = node_new_locked(core, NULL, None, {})
@@ -187,6 +188,8 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     size = core.slab.n_pages * (page_bytes() + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
     size += core.slab.capacity * (sizeof(void*) + PAGE_WORDS * sizeof(uint64_t))
     size += sizeof(Part) << core.table.bits
+    for n in range(core.slab.n_pages if core.slab.slides != NULL else 0):
+        size += PAGE * sizeof(Slide) if core.slab.slides[n] != NULL else 0
     n = 0
     while n < (<uint32_t>1) << core.table.bits:
         size += (core.table.parts[n].n + 1) * sizeof(Bucket)

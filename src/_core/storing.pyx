@@ -13,8 +13,10 @@ cdef struct Terms:
 
 
 cdef inline int entry_fill_locked(Core* core, Node* node, uint32_t i, PyObject* value,
-                                  Terms* terms, double now, double bound) noexcept:
-    """Give entry i its value and deadline. `bound` is no less than its key in the heap."""
+                                  Terms* terms, double now, double bound,
+                                  double sliding) noexcept:
+    """Give entry i its value and deadline. `bound` is no less than its key in the heap; `sliding`,
+    if it is not 0, the seconds for which a hit renews the entry."""
     cdef Entry* e = entry_at(&core.slab, i)
     Py_INCREF(<object>value)                      # Entry.value owns it
     e.value = value
@@ -22,6 +24,11 @@ cdef inline int entry_fill_locked(Core* core, Node* node, uint32_t i, PyObject* 
     e.deadline = now + terms.ttl
     entry_set_ttl(e, terms.ttl, terms.stale_ok)
     entry_set_grace(e, terms.grace, False)
+    if sliding > 0:
+        slide_start(&core.slab, i, sliding, terms.ttl, now)
+        node.timing |= SLIDING
+    elif core.slab.slides != NULL:
+        slide_stop(&core.slab, i)
     if e.heap_index == NONE or e.deadline < bound:
         entry_schedule_locked(core, node, i)
     return 0
@@ -65,7 +72,7 @@ cdef bint store_put_plain(Store store, Node* node, PyObject* key, PyObject* valu
         return False
     hash = hash_mix(node, str_hash(key))
     lock_acquire(&core.lock)
-    if core.mask or node.own_pending or core.closed:
+    if core.mask or node.own_pending or core.closed or node.is_off:
         lock_release(&core.lock)
         return False
     table_ask(&core.table, hash)
@@ -94,7 +101,7 @@ cdef bint store_put_plain(Store store, Node* node, PyObject* key, PyObject* valu
             terms.grace = 0
             terms.stale_ok = False
             bound = e.deadline
-            entry_fill_locked(core, node, i, value, &terms, now, bound)
+            entry_fill_locked(core, node, i, value, &terms, now, bound, 0)
             node.counters.sets += 1
     lock_release(&core.lock)
     return done
@@ -111,7 +118,7 @@ cdef void store_unpin_locked(Core* core, uint32_t* pins, uint32_t n, uint32_t* f
 
 cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, object value,
                           Terms* terms, tuple tags, double now, Load load,
-                          PyObject** dropped) except -1:
+                          PyObject** dropped, double sliding) except -1:
     """Store; 1 if done, 0 if not (only_absent, ttl=0, no room but its own, or a load in vain).
 
     Runs user code only in the look-up, before the first change. `dropped` has room for a value that
@@ -147,7 +154,7 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
         if e.deadline > now and terms.only_absent:
             terms.found = True
             return 0
-    if terms.ttl <= 0:
+    if terms.ttl <= 0 or node.is_off:
         if i != NONE and not terms.only_absent:
             entry_unlink_locked(core, i, EXPIRED if over else REPLACED)
         return 0
@@ -176,7 +183,9 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
             n_tags += 1
     if (((i == NONE or over) and (table_reserve(&core.table, hash) < 0
                                   or slab_reserve(&core.slab, core.root.max_entries) < 0))
-            or heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0):
+            or heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0
+            or (sliding > 0 and slide_reserve(
+                &core.slab, slab_next(&core.slab) if i == NONE or over else i) < 0)):
         store_unpin_locked(core, pins, n_tags, few)
         raise MemoryError()
 
@@ -185,7 +194,8 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
         i = NONE
     node.counters.sets += 1
     if i == NONE:
-        i = store_reuse_locked(core, node, now, dropped)
+        # The slot that a sliding entry takes has to be known before the first change.
+        i = store_reuse_locked(core, node, now, dropped) if sliding == 0 else NONE
         if i != NONE:
             e = entry_at(&core.slab, i)
             bound = e.deadline
@@ -226,7 +236,7 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
         else:
             bound = e.deadline
         entry_drop_tags_locked(core, e)
-    entry_fill_locked(core, node, i, <PyObject*>value, terms, now, bound)
+    entry_fill_locked(core, node, i, <PyObject*>value, terms, now, bound, sliding)
     if n_tags:
         for j in range(n_tags):
             if n_tags > FEW_TAGS or not entry_bears(&core.tags, e, pins[j]):
@@ -270,8 +280,22 @@ cdef int64_t weigh(Store store, object key, object value) except -1:
     return weight
 
 
+cdef double ttl_drawn(Core* core, double ttl, double jitter) noexcept nogil:
+    """A TTL of `ttl * [1 - jitter, 1]`, each of a million as likely as any other."""
+    cdef uint64_t mixed
+    if jitter == 0 or isinf(ttl):
+        return ttl
+    # Two threads that draw at once may draw the same. The numbers are splitmix64's.
+    mixed = relaxed_load_u64(&core.draws) + <uint64_t>0x9E3779B97F4A7C15
+    relaxed_store_u64(&core.draws, mixed)
+    mixed = (mixed ^ (mixed >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    mixed = (mixed ^ (mixed >> 27)) * <uint64_t>0x94D049BB133111EB
+    mixed ^= mixed >> 31
+    return ttl * (1 - jitter * (<double>(mixed >> 44) / (1 << 20)))
+
+
 cdef bint put(Store store, Node* node, object key, object value, Terms* terms, tuple tags,
-              uint32_t hash, Load load=None) except -1:
+              uint32_t hash, Load load=None, double sliding=0) except -1:
     """Store one entry and all that goes with it: fences, what is dropped, who is told."""
     cdef Core* core = &store.core
     cdef PyObject* dropped[2]                     # a value and a key that the store let go of
@@ -287,7 +311,7 @@ cdef bint put(Store store, Node* node, object key, object value, Terms* terms, t
         lock_acquire(&core.lock)
         try:
             stored = store_put_locked(store, node, key, hash, value, terms, tags, now, load,
-                                      dropped)
+                                      dropped, sliding)
             if load is None and node_has_loads(node) and (stored or not terms.only_absent):
                 fence_key_locked(core, node, running, hash, begun)
         finally:
@@ -306,33 +330,42 @@ cdef bint put(Store store, Node* node, object key, object value, Terms* terms, t
 
 
 cdef int set_one(Store store, Node* node, object key, object value, object ttl, object tags,
-                 object stale) except -1:
+                 object stale, object sliding=None, object jitter=None) except -1:
     cdef Terms terms
     cdef uint32_t hash
+    cdef double slides = 0
     node_guard(store, node)
     terms_of(store, node, &terms, ttl, stale)
+    if sliding is not None or jitter is not None:
+        slides = sliding_of(sliding)
+        terms.ttl = ttl_drawn(&store.core, terms.ttl, jitter_of(jitter))
     checked = None if tags is () else tags_checked(tags)
     hash = key_hash(node, key)
     if store.weigher is not None:
         terms.weight = weigh(store, key, value)
-    put(store, node, key, value, &terms, <tuple>checked, hash)
+    put(store, node, key, value, &terms, <tuple>checked, hash, None, slides)
     return 0
 
 
 cdef bint add_one(Store store, Node* node, object key, object value, object ttl, object tags,
-                  object stale, bint* found) except -1:
+                  object stale, bint* found, object sliding=None,
+                  object jitter=None) except -1:
     """What ``add`` does; ``found``: something fresh was there."""
     cdef Terms terms
     cdef uint32_t hash
     cdef bint stored
+    cdef double slides = 0
     node_guard(store, node)
     terms_of(store, node, &terms, ttl, stale)
+    if sliding is not None or jitter is not None:
+        slides = sliding_of(sliding)
+        terms.ttl = ttl_drawn(&store.core, terms.ttl, jitter_of(jitter))
     terms.only_absent = True
     checked = None if tags is () else tags_checked(tags)
     hash = key_hash(node, key)
     if store.weigher is not None:
         terms.weight = weigh(store, key, value)
-    stored = put(store, node, key, value, &terms, <tuple>checked, hash)
+    stored = put(store, node, key, value, &terms, <tuple>checked, hash, None, slides)
     found[0] = terms.found
     return stored
 
@@ -364,6 +397,7 @@ cdef object raise_counter(Store store, Node* node, object key, uint32_t hash, ob
             e.value = <PyObject*>total
             Py_DECREF(old)                        # what Entry.value owned; `old` holds another
             lru_touch(&core.slab, &node.order, e, i)
+            entry_renew(&core.slab, i, now)
             node.counters.sets += 1
             if node_has_loads(node):
                 fence_key_locked(core, node, running, hash, begun)
@@ -378,9 +412,11 @@ cdef object raise_counter(Store store, Node* node, object key, uint32_t hash, ob
 
 
 cdef bint add_or_not(Store store, Node* node, object key, object value, object ttl, object tags,
-                     object stale) except -1:
+                     object stale, object sliding, object jitter) except -1:
+    """What ``add`` answers. Where nothing is stored the key is absent: the caller is the first."""
     cdef bint found = False
-    return add_one(store, node, key, value, ttl, tags, stale, &found)
+    cdef bint stored = add_one(store, node, key, value, ttl, tags, stale, &found, sliding, jitter)
+    return stored or (relaxed_load_flag(&node.is_off) and not found)
 
 
 cdef object add_to_counter(Store store, Node* node, object key, object delta, object default,
@@ -423,11 +459,14 @@ cdef object set_default(Store store, Node* node, object key, object default):
     return default
 
 
-cdef object set_many(Store store, Node* node, dict items, object ttl, object tags, object stale):
+cdef object set_many(Store store, Node* node, dict items, object ttl, object tags, object stale,
+                     object sliding=None, object jitter=None):
     """Store each item of a dict of the caller's own; all are checked before any is stored."""
     cdef Terms terms
+    cdef double slides = sliding_of(sliding), part = jitter_of(jitter), seconds
     node_guard(store, node)
     terms_of(store, node, &terms, ttl, stale)
+    seconds = terms.ttl
     tags = None if tags is () else tags_checked(tags)
     pairs = PyDict_Items(items)
     hashes = []
@@ -441,7 +480,8 @@ cdef object set_many(Store store, Node* node, dict items, object ttl, object tag
             node_check_weight(node, <int64_t>weight)
     for (key, value), hash, weight in zip(pairs, hashes, weights):
         terms.weight = weight
-        put(store, node, key, value, &terms, <tuple>tags, <uint32_t>hash)
+        terms.ttl = ttl_drawn(&store.core, seconds, part)
+        put(store, node, key, value, &terms, <tuple>tags, <uint32_t>hash, None, slides)
 
 
 cdef bint retime(Store store, Node* node, object key, object ttl) except -1:
@@ -451,6 +491,7 @@ cdef bint retime(Store store, Node* node, object key, object ttl) except -1:
     cdef uint32_t hash, i
     cdef double now
     cdef Entry* e
+    cdef Slide* slide
     node_guard(store, node)
     terms_of(store, node, &terms, ttl, None)
     hash = key_hash(node, key)
@@ -472,6 +513,9 @@ cdef bint retime(Store store, Node* node, object key, object ttl) except -1:
                 node.own_stale -= 1
             e.deadline = now + terms.ttl
             entry_set_ttl(e, terms.ttl, entry_stale_ok(e))
+            slide = entry_slide(&core.slab, i)
+            if slide != NULL:
+                slide_start(&core.slab, i, slide.seconds, terms.ttl, now)
             entry_schedule_locked(core, node, i)
     finally:
         lock_release(&core.lock)

@@ -14,6 +14,11 @@ class _testing:
         namespace.store.core.table.splits = splits
 
     @staticmethod
+    def seed(Namespace namespace not None, uint64_t seed):
+        """Let the TTLs that ``jitter`` draws be the same ones each time."""
+        namespace.store.core.draws = seed
+
+    @staticmethod
     def parts(Namespace namespace not None):
         """How many parts the table is cut into."""
         cdef Table* table = &namespace.store.core.table

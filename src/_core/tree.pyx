@@ -31,6 +31,10 @@ cdef struct Given:
     int64_t reserved
     double share
 
+cdef enum:
+    TIMED = 1                     # an entry with an end to its TTL has been here
+    SLIDING = 2                   # one whose deadline hits renew has been here
+
 cdef struct Node:
     Member member                 # comes first: heaps know it by that
     # What a hit touches shares a cache line.
@@ -40,7 +44,7 @@ cdef struct Node:
     uint32_t own                  # entries, stale ones included
     uint32_t own_stale            # those of them past their deadline
     uint32_t views                # live Namespace objects, and listeners
-    bint expires                  # an entry with an end to its TTL has been here
+    int timing                    # what a hit has to look at: TIMED, SLIDING
     bint is_idle                  # here, because the making and the end of a view ask
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
@@ -67,6 +71,8 @@ cdef struct Node:
 
     double default_ttl            # in force here, inherited or set
     bint own_ttl                  # it was set here
+    bint is_off                   # nothing is stored, as it was switched off here or above
+    bint own_off                  # here
     bint configured               # something was set here by name, so that it is never idle
     int64_t max_entries           # -1: no limit
     int64_t max_weight            # -1: no limit
@@ -121,6 +127,7 @@ cdef struct Core:
     uint32_t loads_count
     uint64_t loads_begun          # loads registered so far
     uint64_t loads_changes        # goes up with each that begins or ends
+    uint64_t draws                # the state of the random numbers that jitter draws
     PyObject* place_newest        # Loads that have a place, by age: see loads. Borrowed
     PyObject* place_oldest
     Lock lock
@@ -440,6 +447,7 @@ cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children)
     if parent != NULL:
         node.depth = parent.depth + 1
         relaxed_store_double(&node.default_ttl, parent.default_ttl)
+        node.is_off = parent.is_off
         node.next = parent.child
         if parent.child != NULL:
             parent.child.previous = node

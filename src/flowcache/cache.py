@@ -52,6 +52,7 @@ class Cache(Namespace[V]):
         clock: Callable[[], float] | None = None,
         name: str = "flowcache",
         executor: Executor | None = None,
+        enabled: bool = True,
     ) -> None:
         """Make an empty cache. Raises ``TypeError`` or ``ValueError`` that names the argument."""
         for argument, function in (("weigher", weigher), ("clock", clock)):
@@ -62,6 +63,8 @@ class Cache(Namespace[V]):
             raise TypeError(
                 f"require_namespace: must be a bool, got {type(require_namespace).__name__}"
             )
+        if not isinstance(enabled, bool):
+            raise TypeError(f"enabled: must be a bool, got {type(enabled).__name__}")
         if not isinstance(name, str):
             raise TypeError(f"name: must be a str, got {type(name).__name__}")
         if isinstance(max_idle_namespaces, bool) or not isinstance(max_idle_namespaces, int):
@@ -89,6 +92,7 @@ class Cache(Namespace[V]):
             clock,
             name,
         )
+        self.enabled = enabled
         pool.open_pool(self._store(), pending_age, executor)
         self._sweeper = None
         if interval is not None:
@@ -230,6 +234,7 @@ def create_cache(
     clock: Callable[[], float] | None = None,
     name: str = "flowcache",
     executor: Executor | None = None,
+    enabled: bool = True,
 ) -> Cache[Any]:
     """Make a cache, to be shared by every tenant of this process.
 
@@ -244,7 +249,7 @@ def create_cache(
     ``max_idle_namespaces``: how many empty, unused namespaces keep their counters. ``clock``:
     returns seconds, for tests; the monotonic clock by default. ``name``: a label. ``executor``:
     runs the background loads of threads, by its ``submit(function)``; ``None``: threads of the
-    cache's own.
+    cache's own. ``enabled``: ``False`` stores nothing, until ``cache.enabled`` is set to ``True``.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
@@ -261,4 +266,5 @@ def create_cache(
         clock=clock,
         name=name,
         executor=executor,
+        enabled=enabled,
     )

@@ -23,6 +23,8 @@ class Inspection:
     """Seconds since it was stored, or got a new TTL; ``None``: it never expires."""
     grace: float
     """Seconds past its TTL for which it is held; ``inf``: for ever."""
+    sliding: float | None
+    """Seconds for which a hit renews it; ``None``: no hit does."""
     tags: tuple[str, ...]
     """The tags that it bears."""
     weight: int

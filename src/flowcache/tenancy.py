@@ -232,7 +232,7 @@ class CurrentTenant(_core.Tenants):
         return f"<flowcache.Namespace of the current tenant, below {self._above!r}>"
 
 
-PROPERTIES = frozenset(("path", "name", "limits", "maxsize", "currsize"))
+PROPERTIES = frozenset(("path", "name", "limits", "enabled", "maxsize", "currsize"))
 SPECIAL_METHODS = (
     "__getitem__",
     "__setitem__",

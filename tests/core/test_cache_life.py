@@ -37,6 +37,7 @@ def test_create_cache_and_cache_take_the_same_parameters() -> None:
         "clock": None,
         "name": "flowcache",
         "executor": None,
+        "enabled": True,
     }
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in made.parameters.values())
 

@@ -21,7 +21,7 @@ def test_a_key_is_told_of_and_nothing_counted() -> None:
     clock.advance(10)
     with unchanged(cache):
         assert cache.inspect("k") == Inspection(
-            held=True, fresh=True, ttl=50, age=10, grace=5, tags=("b", "a"), weight=7,
+            held=True, fresh=True, ttl=50, age=10, grace=5, sliding=None, tags=("b", "a"), weight=7,
             loading=None, background=False,
         )  # fmt: skip
     assert list(cache) == ["k", "other"]
@@ -54,8 +54,8 @@ def test_a_load_is_told_of_with_an_entry_and_without() -> None:
     cache.refresh("k", load, ttl=10)
     alone, beside = seen
     assert alone == Inspection(
-        held=False, fresh=False, ttl=0, age=None, grace=0, tags=(), weight=0, loading=3,
-        background=False,
+        held=False, fresh=False, ttl=0, age=None, grace=0, sliding=None, tags=(), weight=0,
+        loading=3, background=False,
     )  # fmt: skip
     assert beside is not None
     assert (beside.held, beside.ttl, beside.loading, beside.background) == (True, 7, 3, False)

@@ -201,6 +201,12 @@ CALLS: dict[str, Callable[[Scene], Any]] = {
     "invalidate_prefix": lambda s: s.place.invalidate_prefix("t"),
     "invalidate_where": lambda s: s.cache.invalidate_where(lambda key, value: s.store_if(value)),
     "expire": lambda s: s.place.expire(s.key()),
+    "set, sliding": lambda s: s.place.set(s.key(), Value(s), sliding=5, jitter=0.5),
+    "enabled": lambda s: (
+        setattr(s.place, "enabled", False),
+        s.place.set(s.key(), Value(s)),
+        setattr(s.place, "enabled", True),
+    ),
     "expire_tag": lambda s: s.cache.expire_tag("red"),
     "inspect": lambda s: (s.place.inspect(s.key()), s.cache.tags(), s.cache.children()),
     "stats": lambda s: (s.place.stats(), s.place.limits),

@@ -25,6 +25,14 @@ class Entry:
     deadline: float  # fresh before this
     window: float  # seconds past the deadline in which it is served stale
     tags: frozenset[str]
+    limit: float = NEVER  # the end of its TTL, beyond which no hit moves the deadline
+    sliding: float | None = None  # seconds for which a hit renews it
+
+    def renewed(self, now: float) -> Entry:
+        """The same entry after a hit."""
+        if self.sliding is None:
+            return self
+        return replace(self, deadline=max(self.deadline, min(self.limit, now + self.sliding)))
 
     @property
     def gone(self) -> float:
@@ -52,6 +60,10 @@ class Node:
             "reserved": 0,
             "share": 1.0,
         }
+        self.enabled = True
+
+    def is_off(self) -> bool:
+        return not all(node.enabled for node in self.line())
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -302,6 +314,13 @@ class ModelNamespace:
             self.node.give(settings)
         self.cache.make_room(self.node, None)
 
+    def enable(self, enabled: bool) -> bool:
+        """Switch the namespace on or off; tell whether it is on."""
+        self.node.enabled = enabled
+        if self.node.is_off():
+            self.clear()
+        return not self.node.is_off()
+
     # Look-ups
 
     def fresh(self, key: Hashable) -> Entry | None:
@@ -314,7 +333,7 @@ class ModelNamespace:
         entry = self.fresh(key)
         self.node.tally("misses" if entry is None else "hits")
         if entry is not None:
-            self.node.entries[key] = self.node.entries.pop(key)
+            self.node.entries[key] = self.node.entries.pop(key).renewed(self.cache.clock())
         return entry
 
     def get(self, key: Hashable, default: Any = None) -> Any:
@@ -360,14 +379,14 @@ class ModelNamespace:
         return len(self.contents())
 
     def inspect(self, key: Hashable) -> tuple[Any, ...] | None:
-        """Whether it is fresh, its TTL, its stale window, its tags, its weight."""
+        """Whether it is fresh, its TTL, window, tags, weight, and for how long a hit renews it."""
         self.cache.sweep()
         entry = self.node.entries.get(key)
         if entry is None:
             return None
         left = entry.deadline - self.cache.clock()
         ttl = None if left == NEVER else max(left, 0)
-        return left > 0, ttl, entry.window, entry.tags, entry.weight
+        return left > 0, ttl, entry.window, entry.tags, entry.weight, entry.sliding
 
     # Stores
 
@@ -384,6 +403,7 @@ class ModelNamespace:
         ttl: Any = OMITTED,
         tags: Any = (),
         stale: float | bool | None = None,
+        sliding: float | None = None,
     ) -> None:
         self.cache.sweep()
         weight = self.cache.weigh(key, value)
@@ -393,7 +413,15 @@ class ModelNamespace:
             raise EntryTooHeavyError
         window = NEVER if stale is True else (stale or 0.0)
         bears = frozenset((tags,) if isinstance(tags, str) else tags)
-        self.place(key, Entry(value, weight, self.deadline(ttl), window, bears))
+        self.place(key, self.timed(Entry(value, weight, 0, window, bears, sliding=sliding), ttl))
+
+    def timed(self, entry: Entry, ttl: Any) -> Entry:
+        """The entry with a TTL from now, and as far as a hit of now would take it."""
+        limit = self.deadline(ttl)
+        if entry.sliding is None:
+            return replace(entry, deadline=limit, limit=limit)
+        deadline = min(limit, self.cache.clock() + entry.sliding)
+        return replace(entry, deadline=deadline, limit=limit)
 
     def deadline(self, ttl: Any) -> float:
         seconds = self.default_ttl() if ttl is OMITTED else ttl
@@ -403,7 +431,7 @@ class ModelNamespace:
         self.cache.newcomer = key not in self.node.entries
         if not self.cache.newcomer:
             self.cache.drop(self.node, key, "replaced")
-        if entry.deadline <= self.cache.clock():
+        if entry.deadline <= self.cache.clock() or self.node.is_off():
             return  # a TTL of 0 stores nothing
         self.node.tally("sets")
         self.node.entries[key] = entry
@@ -418,7 +446,11 @@ class ModelNamespace:
             self.set(key, value, **options)
 
     def add(self, key: Hashable, value: Any, **options: Any) -> bool:
-        if self.fresh(key) is not None or options.get("ttl") == 0:
+        if self.fresh(key) is not None:
+            return False
+        if self.node.is_off():
+            return True
+        if options.get("ttl") == 0:
             return False
         self.set(key, value, **options)
         return key in self.node.entries
@@ -439,18 +471,17 @@ class ModelNamespace:
         if type(entry.value) is not int:
             raise TypeError(key)
         total = entry.value + delta
-        self.place(key, replace(entry, value=total))
+        self.place(key, replace(entry.renewed(self.cache.clock()), value=total))
         return total
 
     def touch(self, key: Hashable, ttl: Any = OMITTED) -> bool:
         entry = self.fresh(key)
         if entry is None:
             return False
-        deadline = self.deadline(ttl)
-        if deadline <= self.cache.clock():
+        if self.deadline(ttl) <= self.cache.clock():
             self.cache.drop(self.node, key, "expired")
         else:
-            self.node.entries[key] = replace(entry, deadline=deadline)
+            self.node.entries[key] = self.timed(entry, ttl)
         return True
 
     # Removals
@@ -531,7 +562,7 @@ class ModelNamespace:
         if entry.deadline <= now:
             return False
         if entry.window:
-            node.entries[key] = replace(entry, deadline=now)
+            node.entries[key] = replace(entry, deadline=now, limit=now, sliding=None)
         else:
             self.cache.drop(node, key, "expired")
         return True

@@ -35,6 +35,7 @@ TAG_SETS = st.one_of(TAGS, st.lists(TAGS, max_size=3), st.frozensets(TAGS, max_s
 TTLS = st.sampled_from([0, 0.5, 1, 2, 4, 10, None])
 STALE = st.sampled_from([None, 0, 1, 3, True])
 TTLS_OR_NONE = st.fixed_dictionaries({}, optional={"ttl": TTLS})
+SLIDING = st.sampled_from([None, 0.5, 1.5, 3])
 STORES = st.sampled_from(["set", "set", "add"])
 LOOKS = st.sampled_from(["get", "get", "peek", "__getitem__", "__contains__", "ttl", "get_many"])
 REMOVALS = st.sampled_from(["delete", "pop", "__delitem__", "delete_many", "popitem"])
@@ -72,7 +73,8 @@ COMPARED = ("hits", "misses", "loads", "sets", "evictions", "evictions_caused", 
 
 
 def storing_options() -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({}, optional={"ttl": TTLS, "tags": TAG_SETS, "stale": STALE})
+    options = {"ttl": TTLS, "tags": TAG_SETS, "stale": STALE, "sliding": SLIDING}
+    return st.fixed_dictionaries({}, optional=options)
 
 
 def inspected(core: Namespace[Any], key: Any) -> tuple[Any, ...] | None:
@@ -80,7 +82,14 @@ def inspected(core: Namespace[Any], key: Any) -> tuple[Any, ...] | None:
     seen = core.inspect(key)
     if seen is None:
         return None
-    return seen.fresh, seen.ttl, seen.grace, frozenset(seen.tags), seen.weight
+    tags = frozenset(seen.tags)
+    return seen.fresh, seen.ttl, seen.grace, tags, seen.weight, seen.sliding
+
+
+def switched(core: Namespace[Any], enabled: bool) -> bool:
+    """Switch a namespace on or off; tell whether it is on."""
+    core.enabled = enabled
+    return core.enabled
 
 
 class SideBySide(RuleBasedStateMachine):
@@ -173,6 +182,7 @@ class DataMachine(SideBySide):
             eager  # compare contents after every step, or leave expired entries where they are
         )
         self.start(max_entries=max_entries, default_ttl=default_ttl)
+        _testing.seed(self.core, 1)
         if at_once is not None:
             # What goes by thousands turns to debris; here it is what goes by twos or fours. The
             # table splits after so many, too.
@@ -226,6 +236,35 @@ class DataMachine(SideBySide):
     ) -> None:
         method, arguments, options = call
         self.both(path, method, *arguments, **options)
+
+    @rule(path=PATHS, key=KEYS, ttl=st.sampled_from([1, 4]), jitter=st.sampled_from([0, 0.5]))
+    def store_at_random(self, path: tuple[str, ...], key: Any, ttl: float, jitter: float) -> None:
+        """Where the core draws a TTL the model takes it over, if it is one that may be drawn."""
+        self.in_step = False
+        core, model = self.at(path)
+        core.set(key, 1, ttl=ttl, jitter=jitter)
+        seen = core.inspect(key)
+        assert (seen is None) == model.node.is_off()
+        if seen is None:
+            model.set(key, 1, ttl=ttl)
+        else:
+            assert seen.ttl is not None and ttl * (1 - jitter) <= seen.ttl <= ttl
+            model.set(key, 1, ttl=seen.ttl)
+
+    @rule(path=PATHS, stays_off=st.booleans())
+    def switch_off(self, path: tuple[str, ...], stays_off: bool) -> None:
+        for enabled in (False,) if stays_off else (False, True):
+            self.switch(path, enabled)
+
+    @rule(path=PATHS)
+    def switch_on(self, path: tuple[str, ...]) -> None:
+        for depth in range(len(path) + 1):
+            self.switch(path[:depth], True)
+
+    def switch(self, path: tuple[str, ...], enabled: bool) -> None:
+        self.in_step = False
+        core, model = self.at(path)
+        assert switched(core, enabled) == model.enable(enabled)
 
     @rule(path=PATHS, ttl=st.sampled_from([1, 2.5, None]), reset=st.booleans())
     def administer(self, path: tuple[str, ...], ttl: float | None, reset: bool) -> None:

@@ -116,6 +116,9 @@ def many(ns: Namespace[Contact]) -> None:
     assert_type(ns.tags(), dict[str, int])
     assert_type(ns.children(top=3, by="hits"), Children)
     assert_type(ns.maxsize, int | None)
+    assert_type(ns.enabled, bool)
+    ns.enabled = False
+    ns.set("k", Contact("x"), sliding=timedelta(minutes=5), jitter=0.1)
     assert_type(ns.currsize, int)
 
 
