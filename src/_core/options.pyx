@@ -138,7 +138,7 @@ cdef inline bint options_take_stale(Options options, Entry* e, double now) noexc
         window = window if entry_stale_ok(e) else 0
     elif options.window < window:
         window = options.window
-    return now - e.deadline <= window and window > 0
+    return window > 0 and now - e.deadline <= window and now < entry_last(e)
 
 
 cdef inline bint options_refresh(Options options, Entry* e, double now) noexcept:
