@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -623,6 +624,71 @@ def test_failures_are_remembered_in_bounded_memory(monkeypatch: pytest.MonkeyPat
     wait_until(lambda: cache.stats().load_failures == 20)
     wait_until(lambda: cache.stats().pending == 0)
     assert 1 <= len(backoff._failures[cache._store()]) <= 5
+
+
+def failing_for(cache: Cache[Any], clock: VirtualClock, tenants: dict[str, int]) -> None:
+    """Let so many keys of each tenant fail, by turns, and back off."""
+    keys = sorted(
+        ((n, name) for name, count in tenants.items() for n in range(count)), key=itemgetter(0)
+    )
+    for n, name in keys:
+        own = cache.namespace(name, "below")
+        own.set(n, "old", ttl=1, stale=10_000)
+    clock.advance(2)
+    for n, name in keys:
+        backoff.note_failure(cache.namespace(name, "below"), n)
+
+
+def backing_off(cache: Cache[Any], name: str, count: int) -> list[int]:
+    own = cache.namespace(name, "below")
+    return [n for n in range(count) if backoff.is_backing_off(own, n)]
+
+
+def test_the_failures_of_one_tenant_push_out_none_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backoff, "MOST_FAILURES", 50)
+    cache, clock = new_cache()
+    failing_for(cache, clock, {"beta": 10, "gamma": 1})
+    failing_for(cache, clock, {"acme": 500})
+    assert len(backoff._failures[cache._store()]) <= 50
+    clock.now -= 2  # As it was when beta's failed.
+    assert backing_off(cache, "beta", 10) == list(range(10))
+    assert backing_off(cache, "gamma", 1) == [0]
+    assert backing_off(cache, "acme", 500)[-1] == 499
+
+
+@pytest.mark.parametrize("tenants", [{"a": 60, "b": 60, "c": 3}, {f"t{n}": 1 for n in range(200)}])
+def test_what_is_remembered_of_failures_is_shared_out(
+    tenants: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "MOST_FAILURES", 50)
+    cache, clock = new_cache()
+    failing_for(cache, clock, tenants)
+    kept = {name: len(backing_off(cache, name, count)) for name, count in tenants.items()}
+    assert 45 <= sum(kept.values()) <= 50
+    if "c" in tenants:
+        assert kept["c"] == 3
+        assert abs(kept["a"] - kept["b"]) <= 1
+    else:
+        assert kept["t199"] == 1  # The earliest go.
+        assert kept["t0"] == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "room", "level"),
+    [
+        ([1, 9], 10, 9),
+        ([10, 3, 1], 12, 8),
+        ([5, 5], 9, 4),
+        ([1] * 20, 10, 0),
+        ([4, 4, 4], 12, 4),
+        ([], 3, 0),
+    ],
+)
+def test_a_fair_level(counts: list[int], room: int, level: int) -> None:
+    assert backoff.fair_level(list(counts), room) == level
+    assert sum(min(count, level) for count in counts) <= room
 
 
 def test_a_dropped_cache_is_not_kept_alive_by_what_failed(

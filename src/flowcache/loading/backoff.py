@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,11 @@ SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 30.0
 """Seconds, on the cache's clock, in which a key is not tried again."""
 MOST_FAILURES = 10_000
-"""Keys of a cache that are remembered to have failed; of more, the earliest tenth is forgotten."""
+"""Keys of a cache that are remembered to have failed. Of more, a tenth is forgotten.
+
+The tenants that have most of them lose their earliest: no tenant's failures push out those of one
+that has fewer.
+"""
 
 
 class Failure(NamedTuple):
@@ -27,6 +32,7 @@ class Failure(NamedTuple):
     """It did not fail: its event loop ended first."""
     stamp: tuple[float, float]
     """Bounds of the deadline of the value to be replaced. A value stored since has a later one."""
+    tenant: tuple[str, ...]
 
 
 # By hashes: what is remembered keeps neither a key nor a cache alive. Should two meet, a load waits
@@ -89,10 +95,33 @@ def note_failure(namespace: Any, key: Hashable, *, cut_off: bool = False) -> Non
     failures = _failures.setdefault(store, {})
     failures.pop(which, None)  # To the end.
     again = namespace._now() + (0.0 if cut_off else delay)
-    failures[which] = Failure(in_a_row, again, cut_off, stamp)
+    failures[which] = Failure(in_a_row, again, cut_off, stamp, namespace.path[:1])
     if len(failures) > MOST_FAILURES:
-        for earliest in list(failures)[: len(failures) - MOST_FAILURES * 9 // 10]:
-            failures.pop(earliest, None)
+        forget_some(failures, MOST_FAILURES * 9 // 10)
+
+
+def forget_some(failures: dict[int, Failure], room: int) -> None:
+    """Forget the earliest failures of those tenants that have most, down to `room` in all."""
+    remembered = list(failures.items())
+    counts = Counter(failure.tenant for _, failure in remembered)
+    level = fair_level(list(counts.values()), room)
+    excess = len(remembered) - room
+    for which, failure in remembered:
+        if excess > 0 and counts[failure.tenant] > level:
+            counts[failure.tenant] -= 1
+            excess -= 1
+            failures.pop(which, None)
+
+
+def fair_level(counts: list[int], room: int) -> int:
+    """Return the most that each may have if those with less leave their room to the others."""
+    counts.sort()
+    for taken, count in enumerate(counts):
+        level = room // (len(counts) - taken)
+        if count > level:
+            return level
+        room -= count
+    return counts[-1] if counts else 0
 
 
 def forget_failures(namespace: Any, key: Hashable) -> None:
