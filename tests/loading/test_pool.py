@@ -85,10 +85,29 @@ def test_hung_loads_of_all_tenants_of_a_cache_stop_no_other_cache_s() -> None:
     with hung() as loader:
         for ns in tenants:
             assert ns.fetch(0, loader, stale=True) == "old"
-        wait_until(lambda: loader.running == pool.THREADS)
+        wait_until(lambda: loader.running == len(tenants))
         is_loaded(other, 0)
-        assert loader.most == pool.THREADS
     wait_until(lambda: cache.stats().pending == 0)
+
+
+def test_a_tenant_without_a_thread_gets_one_however_many_hang_for_others() -> None:
+    cache, clock = new_cache(max_pending_age=30)
+    beta, gamma = cache.namespace("beta"), cache.namespace("gamma")
+    tenants = [cache.namespace(f"tenant {number}") for number in range(20)]
+    with hung() as loader:
+        for _ in range(8):
+            for ns in (*tenants, beta, gamma):
+                stale(ns, clock, 4)
+            for key in range(4):
+                for ns in tenants:
+                    ns.fetch(key, loader, stale=True)
+            is_loaded(beta, 0)
+            is_loaded(gamma, 1)
+            clock.advance(31)
+        assert loader.most <= pool.MOST_LOST + pool.THREADS + len(tenants)
+        clock.advance(31)
+    wait_until(lambda: cache.stats().pending == 0)
+    assert_nothing_left(cache)
 
 
 def test_a_hung_load_is_replaced_when_it_is_too_old() -> None:

@@ -37,7 +37,7 @@ __all__ = ["Pool", "open_pool", "submit"]
 PER_TENANT = 4
 """Background loads of one tenant that run at a time."""
 THREADS = 16
-"""Background loads of one cache that run at a time."""
+"""Background loads of one cache that run at a time, but for the first one of each tenant."""
 LOST = 8
 """Threads of one tenant that may be lost before it has no background loads any more."""
 MOST_LOST = 64
@@ -123,11 +123,13 @@ class Pool:
             of[tenant] = len(runs) - gone, gone
             active += len(runs) - gone
             lost += gone
-        if active >= THREADS or lost >= MOST_LOST:
-            return None
+        is_full = active >= THREADS or lost >= MOST_LOST
         for tenant, queue in self._queues.items():
             own_active, own_lost = of.get(tenant, (0, 0))
-            if queue and own_active < PER_TENANT and own_lost < LOST:
+            if not queue or own_active >= PER_TENANT or own_lost >= LOST:
+                continue
+            # A tenant with no thread gets one, however many hang for the others.
+            if not is_full or (own_active == 0 and own_lost == 0):
                 return tenant
         return None
 
