@@ -7,6 +7,7 @@ Each module imports only those that stand before it:
 - `load`: how a load ended; waiting for it
 - `deadlock`: loads that would wait for each other
 - `backoff`: keys whose background load failed
+- `overdue`: threads that callers left behind
 - `run`: one run of a loader, for one key or for many
 - `pool`: the threads of background loads
 - `attempt`: one attempt of a call to be answered

@@ -23,7 +23,7 @@ from flowcache.coroutines import is_awaitable, plain_result, refuse_one_use
 from flowcache.errors import TooManyLoadsError
 from flowcache.reports import report, shown
 
-from . import backoff, deadlock
+from . import backoff, deadlock, overdue
 from .load import ABANDONED, ABSENT, Load, Outcome, running_loop
 from .options import UNSET, Call, Options, unpack
 
@@ -64,7 +64,7 @@ class LoopWatch:
 
     def __del__(self) -> None:
         for run in list(self.runs):  # In one step, which tuple() is not.
-            run.cut_off()
+            run.cut_off_for_ever()
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> LoopWatch:
@@ -151,7 +151,21 @@ class Run:
             if not end_left(self.namespace._store()):
                 raise
             begun = step(*given)
+        if self.call.options.timeout is not None and self.loop is None and not self.background:
+            self._refuse_overdue(begun)
         return begun
+
+    def _refuse_overdue(self, begun: Load | tuple[Any] | None) -> None:
+        """Give up a load that would need one thread too many."""
+        if not isinstance(begun, Load) or begun.run is not self:
+            return
+        try:
+            overdue.refuse_more(self.namespace)
+        except BaseException:
+            self.namespace._abandon(begun)
+            self.loads.remove(begun)
+            begun.settle(ABANDONED)
+            raise
 
     def begin_beside(self, target: Load) -> Load:
         """Make a load that is not registered; it is stored as `target`'s, if that still stands."""
@@ -163,8 +177,8 @@ class Run:
 
     def offer(self) -> None:
         """Let a thread of the pool claim the run, which is complete now."""
-        self.is_apart = True
         self.tickets.append(None)
+        self.is_apart = True  # Last: an exception in between must not leave it to no thread.
 
     def claim(self) -> bool:
         """Take the right to run a run of the pool, or to end it before it runs: True, once."""
@@ -262,18 +276,30 @@ class Run:
     def execute_in_thread(self) -> None:
         """Run a sync loader in a daemon thread of its own, in a copy of the caller's context."""
         within = contextvars.copy_context().run
-        self.is_started = self.is_apart = True
         try:
+            self.is_started = self.is_apart = True
+            overdue.enter_thread(self)
             threading.Thread(
-                target=within, args=(self.execute_apart,), name="flowcache-load", daemon=True
+                target=within, args=(self._execute_in_own,), name="flowcache-load", daemon=True
             ).start()
         except BaseException:
             self.is_apart = False  # Should the end fail as well, `withdraw` tries once more.
+            overdue.leave_thread(self)
             self.end()
             raise
         # Up to here a finalizer that asks for the key would wait for what it interrupts.
         if self.thread == threading.get_ident():
             self.thread = self.greenlet = None  # Not this one; the other has not begun.
+
+    def _execute_in_own(self) -> None:
+        try:
+            self.execute_apart()
+        finally:
+            overdue.leave_thread(self)
+
+    def is_overdue(self) -> bool:
+        """True if a call ran out of patience with it, and none waits for it now."""
+        return self.detached and not any(load.waiters for load in tuple(self.loads))
 
     def execute_apart(self) -> None:
         """Run in a thread without a caller: an interrupt is for the first caller, or logged."""
@@ -284,9 +310,10 @@ class Run:
         """Run the loader, sync or async, in a task of this thread's running loop."""
         assert self.loop is not None
         assert self.context is not None
-        self.is_started = self.is_apart = True
-        coroutine = self._execute_in_task(self.loads[0])
+        coroutine = None
         try:
+            self.is_started = self.is_apart = True
+            coroutine = self._execute_in_task(self.loads[0])
             watch = LoopWatch.of(self.loop)
             self.watch = watch.itself
             watch.runs.add(self)
@@ -295,7 +322,9 @@ class Run:
             # A task that is cancelled before its first step never enters the coroutine.
             self.task.add_done_callback(self._task_done)
         except BaseException:
-            coroutine.close()
+            self.is_apart = False
+            if coroutine is not None:
+                coroutine.close()
             self.end()
             raise
 
@@ -387,6 +416,23 @@ class Run:
                 if load.outcome is None:
                     backoff.note_failure(self.namespace, load.key, cut_off=True)
         self.end()
+
+    def cut_off_for_ever(self) -> None:
+        """Cut off a run whose event loop is closed, and close its coroutine.
+
+        The collector would close it in the context of the code that runs then, another tenant's
+        perhaps.
+        """
+        task, context = self.task, self.context
+        self.cut_off()
+        if task is None or context is None or sys.is_finalizing():
+            return
+        own_context = getattr(task, "get_context", None)  # From CPython 3.12 on.
+        context = context.copy() if own_context is None else own_context()
+        try:
+            context.run(task.get_coro().close)
+        except BaseException as error:
+            report("WARNING", "a loader that its closed event loop cut off failed", error=error)
 
     def withdraw(self) -> None:
         """End a run whose first caller was interrupted, unless another thread runs it."""
