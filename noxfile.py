@@ -50,9 +50,14 @@ NOT_FREE_THREADED = ("aiohttp", "gevent", "litestar", "mypy", "uvloop")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
 QUIETLY = ("--quiet", "--quiet", "--disable-pip-version-check")
 
+NOT_ONCE = ("-m", "not once")
+"""For every interpreter after the first: no tests that say nothing about an interpreter."""
+ONCE_ELSEWHERE = (
+    f"the tests marked `once`, which say nothing about an interpreter and run on {FIRST}: the "
+    "distributions, the stub, imports, most of the replay, the tier's model, broken examples"
+)
 NO_PACKAGING = ("-m", "not packaging")
-"""The tests that build the distributions do not depend on an interpreter or a switch."""
-PACKAGING_ELSEWHERE = "the tests that build the distributions, which the first interpreter runs"
+"""The tests that build the distributions do not depend on a switch of a build."""
 OTHER_TOOLS = (
     "asan, ubsan, tsan, valgrind, fuzz, coverage, stress, histories, hostile, matrix: each is a "
     "target of make, and needs other tools or more time"
@@ -144,7 +149,7 @@ def test(session: nox.Session) -> None:
         session.error("no interpreter to run the suite on")
     suites = [Suite(version) for version in FOUND]
     for suite in suites[1:]:
-        suite.options, suite.left_out = NO_PACKAGING, [PACKAGING_ELSEWHERE]
+        suite.options, suite.left_out = NOT_ONCE, [ONCE_ELSEWHERE]
     run_side_by_side(suites, session.posargs)
     say(f"\nran on: {census}")
     for suite in suites:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 ROOMS = re.findall(r'(?m)^include "(\w+/\w+\.p[xy][dx])"$', (SOURCE / "_core.pyx").read_text())
 MOST_LINES = 650

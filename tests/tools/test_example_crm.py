@@ -21,6 +21,8 @@ from starlette.routing import Route
 
 from flowcache import Namespace, create_cache
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 

@@ -16,6 +16,8 @@ import pytest
 
 import flowcache
 
+pytestmark = pytest.mark.once
+
 PACKAGE = "flowcache"
 SOURCES = Path(__file__).parents[2] / "src"
 FOLDER = SOURCES / PACKAGE

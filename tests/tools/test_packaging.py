@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.once, pytest.mark.packaging]
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 COMPILED = (".so", ".pyd")
@@ -77,7 +79,6 @@ def metadata_of(wheel: Path) -> Message:
         return email.message_from_bytes(archive.read(name))
 
 
-@pytest.mark.packaging
 def test_the_wheel_holds_the_package_and_one_compiled_core(wheel: Path, checkout: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -90,7 +91,6 @@ def test_the_wheel_holds_the_package_and_one_compiled_core(wheel: Path, checkout
     assert {name for name in held if not name.endswith(COMPILED)} == expected
 
 
-@pytest.mark.packaging
 def test_the_sdist_holds_what_builds_tests_and_explains(sdist: set[str], checkout: Path) -> None:
     expected = {"pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "noxfile.py"}
     expected |= {"README.md", "CHANGELOG.md", "LICENSE", "src/_core.pyx"}
@@ -106,7 +106,6 @@ def test_the_sdist_holds_what_builds_tests_and_explains(sdist: set[str], checkou
     assert not {name for name in sdist if name.endswith((*COMPILED, "_core.c", ".pyc"))}
 
 
-@pytest.mark.packaging
 def test_the_metadata_ask_for_nothing_beyond_python(wheel: Path) -> None:
     metadata = metadata_of(wheel)
 
@@ -117,7 +116,6 @@ def test_the_metadata_ask_for_nothing_beyond_python(wheel: Path) -> None:
     assert not [requirement for requirement in required if "extra ==" not in requirement]
 
 
-@pytest.mark.packaging
 def test_an_unpacked_wheel_runs_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

@@ -12,6 +12,8 @@ from flowcache.replay.source import TraceError
 from flowcache.replay.trace import Trace
 from harness.replay_support import HEADER
 
+pytestmark = pytest.mark.once
+
 
 def expect_named_and_skipped_alone(
     write: Callable[..., str], before: bytes, bad: bytes, after: bytes, complaint: str

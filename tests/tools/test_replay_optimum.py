@@ -11,6 +11,8 @@ from flowcache.replay.simulate import Settings, replay
 from flowcache.replay.trace import ADD, DELETE, READ, REPLACE, SET
 from harness.replay_support import keys_only, skewed_keys, trace_of
 
+pytestmark = pytest.mark.once
+
 
 def best_possible(keys: list[int], capacity: int) -> int:
     """The most hits of any choice of victims, found by a trial of all."""

@@ -23,6 +23,8 @@ from flowcache.replay.source import TraceError
 from flowcache.replay.trace import READ, SET
 from harness.replay_support import HEADER
 
+pytestmark = pytest.mark.once
+
 LINES = HEADER + "5,x,acme,10,get,0\n6,y,globex,,set,60\n6,x,acme,0,gets,\n"
 
 

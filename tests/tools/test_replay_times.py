@@ -11,6 +11,8 @@ from flowcache.replay.reading import Layout, read_trace
 from flowcache.replay.source import TraceError
 from flowcache.replay.trace import Trace
 
+pytestmark = pytest.mark.once
+
 EPOCH = 1_700_000_000
 
 

@@ -13,6 +13,8 @@ import pytest
 import flowcache
 from flowcache import _core
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = Path(__file__).parent / "typing" / "allowed.txt"
 

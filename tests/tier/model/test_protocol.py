@@ -8,6 +8,8 @@ from .explore import describe, explore
 from .protocol import MUTANTS, Protocol
 from .scenarios import SCENARIOS
 
+pytestmark = pytest.mark.once
+
 CAUGHT_IN = {
     "unfenced store here": "a read meets a clear",
     "no incarnation": "the record is lost",
