@@ -45,6 +45,7 @@
 #   check      everything recomputed
 # what users hold
 #   scopes     which tenant is current
+#   spares     views that were dropped, for the next ones
 #   namespace  Namespace: a table of contents
 #   awaitable  what awaiting a hit awaits
 #   fastcall   the hot calls, with their arguments taken apart by hand
@@ -176,6 +177,7 @@ include "_core/inspecting.pyx"
 include "_core/check.pyx"
 
 include "_core/scopes.pyx"
+include "_core/spares.pxd"
 include "_core/namespace.pyx"
 include "_core/awaitable.pyx"
 include "_core/fastcall.pyx"
