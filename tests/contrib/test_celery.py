@@ -119,3 +119,8 @@ def test_another_application_is_left_alone() -> None:
 
     with tenant("acme"):
         assert plain.delay().get() == "acme"
+
+
+def test_what_is_no_application_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^app: must be a Celery application, got str"):
+        install("crm")

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from flowcache import EntryTooHeavyError, Namespace, TenantNotSetError, _core
+from flowcache.coroutines import check_sync
 from flowcache.tenancy import current_tenant
 
 __all__ = ["ON_NO_TENANT", "TenantNamespaces", "add_or_warn", "set_many_or_warn", "set_or_warn"]
@@ -55,6 +56,8 @@ class TenantNamespaces:
                 f"{name_of('tenant')}: must be None, 'current' or a callable without arguments, "
                 f"got {tenant!r}"
             )
+        if callable(tenant):
+            check_sync(tenant, name_of("tenant"))
         if on_no_tenant not in ON_NO_TENANT:
             raise ValueError(
                 f"{name_of('on_no_tenant')}: must be 'raise' or 'shared', got {on_no_tenant!r}"

@@ -23,8 +23,11 @@ def install(app: Celery) -> None:
 
     A task without the header runs without a tenant, whichever tenant the worker served before. So
     does a task with an invalid header, and Celery logs the error. A task that runs eagerly keeps
-    the tenant of its caller. A second installation has no effect.
+    the tenant of its caller. A second installation has no effect. Raises ``TypeError`` for an
+    ``app`` that is no Celery application.
     """
+    if not isinstance(app, Celery):
+        raise TypeError(f"app: must be a Celery application, got {type(app).__name__}")
 
     def set_up(task: Any = None, **_: Any) -> None:
         if task.app is app and not task.request.is_eager:

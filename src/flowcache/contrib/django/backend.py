@@ -249,10 +249,13 @@ class FlowCache(BaseCache):
         """Remove the entries with a tag, of those that ``clear()`` reaches; return their number."""
         return self._namespaces.current().invalidate_tag(tag)
 
-    def delete_pattern(self, pattern: str, version: Any = None) -> int:
+    def delete_pattern(
+        self, pattern: str, version: Any = None, *, itersize: int | None = None
+    ) -> int:
         """Delete the keys that match a pattern (``*``, ``?``, ``[a-z]``); return their number.
 
-        Compares each key that ``clear()`` would reach.
+        Compares each key that ``clear()`` would reach. ``itersize``, the size of a scan's step in
+        django-redis, has no effect here.
         """
         if not isinstance(pattern, str):
             raise TypeError(f"pattern: must be a str, got {type(pattern).__name__}")
@@ -395,9 +398,11 @@ class FlowCache(BaseCache):
         """See :meth:`invalidate_tag`."""
         return self.invalidate_tag(tag)
 
-    async def adelete_pattern(self, pattern: str, version: Any = None) -> int:
+    async def adelete_pattern(
+        self, pattern: str, version: Any = None, *, itersize: int | None = None
+    ) -> int:
         """See :meth:`delete_pattern`."""
-        return self.delete_pattern(pattern, version)
+        return self.delete_pattern(pattern, version, itersize=itersize)
 
     async def aclose(self, **_: Any) -> None:
         """Do nothing, as ``close()`` does: the store belongs to the process, not to a request."""
