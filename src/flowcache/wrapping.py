@@ -122,7 +122,8 @@ def claim_key(wrapper: Cached[Any, Any], inner: Callable[..., Any]) -> None:
     """Raise `ValueError` if another function has the same `key=` in the same namespace.
 
     Each of the two would be answered with the other's results. The same function may be wrapped
-    again: its code is the same, or a reloaded module defines the name anew.
+    again, with the same arguments if it brings some: its code, and all that it holds, is the same,
+    or a reloaded module defines the name anew.
     """
     namespace, key = wrapper._namespace, wrapper._key
     if wrapper._tenants is not None:
@@ -131,17 +132,43 @@ def claim_key(wrapper: Cached[Any, Any], inner: Callable[..., Any]) -> None:
     if other is wrapper:
         return
     known = unfold(other.__wrapped__)[0]
-    code = getattr(inner, "__code__", inner)
     name, known_name = (
         f"{getattr(one, '__module__', None)}.{getattr(one, '__qualname__', None)}"
         for one in (inner, known)
     )
     is_reloaded = name == known_name and "<" not in name
-    if code is not getattr(known, "__code__", known) and not is_reloaded:
+    # A module that is reloaded has new functions, and they bring what the old ones brought.
+    parts = parts_of(known if is_reloaded else inner, wrapper._args, wrapper._kwargs)
+    if not are_same(parts, parts_of(known, other._args, other._kwargs)):
         raise ValueError(
             f"key: {shown(key)} is already the key of {known_name} in this namespace, "
             f"so {name} would be answered with its results"
         )
+
+
+PLAIN = (str, bytes, int, float, complex, bool, type(None))
+
+
+def parts_of(function: Callable[..., Any], args: Arguments, kwargs: Keywords) -> list[object]:
+    """Return what two functions have to have in common to do the same."""
+    parts: list[object] = [getattr(function, "__code__", function), *args]
+    named = {**(getattr(function, "__kwdefaults__", None) or {}), **kwargs}
+    parts += [part for item in sorted(named.items()) for part in item]
+    parts += getattr(function, "__defaults__", None) or ()
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            parts.append(cell.cell_contents)
+        except ValueError:
+            parts.append(GAP)  # Empty as yet.
+    return parts
+
+
+def are_same(parts: list[object], others: list[object]) -> bool:
+    """True if each part is the same object, or an equal number or text; runs no user code."""
+    return len(parts) == len(others) and all(
+        one is other or (type(one) is type(other) and type(one) in PLAIN and one == other)
+        for one, other in zip(parts, others, strict=True)
+    )
 
 
 def label_with_tags(label: str, tags: tuple[str, ...] | Callable[..., Any]) -> str:

@@ -176,8 +176,73 @@ def test_a_function_made_anew_by_the_same_code_keeps_its_key() -> None:
 
         return build
 
-    one, other = make("one"), make("other")
+    one, other = make("one"), make("one")
     assert one() == other() == "one"
+    with pytest.raises(ValueError, match=r"^key: 'report' is already the key of "):
+        make("other")
+
+
+class Service:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def report(self) -> str:
+        return self.name
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise OSError("an array, perhaps")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def holding(value: Any, how: str) -> Callable[[], Any]:
+    """A function of one code that holds the value in one of the ways there are."""
+
+    def closure() -> Any:
+        return value
+
+    def default(held: Any = value) -> Any:
+        return held
+
+    def keyword_default(*, held: Any = value) -> Any:
+        return held
+
+    ways: dict[str, Callable[[], Any]] = {
+        "closure": closure,
+        "default": default,
+        "keyword default": keyword_default,
+        "partial": partial(by_argument, value),
+        "partial by keyword": partial(dict, held=value),
+    }
+    return ways[how]
+
+
+@pytest.mark.parametrize(
+    "how", ["closure", "default", "keyword default", "partial", "partial by keyword"]
+)
+def test_functions_of_one_code_that_hold_different_things_are_two_functions(how: str) -> None:
+    cache = create_cache()
+    first_one = cache.wrap(holding("acme's", how), key="report")
+    kept = first_one()
+    with pytest.raises(ValueError, match=r"^key: "):
+        cache.wrap(holding("beta's", how), key="report")
+    assert cache.wrap(holding("acme's", how), key="report")() == kept == first_one()
+    odd = Incomparable()
+    other = cache.wrap(holding(odd, how), key="odd")
+    with pytest.raises(ValueError, match=r"^key: "):
+        cache.wrap(holding(Incomparable(), how), key="odd")
+    assert other.__wrapped__ is not None
+
+
+def test_a_method_of_another_object_is_another_function() -> None:
+    cache = create_cache()
+    acme, beta = Service("acme"), Service("beta")
+    kept = cache.wrap(acme.report, key="report")
+    assert cache.wrap(acme.report, key="report")() == kept() == "acme"
+    with pytest.raises(ValueError, match=r"^key: .*Service.report"):
+        cache.wrap(beta.report, key="report")
 
 
 def test_a_coroutine_as_a_value_is_refused() -> None:
