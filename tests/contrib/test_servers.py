@@ -21,7 +21,7 @@ from contrib.running import FRAMEWORKS, STARTS_WITHIN, Client, running, serving
 from harness.servers import server
 
 pytestmark = [
-    pytest.mark.packaging,
+    pytest.mark.once,
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn and prefork have no Windows"),
 ]
 
