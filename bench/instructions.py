@@ -50,6 +50,10 @@ roomy = create_cache(max_entries=None).namespace("tenant:acme")
 cached = create_cache().cached()(lambda contact: 1)
 for key in stored:
     cached(key)
+loading = create_cache(max_entries={SIZE}).cached()(lambda contact: 1)
+async def missing(keys, afetch, aload):
+    for key in keys:
+        await afetch(key, aload)
 now = 0
 ticking = create_cache(clock=lambda: now, default_ttl=1).namespace("tenant:acme")
 async def stale(keys):
@@ -85,6 +89,8 @@ CASES = {
     "cached function, hit": "for key in keys: cached(key)",
     "get_many of 100, a key": "for n in range(0, len(keys), 100): view.get_many(keys[n:n + 100])",
     "fetch that loads": "for key in new: fetch(key, load)",
+    "cached function that loads": "for key in new: loading(key)",
+    "afetch that loads": "asyncio.run(missing(new, afetch, aload))",
     "afetch, stale, with its load": "asyncio.run(stale(keys))",
     "namespace(...).get": "for key in keys: namespace('tenant:acme').get(key)",
     "set under pressure, 10 tenants": "crowd(10, new)",

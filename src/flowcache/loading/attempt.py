@@ -15,7 +15,17 @@ from flowcache.errors import LoadTimeoutError, RecursiveLoadError, TooManyLoadsE
 from flowcache.reports import shown
 
 from . import backoff, deadlock, pool
-from .load import ABANDONED, ABSENT, Load, Outcome, running_loop, wait_in_task, wait_in_thread
+from .load import (
+    ABANDONED,
+    ABSENT,
+    Load,
+    Outcome,
+    TaskWaiter,
+    leave,
+    running_loop,
+    wait_in_task,
+    wait_in_thread,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +109,25 @@ def attempt_in_thread(run: Run, key: Hashable, deadline: float | None) -> Outcom
 async def attempt_in_task(run: Run, key: Hashable, deadline: float | None) -> Outcome | None:
     """Lead or join one load, and suspend until it is settled; None: `deadline` came first."""
     try:
-        return await settle_in_task(run, begin(run, key), deadline)
+        load = begin(run, key)
+        if (
+            isinstance(load, Outcome)
+            or load.run is not run
+            or deadline is not None
+            or deadlock.current_load() is not None
+        ):
+            return await settle_in_task(run, load, deadline)
+        # It leads, and no loader waits for it: all else is of no use here.
+        run.start_task()
+        assert run.loop is not None
+        waiter = TaskWaiter(run.loop)
+        load.waiters[waiter] = None
+        try:
+            if load.outcome is None:
+                await waiter.future
+        finally:
+            leave(load, waiter)
+        return load.outcome
     except BaseException:
         run.withdraw()
         raise

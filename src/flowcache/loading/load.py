@@ -80,10 +80,10 @@ class Outcome:
         self,
         value: Any = None,
         error: BaseException | None = None,
+        loss: int = 0,
         *,
         leader: Leader | None = None,
         handled: BaseException | None = None,
-        loss: int = 0,
     ) -> None:
         self.value = value
         if loss:
@@ -174,22 +174,19 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs on this thread, or None."""
     # None runs where asyncio was not imported, and its import would take longer than all of ours.
     # On another thread it may be in the middle of it.
-    ask = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
-    if ask is None:
-        return None
-    try:
-        loop: asyncio.AbstractEventLoop = ask()
-    except RuntimeError:
-        return None
+    ask = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    loop: asyncio.AbstractEventLoop | None = None if ask is None else ask()
     return loop
 
 
 def own_loop() -> asyncio.AbstractEventLoop:
     """Return the event loop that runs the calling task; `RuntimeError` where none does."""
     # In trio's guest mode a loop of asyncio runs as well, and trio's tasks cannot wait for it.
-    in_trio_task = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_task", None)
-    if in_trio_task is None or not in_trio_task():
-        loop = running_loop()
+    trio = sys.modules.get("trio")
+    in_trio_task = trio and getattr(getattr(trio, "lowlevel", None), "in_trio_task", None)
+    ask = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    if ask is not None and not (in_trio_task and in_trio_task()):
+        loop: asyncio.AbstractEventLoop | None = ask()
         if loop is not None:
             return loop
     raise RuntimeError(

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from time import perf_counter
+from types import CoroutineType
 
 from flowcache._core import forks_since_import, is_plain, leave_room
 from flowcache.coroutines import is_awaitable, plain_result, refuse_one_use
@@ -337,7 +338,9 @@ class Run:
         try:
             try:
                 produced = self._produce()
-                if not is_plain(produced) and is_awaitable(produced):
+                if type(produced) is CoroutineType or (
+                    not is_plain(produced) and is_awaitable(produced)
+                ):
                     produced = await produced
             except Exception as failure:
                 self._fail_all(failure, perf_counter() - began)
@@ -490,12 +493,13 @@ class Run:
         except Exception as error:
             self._fail(load, error, seconds, counted)
             return
-        backoff.forget_failures(namespace, load.key)
+        if namespace._store().backs_off:
+            backoff.forget_failures(namespace, load.key)
         # Now that no call can join it any more.
-        load.settle(Outcome(value, loss=load.loss))
-        self._emit("load", load.key, value, None, seconds)
+        load.settle(Outcome(value, None, load.loss))
+        namespace._emit("load", load.key, None, value, None, seconds)
         if self.is_refresh or self.background:
-            self._emit("refresh", load.key, value, None, seconds)
+            namespace._emit("refresh", load.key, None, value, None, seconds)
 
     def _leave_out(self, load: Load) -> None:
         """End a load of a key that a batch loader left out: what it was to replace goes."""
@@ -517,7 +521,7 @@ class Run:
             backoff.note_failure(self.namespace, load.key)
         self.namespace._abandon(load, counted, failed=True)
         load.settle(Outcome(error=error, leader=self, handled=self.handled))
-        self._emit("load_error", load.key, None, error, seconds)
+        self.namespace._emit("load_error", load.key, None, None, error, seconds)
         if unseen:
             report(
                 "WARNING",
@@ -526,11 +530,6 @@ class Run:
                 error=error,
                 key=load.key,
             )
-
-    def _emit(
-        self, kind: str, key: Hashable, value: Any, error: BaseException | None, seconds: float
-    ) -> None:
-        self.namespace._emit(kind, key, None, value, error, seconds)
 
 
 def end_left(store: object) -> bool:

@@ -67,7 +67,12 @@ def aanswer(
     async def afetch() -> Any:
         loop = own_loop()
         call = Call(options, on_miss)
-        found = context.run(look_up, namespace, key, call, in_task=True)
+        if namespace._store().backs_off:
+            found = context.run(look_up, namespace, key, call, in_task=True)
+        else:
+            found = context.run(namespace._look_up, key, options)
+            if found is None and on_miss is not None:
+                on_miss()
         if found is None:
             in_place = key in call.in_place
             return await load_in_task(namespace, key, loader, call, context, loop, in_place)
@@ -126,7 +131,7 @@ def load_missing(namespace: Any, key: Hashable, loader: Loader, options: Options
 
 def settle_led(load: Load, value: Any) -> None:
     """Hand the value of a load that compiled code led to the calls that joined it."""
-    load.settle(Outcome(value, loss=load.loss))
+    load.settle(Outcome(value, None, load.loss))
 
 
 def finish_led(
