@@ -30,7 +30,7 @@ class Scene:
         self.place, _, nth = place.partition(" ")
         self.nth = int(nth or 1)
         self.act = act
-        self.done = False
+        self.done = True  # Until the scene is set.
         self.joining: list[Caller] = []
         self.cache: Cache[Any] = create_cache(
             clock=lambda: self.visit("clock") or 100.0,
@@ -40,6 +40,7 @@ class Scene:
             self.cache.subscribe(lambda event: self.visit(event.kind), kind)
         self.space = self.cache.namespace("tenant")
         self.cached = self.space.cached(tags="red")(lambda key: self.load())
+        self.done = False
 
     def load(self) -> str:
         self.visit("loader")
