@@ -193,8 +193,10 @@ class History:
 
     def begin_load(self, place: Place, running: Running) -> Load:
         value = Value(place, self.ticket(), is_load=True)
-        registered = self.registered.get(running, value.begin)
-        load = Load(value, registered, calling.get(), background=running.background)
+        # Compiled code tells not when it registers a load: it was after its call began.
+        call = calling.get()
+        registered = self.registered.get(running, value.begin if call is None else call.begin)
+        load = Load(value, registered, call, background=running.background)
         self.loads.append(load)
         self.runs[running] = load
         return load
