@@ -281,12 +281,13 @@ def test_on_the_thread_of_a_loop_that_it_blocks() -> None:
 @pytest.mark.parametrize("how", ["fetch", "cached"])
 def test_what_a_loader_may_return(how: str) -> None:
     cache = create_cache()
+    results: list[Any] = []
+    cached = cache.cached(key="k")(lambda: results[-1])
 
     def load(returned: Any) -> Any:
         cache.clear()
-        if how == "fetch":
-            return cache.fetch("k", lambda: returned)
-        return cache.cached(key="k")(lambda: returned)()
+        results.append(returned)
+        return cached() if how == "cached" else cache.fetch("k", lambda: returned)
 
     for value in (None, 0, [], {}, "x", object(), Loaded, range(3), iter):
         assert load(value) is value
