@@ -152,6 +152,47 @@ LOADING = {
         "`@ns.cached()` of a function of one argument, hit",
         "`functools.lru_cache`",
     ),
+    "test_current_tenant_get_beside_a_kept_namespace": (
+        "`get` of the current tenant, hit",
+        "`get` of a kept namespace",
+    ),
+    "test_current_tenant_fetch_beside_a_kept_namespace": (
+        "`fetch` of the current tenant, hit",
+        "`get` of a kept namespace",
+    ),
+    "test_current_tenant_cached_hit_beside_a_kept_namespace": (
+        "a cached function of the current tenant, hit",
+        "of a kept namespace",
+    ),
+    "test_tenant_argument_hit_beside_a_kept_namespace": (
+        '`@crm.cached(tenant="tenant_id")`, hit',
+        "a cached function of a kept namespace",
+    ),
+    "test_cached_hit_with_a_keyword_beside_lru_cache": (
+        "`@ns.cached()`, called with a keyword, hit",
+        "`functools.lru_cache`",
+    ),
+    "test_get_many_beside_a_loop_of_get[1000-0.65]": (
+        "`get_many` of 100, a key",
+        "`{key: ns.get(key) for key in keys}`",
+    ),
+    "test_get_many_beside_a_loop_of_get[100000-0.5]": (
+        "`get_many` of 100, a key, 100,000 entries",
+        "`{key: ns.get(key) for key in keys}`",
+    ),
+    "test_fetch_many_of_fresh_keys_beside_get_many": (
+        "`fetch_many` of 100, all fresh, a key",
+        "`get_many`",
+    ),
+    "test_afetch_many_of_fresh_keys_beside_get_many": (
+        "`await afetch_many(...)` of 100, all fresh, a key",
+        "`get_many`",
+    ),
+    "test_set_many_beside_a_loop_of_set[1000]": ("`set_many` of 100, a key", "a loop of `set`"),
+    "test_set_many_beside_a_loop_of_set[100000]": (
+        "`set_many` of 100, a key, 100,000 entries",
+        "a loop of `set`",
+    ),
 }
 
 
@@ -159,14 +200,15 @@ def loading_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield the claims of test_fetch.py, which records the target beside the ratio."""
     for name, (what, beside) in LOADING.items():
         case = results.case("fetch", name)
+        claim = what if "entries" in what else f"{what}, 1,000 entries"
         if case is None or "ratio" not in case:
-            yield f"{what}, 1,000 entries", beside, "", MISSING, ""
+            yield claim, beside, "", MISSING, ""
             continue
         times = case.get("nanoseconds", {})
         other = times.get(case["of"])
         ours = case["ratio"] * other
         yield (
-            f"{what}, 1,000 entries",
+            claim,
             beside,
             f"{case['most']}x",
             marked(case["ratio"], case["most"], "x"),

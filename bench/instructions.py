@@ -24,6 +24,7 @@ SIZE = 1_000
 PROLOGUE = f"""
 import asyncio, sys
 from flowcache import create_cache
+from flowcache.tenancy import current_tenant, tenant
 calls = int(sys.argv[1])
 cache = create_cache(max_entries={SIZE})
 view = cache.namespace("tenant:acme", default_ttl=3600)
@@ -47,13 +48,23 @@ def crowd(tenants, new):
     for n, key in enumerate(new):
         spaces[n * 7919 % tenants].set(key, 1)
 roomy = create_cache(max_entries=None).namespace("tenant:acme")
-cached = create_cache().cached()(lambda contact: 1)
+cached = create_cache(default_ttl=None).cached()(lambda contact: 1)
 for key in stored:
     cached(key)
 loading = create_cache(max_entries={SIZE}).cached()(lambda contact: 1)
 async def missing(keys, afetch, aload):
     for key in keys:
         await afetch(key, aload)
+crm = create_cache(default_ttl=None)
+mine = crm.for_current_tenant()
+current = mine.cached()(lambda contact: 1)
+argument = crm.cached(tenant="who")(lambda who, contact: 1)
+named = crm.cached()(lambda contact: 1)
+with tenant("acme"):
+    for key in stored:
+        mine.set(key, 1), current(key), argument("acme", key), named(contact=key)
+hundreds = [keys[n:n + 100] for n in range(0, calls, 100)]
+current_tenant.set("acme")
 now = 0
 ticking = create_cache(clock=lambda: now, default_ttl=1).namespace("tenant:acme")
 async def stale(keys):
@@ -87,7 +98,15 @@ CASES = {
     "fetch, hit": "for key in keys: fetch(key, load)",
     "afetch, hit, not awaited": "for key in keys: afetch(key, aload)",
     "cached function, hit": "for key in keys: cached(key)",
-    "get_many of 100, a key": "for n in range(0, len(keys), 100): view.get_many(keys[n:n + 100])",
+    "get_many of 100, a key": "for some in hundreds: view.get_many(some)",
+    "fetch_many, fresh, a key": "for some in hundreds: view.fetch_many(some, load)",
+    "afetch_many, fresh, a key": "for some in hundreds: view.afetch_many(some, aload)",
+    "set_many of 100, a key": "for some in hundreds: view.set_many(dict.fromkeys(some, 1))",
+    "current tenant: get, hit": "for key in keys: mine.get(key)",
+    "current tenant: fetch, hit": "for key in keys: mine.fetch(key, load)",
+    "current tenant: cached, hit": "for key in keys: current(key)",
+    "cached(tenant=), hit": "for key in keys: argument('acme', key)",
+    "cached function, a keyword": "for key in keys: named(contact=key)",
     "fetch that loads": "for key in new: fetch(key, load)",
     "cached function that loads": "for key in new: loading(key)",
     "afetch that loads": "asyncio.run(missing(new, afetch, aload))",

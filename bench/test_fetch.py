@@ -29,6 +29,7 @@ import theine
 from async_lru import alru_cache
 
 from flowcache import create_cache
+from flowcache.tenancy import tenant
 
 KEYS = [f"contacts:{number}" for number in range(1_000)]
 TTL = 300
@@ -91,6 +92,60 @@ def awaited_with(call: Callable[[str, Any], Any], loader: Any) -> Timed:
         for key in KEYS:
             await call(key, loader)
         return (perf_counter() - begun) / len(KEYS)
+
+    return once
+
+
+def timed_for(call: Callable[[str, str], Any]) -> Timed:
+    """A contestant whose calls name their tenant."""
+
+    async def once() -> float:
+        begun = perf_counter()
+        for key in KEYS:
+            call("acme", key)
+        return (perf_counter() - begun) / len(KEYS)
+
+    return once
+
+
+def timed_by_name(call: Callable[..., Any]) -> Timed:
+    """A contestant that is given its argument by keyword."""
+
+    async def once() -> float:
+        begun = perf_counter()
+        for key in KEYS:
+            call(key=key)
+        return (perf_counter() - begun) / len(KEYS)
+
+    return once
+
+
+def in_hundreds(keys: list[str]) -> list[list[str]]:
+    return [keys[at : at + 100] for at in range(0, len(keys), 100)]
+
+
+def timed_in_hundreds(call: Callable[[list[str]], Any], keys: list[str]) -> Timed:
+    """A contestant that takes a hundred keys a call; seconds a key."""
+    batches = in_hundreds(keys)
+
+    async def once() -> float:
+        begun = perf_counter()
+        for batch in batches:
+            call(batch)
+        return (perf_counter() - begun) / len(keys)
+
+    return once
+
+
+def awaited_in_hundreds(call: Callable[[list[str]], Any], keys: list[str]) -> Timed:
+    """The same, awaited."""
+    batches = in_hundreds(keys)
+
+    async def once() -> float:
+        begun = perf_counter()
+        for batch in batches:
+            await call(batch)
+        return (perf_counter() - begun) / len(keys)
 
     return once
 
@@ -246,3 +301,136 @@ def test_cached_sync_hit_beside_others(contest: Contest, ns: Any) -> None:
             cached(key)
         contest.enter(**{name: timed(cached)})
     contest.claim("flowcache", 1.5, "lru_cache", ROUNDS_AMONG_RIVALS)
+
+
+# The current tenant, and the tenant as an argument
+
+
+def test_current_tenant_get_beside_a_kept_namespace(contest: Contest) -> None:
+    crm = create_cache(default_ttl=TTL)
+    kept, mine = crm.namespace("tenant:acme"), crm.for_current_tenant()
+    rival: Any = cachebox.TTLCache(2_000, TTL)
+    for key in KEYS:
+        kept.set(key, key)
+        rival.insert(("acme", key), key)
+    contest.enter(
+        get=timed(kept.get),
+        current=timed(mine.get),
+        cachebox_of_pairs=timed_for(lambda who, key: rival.get((who, key))),
+    )
+    with tenant("acme"):
+        contest.claim("current", 4.0, "get")
+
+
+def test_current_tenant_fetch_beside_a_kept_namespace(contest: Contest) -> None:
+    crm = create_cache(default_ttl=TTL)
+    kept, mine = crm.namespace("tenant:acme"), crm.for_current_tenant()
+    for key in KEYS:
+        kept.set(key, key)
+    contest.enter(get=timed(kept.get), current=timed_with(mine.fetch, load))
+    with tenant("acme"):
+        contest.claim("current", 4.0, "get")
+
+
+def test_current_tenant_cached_hit_beside_a_kept_namespace(contest: Contest) -> None:
+    crm = create_cache(default_ttl=TTL)
+    fixed = crm.namespace("tenant:acme").wrap(str.upper)
+    current = crm.for_current_tenant().wrap(str.lower)
+    contest.enter(fixed=timed(fixed), current=timed(current))
+    with tenant("acme"):
+        for key in KEYS:
+            fixed(key), current(key)
+        contest.claim("current", 5.0, "fixed")
+
+
+def test_tenant_argument_hit_beside_a_kept_namespace(contest: Contest) -> None:
+    crm = create_cache(default_ttl=TTL)
+
+    def contacts(who: str, key: str) -> str:
+        return key
+
+    fixed = crm.namespace("tenant:acme").wrap(contacts)
+    argument = crm.wrap(contacts, tenant="who")
+    rivals = {
+        "lru_cache": functools.lru_cache(maxsize=2_000)(contacts),
+        "cachetools": cachetools.cached(cachetools.TTLCache(2_000, ttl=TTL))(contacts),
+        "cachebox": cachebox.cached(cachebox.TTLCache(2_000, TTL))(contacts),
+    }
+    contest.enter(fixed=timed_for(fixed), argument=timed_for(argument))
+    contest.enter(**{name: timed_for(rival) for name, rival in rivals.items()})
+    for key in KEYS:
+        for call in (fixed, argument, *rivals.values()):
+            call("acme", key)
+    contest.claim("argument", 6.0, "fixed")
+
+
+# Keywords
+
+
+def test_cached_hit_with_a_keyword_beside_lru_cache(contest: Contest, ns: Any) -> None:
+    def contacts(key: str) -> str:
+        return key
+
+    rivals = {
+        "flowcache": ns.cached()(contacts),
+        "lru_cache": functools.lru_cache(maxsize=2_000)(contacts),
+        "cachetools": cachetools.cached(cachetools.TTLCache(2_000, ttl=TTL))(contacts),
+        "cachebox": cachebox.cached(cachebox.TTLCache(2_000, TTL))(contacts),
+    }
+    for name, cached in rivals.items():
+        for key in KEYS:
+            cached(key=key)
+        contest.enter(**{name: timed_by_name(cached)})
+    contest.claim("flowcache", 2.0, "lru_cache")
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("entries", "most"), [(1_000, 0.65), (100_000, 0.5)])
+def test_get_many_beside_a_loop_of_get(contest: Contest, entries: int, most: float) -> None:
+    ns = create_cache(default_ttl=TTL, max_entries=None).namespace("tenant:acme")
+    ns.set_many({f"contacts:{number}": number for number in range(entries)})
+    chosen = random.Random(7).sample(range(entries), min(entries, 20_000))
+    keys = [f"contacts:{number}" for number in chosen]
+    contest.enter(
+        loop=timed_in_hundreds(lambda batch: {key: ns.get(key) for key in batch}, keys),
+        get_many=timed_in_hundreds(ns.get_many, keys),
+    )
+    contest.claim("get_many", most, "loop")
+
+
+def test_fetch_many_of_fresh_keys_beside_get_many(contest: Contest, ns: Any) -> None:
+    contest.enter(
+        get_many=timed_in_hundreds(ns.get_many, KEYS),
+        fetch_many=timed_in_hundreds(lambda batch: ns.fetch_many(batch, load), KEYS),
+    )
+    contest.claim("fetch_many", 1.3, "get_many")
+
+
+def test_afetch_many_of_fresh_keys_beside_get_many(contest: Contest, ns: Any) -> None:
+    contest.enter(
+        get_many=timed_in_hundreds(ns.get_many, KEYS),
+        afetch_many=awaited_in_hundreds(lambda batch: ns.afetch_many(batch, aload), KEYS),
+    )
+    contest.claim("afetch_many", 2.0, "get_many")
+
+
+@pytest.mark.parametrize("entries", [1_000, 100_000])
+def test_set_many_beside_a_loop_of_set(contest: Contest, entries: int) -> None:
+    ns = create_cache(default_ttl=TTL, max_entries=None).namespace("tenant:acme")
+    ns.set_many({f"contacts:{number}": number for number in range(entries)})
+    chosen = random.Random(7).sample(range(entries), min(entries, 20_000))
+    keys = [f"contacts:{number}" for number in chosen]
+
+    batches = {batch[0]: dict.fromkeys(batch, 1) for batch in in_hundreds(keys)}
+
+    def loop(batch: list[str]) -> None:
+        for key in batch:
+            ns.set(key, 1)
+
+    contest.enter(
+        loop=timed_in_hundreds(loop, keys),
+        set_many=timed_in_hundreds(lambda batch: ns.set_many(batches[batch[0]]), keys),
+    )
+    contest.claim("set_many", 1.0, "loop")

@@ -106,7 +106,7 @@
 #    load before, for that may run __eq__; one that has begun since is marked by its hash alone.
 
 cimport cython
-from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_Items
+from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_Items, PyDict_Next
 from cpython.list cimport PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_AsUnsignedLong
 from cpython.object cimport Py_EQ, PyCallable_Check, PyTypeObject

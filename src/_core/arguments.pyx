@@ -30,6 +30,8 @@ cdef extern from *:
     bint PyTuple_CheckExact(PyObject* o)
     PyObject* PyTuple_GET_ITEM(PyObject* names, Py_ssize_t n)
     PyObject** tuple_items "&PyTuple_GET_ITEM"(PyObject* tuple, int first)
+    object PyTuple_New(Py_ssize_t n)
+    void PyTuple_SET_ITEM(object made, Py_ssize_t n, object item)
     Py_ssize_t PyTuple_GET_SIZE(PyObject* names)
 
 

@@ -74,6 +74,7 @@ cdef extern from *:
     }
     static PyMethodDef flowcache_fast_get, flowcache_fast_set, flowcache_fast_fetch;
     static PyMethodDef flowcache_fast_afetch, flowcache_fast_namespace;
+    static PyMethodDef flowcache_fast_fetch_many, flowcache_fast_afetch_many;
     """
     bint has_name "flowcache_has_name"(PyObject* names, PyObject* wanted)
     object pass_on "flowcache_pass_on"(PyObject* function, PyObject* me, PyObject** args,
@@ -89,6 +90,8 @@ cdef extern from *:
     void* fast_fetch "&flowcache_fast_fetch"
     void* fast_afetch "&flowcache_fast_afetch"
     void* fast_namespace "&flowcache_fast_namespace"
+    void* fast_fetch_many "&flowcache_fast_fetch_many"
+    void* fast_afetch_many "&flowcache_fast_afetch_many"
 
 
 cdef object slow_get = Namespace.get
@@ -96,6 +99,8 @@ cdef object slow_set = Namespace.set
 cdef object slow_fetch = Namespace.fetch
 cdef object slow_afetch = Namespace.afetch
 cdef object slow_namespace = Namespace.namespace
+cdef object slow_fetch_many = Namespace.fetch_many
+cdef object slow_afetch_many = Namespace.afetch_many
 cdef str TTL_NAME = "ttl"
 cdef str TAGS_NAME = "tags"
 cdef str STALE_NAME = "stale"
@@ -219,6 +224,39 @@ cdef object namespace_namespace(PyObject* me, PyObject** args, Py_ssize_t nargs,
     return pass_on(<PyObject*>slow_namespace, me, args, nargs, names)
 
 
+cdef object fetch_listed(PyObject* me, PyObject** args, PyObject* names, bint is_async):
+    """Answer from what is held. For the rest, what was found goes on to the face."""
+    cdef Namespace view = <Namespace>me
+    cdef tuple keys = keys_checked(<object>args[0])
+    cdef dict missing = {}
+    cdef dict found
+    # Checked first: a call that is refused changes no count.
+    cdef Options options = options_named("afetch_many" if is_async else "fetch_many", names,
+                                         args + 2)
+    node_guard(view.store, view.node)
+    found = look_fresh(view.store, view.node, keys, missing)
+    if found is not None and not missing:
+        return ready_of(found) if is_async else found
+    load = face.afetch_rest if is_async else face.fetch_rest
+    return load(view, keys, <object>args[1], options, found, missing)
+
+
+cdef object namespace_fetch_many(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    if nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD):
+        is_async = loader_is_async(args[1])
+        if is_async or PyCallable_Check(<object>args[1]):
+            return fetch_listed(me, args, names, is_async)
+    return pass_on(<PyObject*>slow_fetch_many, me, args, nargs, names)
+
+
+cdef object namespace_afetch_many(PyObject* me, PyObject** args, Py_ssize_t nargs,
+                                  PyObject* names):
+    if (nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD)
+            and PyCallable_Check(<object>args[1])):
+        return fetch_listed(me, args, names, True)
+    return pass_on(<PyObject*>slow_afetch_many, me, args, nargs, names)
+
+
 cdef int fastcall_install() except -1:
     """Put the functions of this room in the places of the methods that they speed up."""
     cdef PyTypeObject* view = type_of(Namespace)
@@ -227,4 +265,6 @@ cdef int fastcall_install() except -1:
     method_replace(view, fast_fetch, slow_fetch, <void*>namespace_fetch)
     method_replace(view, fast_afetch, slow_afetch, <void*>namespace_afetch)
     method_replace(view, fast_namespace, slow_namespace, <void*>namespace_namespace)
+    method_replace(view, fast_fetch_many, slow_fetch_many, <void*>namespace_fetch_many)
+    method_replace(view, fast_afetch_many, slow_afetch_many, <void*>namespace_afetch_many)
     return 0

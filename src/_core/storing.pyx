@@ -459,29 +459,74 @@ cdef object set_default(Store store, Node* node, object key, object default):
     return default
 
 
+cdef void buckets_ask(Core* core, uint32_t* hashes, Py_ssize_t count) noexcept:
+    """Ask for the buckets of keys that are stored next."""
+    cdef Py_ssize_t n
+    lock_acquire(&core.lock)
+    for n in range(count):
+        table_ask(&core.table, hashes[n])
+    lock_release(&core.lock)
+
+
 cdef object set_many(Store store, Node* node, dict items, object ttl, object tags, object stale,
                      object sliding=None, object jitter=None):
     """Store each item of a dict of the caller's own; all are checked before any is stored."""
     cdef Terms terms
     cdef double slides = sliding_of(sliding), part = jitter_of(jitter), seconds
+    cdef Core* core = &store.core
+    cdef uint32_t[FEW_KEYS] few
+    cdef uint32_t* hashes = few
+    cdef PyObject* given[2]
+    cdef PyObject** names = NULL
+    cdef PyObject* dropped[2]
+    cdef Py_ssize_t n = 0, at = 0, count = len(items), n_names = 0
+    cdef list weights = None
+    cdef bint plain
     node_guard(store, node)
     terms_of(store, node, &terms, ttl, stale)
     seconds = terms.ttl
     tags = None if tags is () else tags_checked(tags)
-    pairs = PyDict_Items(items)
-    hashes = []
-    weights = []
-    for key, _ in pairs:
-        hashes.append(key_hash(node, key))
-    for key, value in pairs:
-        weights.append(weigh(store, key, value))
-    if terms.ttl > 0:
-        for weight in weights:
-            node_check_weight(node, <int64_t>weight)
-    for (key, value), hash, weight in zip(pairs, hashes, weights):
-        terms.weight = weight
-        terms.ttl = ttl_drawn(&store.core, seconds, part)
-        put(store, node, key, value, &terms, <tuple>tags, <uint32_t>hash, None, slides)
+    if tags is not None:
+        names, n_names = tuple_items(<PyObject*>tags, 0), len(<tuple>tags)
+    plain = store.weigher is None and terms.grace == 0 and slides == 0
+    if count > FEW_KEYS:
+        hashes = <uint32_t*>malloc(count * sizeof(uint32_t))
+        if hashes == NULL:
+            raise MemoryError()
+    try:
+        while n < count and PyDict_Next(items, &at, &given[0], &given[1]):
+            key = <object>given[0]                # held: hashing it may run code
+            hashes[n] = key_hash(node, key)
+            n += 1
+        count = n
+        if store.weigher is not None:
+            weights = []
+            for key, value in PyDict_Items(items):
+                weights.append(weigh(store, key, value))
+            if terms.ttl > 0:
+                for weight in weights:
+                    node_check_weight(node, <int64_t>weight)
+        n = 0
+        at = 0
+        while n < count and PyDict_Next(items, &at, &given[0], &given[1]):
+            key = <object>given[0]
+            value = <object>given[1]
+            if n % AHEAD == 0:
+                buckets_ask(core, hashes + n, min(count - n, <Py_ssize_t>AHEAD))
+            dropped[0] = NULL
+            dropped[1] = NULL
+            terms.ttl = ttl_drawn(core, seconds, part)
+            if plain and store_put_plain(store, node, given[0], given[1], terms.ttl, names, n_names,
+                                         dropped):
+                Py_XDECREF(dropped[0])            # what Entry.value owned
+                Py_XDECREF(dropped[1])            # what Entry.key owned
+            else:
+                terms.weight = 0 if weights is None else weights[n]
+                put(store, node, key, value, &terms, <tuple>tags, hashes[n], None, slides)
+            n += 1
+    finally:
+        if hashes != few:
+            free(hashes)
 
 
 cdef bint retime(Store store, Node* node, object key, object ttl) except -1:

@@ -14,8 +14,6 @@
 
 cdef extern from "Python.h":
     object PyMethod_New(object function, object instance)
-    object PyTuple_New(Py_ssize_t n)
-    void PyTuple_SET_ITEM(object made, Py_ssize_t n, object item)
 
 cdef extern from *:
     """

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flowcache import Cache, FlowcacheError, Loaded, Namespace, create_cache
+from flowcache.tenancy import tenant
 
 
 class BoomError(Exception):
@@ -170,6 +171,23 @@ def cached(s: Scene) -> Any:
     return function(s.key()), function(s.key()), function.invalidate(s.key())
 
 
+def cached_with_keywords(s: Scene) -> Any:
+    function = s.place.cached(tags="red")(lambda key, *, also: s.load())
+    return [function(s.key(), also=s.key("a")) for _ in range(2)]
+
+
+def cached_by_tenant(s: Scene) -> Any:
+    function = s.cache.cached(tenant="who", path=lambda who: who)(lambda key, who: s.load())
+    return [function(s.key(), "tenant") for _ in range(2)]
+
+
+def for_the_current_tenant(s: Scene) -> Any:
+    mine = s.cache.for_current_tenant(lambda who: who)
+    function = mine.cached()(lambda key: s.load())
+    with tenant("tenant"):
+        return mine.get(s.key()), mine.fetch(s.key("x"), s.load), function(s.key())
+
+
 CALLS: dict[str, Callable[[Scene], Any]] = {
     "get": lambda s: s.place.get(s.key()),
     "get, missing": lambda s: s.place.get(s.key("x")),
@@ -222,6 +240,14 @@ CALLS: dict[str, Callable[[Scene], Any]] = {
     "afetch, held": lambda s: asyncio.run(awaited(s.place.afetch(s.key(), s.load_async))),
     "refresh": lambda s: s.place.refresh(s.key(), s.load),
     "fetch_many": lambda s: s.place.fetch_many(s.several(s.key(), s.key("x")), s.load_many),
+    "fetch_many, held": lambda s: s.place.fetch_many((s.key(), "text", s.key("a")), s.load_many),
+    "afetch_many, held": lambda s: asyncio.run(
+        awaited(s.place.afetch_many(["text", s.key(), s.key("b")], s.load_many))
+    ),
+    "set_many, text": lambda s: s.place.set_many({"text": Value(s), "new": Value(s)}),
+    "cached, with keywords": cached_with_keywords,
+    "cached, by tenant": cached_by_tenant,
+    "current tenant": for_the_current_tenant,
     "cached": cached,
     "drop": lambda s: s.__dict__.update(cache=None, place=None),
 }

@@ -15,7 +15,7 @@ Each module imports only those that stand before it:
 """
 
 from .backoff import forget_failures
-from .batch import afetch_many, fetch_many
+from .batch import afetch_many, afetch_rest, fetch_many, fetch_rest
 from .deadlock import block_loop, unblock_loop
 from .load import ABANDONED, wake
 from .options import Loaded
@@ -38,10 +38,12 @@ __all__ = [
     "aanswer",
     "afetch",
     "afetch_many",
+    "afetch_rest",
     "arefresh",
     "block_loop",
     "fetch",
     "fetch_many",
+    "fetch_rest",
     "finish_led",
     "forget_failures",
     "load_anew",

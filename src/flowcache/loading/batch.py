@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     BatchLoader = Callable[[list[Any]], Any]
 
-__all__ = ["afetch_many", "fetch_many"]
+__all__ = ["afetch_many", "afetch_rest", "fetch_many", "fetch_rest"]
 
 
 def fetch_many(
@@ -34,7 +34,29 @@ def fetch_many(
     if is_async(loader):
         return afetch_many(namespace, keys, loader, **options)
     check_loader(loader)
-    batch = Batch(namespace, keys, loader, Call(Options("fetch_many", options)))
+    checked = Options("fetch_many", options)
+    return fetch_rest(namespace, tuple(_core.listed_keys(keys)), loader, checked, None, {})
+
+
+def afetch_many(
+    namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
+) -> Awaitable[dict[Any, Any]]:
+    """Await a dict of `keys`; `loader` is called once, with those that no other call loads."""
+    check_loader(loader)
+    checked = Options("afetch_many", options)
+    return afetch_rest(namespace, tuple(_core.listed_keys(keys)), loader, checked, None, {})
+
+
+def fetch_rest(
+    namespace: Any,
+    keys: tuple[Hashable, ...],
+    loader: BatchLoader,
+    options: Options,
+    found: dict[Hashable, Any] | None,
+    missing: dict[Hashable, None],
+) -> Any:
+    """Answer a `fetch_many` of which the core has found some keys; `None`: it has not looked."""
+    batch = Batch(namespace, keys, loader, Call(options), found=found, missing=missing)
     deadline = batch.call.deadline()
     batch.look_up_all(None)
     while batch.missing:
@@ -54,13 +76,17 @@ def fetch_many(
     return batch.result()
 
 
-def afetch_many(
-    namespace: Any, keys: Iterable[Hashable], loader: BatchLoader, /, **options: Any
+def afetch_rest(
+    namespace: Any,
+    keys: tuple[Hashable, ...],
+    loader: BatchLoader,
+    options: Options,
+    found: dict[Hashable, Any] | None,
+    missing: dict[Hashable, None],
 ) -> Awaitable[dict[Any, Any]]:
-    """Await a dict of `keys`; `loader` is called once, with those that no other call loads."""
-    check_loader(loader)
-    call = Call(Options("afetch_many", options))
-    batch = Batch(namespace, keys, loader, call, copy_context())
+    """Answer an `afetch_many` likewise."""
+    context = copy_context()
+    batch = Batch(namespace, keys, loader, Call(options), context, found=found, missing=missing)
 
     async def afetch_many() -> dict[Any, Any]:
         loop = own_loop()
@@ -92,19 +118,24 @@ class Batch:
     def __init__(
         self,
         namespace: Any,
-        keys: Iterable[Hashable],
+        keys: tuple[Hashable, ...],
         loader: BatchLoader,
         call: Call,
         context: Context | None = None,
+        *,
+        found: dict[Hashable, Any] | None,
+        missing: dict[Hashable, None],
     ) -> None:
         self.namespace = namespace
         self.loader = loader
         self.call = call
         self.context = context
         """That of an async call, in which the loader runs; None: that of the running code."""
-        self.keys = list(dict.fromkeys(_core.listed_keys(keys)))
+        self.keys = keys
+        self.unseen = dict.fromkeys(keys) if found is None else missing
+        """The keys that are still to be looked up."""
         self.missing: dict[Hashable, None] = {}
-        self.found: dict[Hashable, Any] = {}
+        self.found: dict[Hashable, Any] = {} if found is None else found
 
     def new_run(self, loop: Loop | None, *, is_background: bool = False) -> Run:
         return Run(
@@ -120,7 +151,7 @@ class Batch:
     def look_up_all(self, loop: Loop | None) -> None:
         """Find what is held; what is due is loaded behind it, by one more call of the loader."""
         due = []
-        for key in self.keys:
+        for key in self.unseen:
             if self.context is None:
                 found = look_up(self.namespace, key, self.call)
             else:
