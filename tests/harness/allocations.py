@@ -21,6 +21,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain, repeat
 from typing import Any
 
 from flowcache import Limits, Loaded, create_cache
@@ -143,6 +144,10 @@ ONE = {
 SEVERAL = {
     "afetch, held": lambda s: drive(s.place.afetch(s.known[0], object)),
     "get_many": lambda s: s.place.get_many(iter(s.known)),
+    "get_many, more": lambda s: s.place.get_many(chain(s.known, range(300))),
+    "fetch_many, held": lambda s: s.place.fetch_many(iter(s.known), object),
+    "afetch_many, held": lambda s: drive(s.place.afetch_many(iter(s.known), object)),
+    "set_many, more": lambda s: s.place.set_many(zip(chain(s.new, range(300)), repeat(1))),
     "set_many": lambda s: s.place.set_many(dict(zip(s.new, s.values, strict=True)), tags="new"),
     "delete_many": lambda s: s.place.delete_many(iter(s.known)),
     "update": lambda s: s.place.update(zip(s.new, s.values, strict=True)),
@@ -164,6 +169,10 @@ FACE = {
         iter(s.new), lambda keys: dict.fromkeys(keys, s.values[0])
     ),
     "cached": lambda s: s.place.cached(ttl=5)(lambda key: s.values[0])(s.new[0]),
+    "cached, a keyword": lambda s: s.place.cached()(lambda key: s.values[0])(key=s.new[0]),
+    "cached, by tenant": lambda s: s.cache.cached(tenant="who")(lambda who, key: s.values[0])(
+        "tenant", key=s.new[0]
+    ),
 }
 """Calls that Python code takes part in; not those of asyncio, whose tasks never end where a step of
 theirs has no memory. What they keep is not judged: CPython 3.11 itself leaks the arguments of a

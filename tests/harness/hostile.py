@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flowcache import FlowcacheError, Limits, Loaded, create_cache
+from flowcache.tenancy import tenant
 
 DEEPEST = 4
 """Calls within calls by guests; deeper guests are harmless."""
@@ -335,12 +336,23 @@ class World:
             ready.close()
 
     def called(self, view: Any) -> None:
-        cached = view.cached(tags=self.tags(), **self.patience())(self.square)
+        by_tenant = {"tenant": "who", "path": lambda who: who} if self.draw(2) else {}
+        cached = view.cached(tags=self.tags(), **by_tenant, **self.patience())(self.square)
         for _ in range(1 + self.draw(3)):
-            cached(self.key())
+            if self.draw(2):
+                cached(self.key())
+            else:
+                cached(also=self.key(), key=self.key(), who=f"n{self.draw(5)}")
         (cached.cache_info, cached.cache_clear, cached.cache_info)[self.draw(3)]()
 
-    def square(self, key: Any) -> Any:
+    def current(self, view: Any) -> None:
+        mine = view.for_current_tenant(lambda who: (who,) if self.draw(2) else who)
+        with tenant(f"n{self.draw(5)}"):
+            self.fetch(mine)
+            mine.get(self.key())
+            mine.set(self.key(), self.value())
+
+    def square(self, key: Any, who: str = "n1", also: Any = None) -> Any:
         self.visit("loader")
         return self.value()
 
@@ -436,6 +448,7 @@ CALLS: list[Callable[[World, Any], Any]] = [
     lambda w, v: v.ttl(w.key()),
     lambda w, v: v.incr(w.key(), 1),
     lambda w, v: v.get_many(w.yielding([w.key(), w.key()])),
+    lambda w, v: v.get_many([w.key() for _ in range(w.draw(90))]),
     lambda w, v: v.set_many({w.key(): w.value(), w.key(): w.value()}, tags=w.tags()),
     lambda w, v: v.delete_many(w.yielding([w.key(), w.key()])),
     lambda w, v: v.setdefault(w.key(), w.value()),
@@ -463,6 +476,7 @@ CALLS: list[Callable[[World, Any], Any]] = [
         w.yielding([w.key(), w.key()]), w.load_many, tags=w.tags(), **w.patience()
     ),
     World.called,
+    World.current,
     World.begin,
     World.begin,
     World.configure,
