@@ -13,7 +13,12 @@ is known whether one ended before the other began. When a round is over, its his
   call began; nor another key's, nor another namespace's.
 - Every call comes back, and no load is left behind.
 - A loader's exception reaches all calls that waited for that load and no other, each as an object
-  of its own; an interrupt reaches its leader alone; no call is cancelled by another.
+  of its own; an interrupt, or another exception that is no `Exception`, reaches its leader alone;
+  no call is cancelled by another.
+- A tag that some calls bear beside the others counts from the moment at which such a call leads a
+  load, or joins one: for what is stored, and for what such a call is handed.
+- A value that is not to be kept is handed to those that waited for it alone, and what it was to
+  replace is not served afterwards.
 
 What was written is its own record: the value of a load or a write is the object that says when it
 was made. Who waited for which load is seen by standing in front of the two functions that wait.
@@ -85,6 +90,17 @@ class Struck(KeyboardInterrupt):
         self.raised = object()
 
 
+class Foreign(BaseException):
+    """What a killed greenlet or the time-out of a task runner raises: no `Exception`."""
+
+    def __init__(self, *about: object) -> None:
+        super().__init__(*about)
+        self.raised = object()
+
+
+STRIKES = (Struck, Foreign)
+
+
 def what_was_raised(error: BaseException | None) -> object:
     """Return the same for copies of one exception: each caller raises one of its own."""
     return getattr(error, "raised", error)
@@ -93,13 +109,14 @@ def what_was_raised(error: BaseException | None) -> object:
 class Value:
     """What a load or a write produced, and when."""
 
-    __slots__ = ("begin", "end", "is_load", "place")
+    __slots__ = ("begin", "end", "is_kept", "is_load", "place")
 
     def __init__(self, place: Place, begin: int, *, is_load: bool) -> None:
         self.place = place
         self.begin = begin
         self.end = sys.maxsize
         self.is_load = is_load
+        self.is_kept = True
 
     def __repr__(self) -> str:
         kind = "load" if self.is_load else "write"
@@ -134,6 +151,7 @@ class Call:
         "error",
         "falls_back",
         "found",
+        "mark",
         "nested",
         "timeout",
     )
@@ -146,6 +164,8 @@ class Call:
         self.cancelled = False
         self.timeout = False
         self.falls_back = False
+        self.mark: str | None = None
+        """A tag that it bears beside those of its key."""
         self.nested = nested
         self.blocks_loop = blocks_loop
 
@@ -185,6 +205,9 @@ class History:
         Each tag of `match="all"` counts as lost: the load may yet turn out to bear the others.
         """
 
+        self.marked: list[tuple[int, int, str, str]] = []
+        """Invalidations of the tags that some calls bear: begin, end, namespace, tag."""
+
     # Recording
 
     def end(self, call: Call) -> None:
@@ -193,10 +216,10 @@ class History:
 
     def begin_load(self, place: Place, running: Running) -> Load:
         value = Value(place, self.ticket(), is_load=True)
-        # Compiled code tells not when it registers a load: it was after its call began.
-        call = calling.get()
-        registered = self.registered.get(running, value.begin if call is None else call.begin)
-        load = Load(value, registered, call, background=running.background)
+        leader = calling.get()
+        # Compiled code registers without a call that could be watched, some time after the call.
+        registered = self.registered.get(running, value.begin if leader is None else leader.begin)
+        load = Load(value, registered, leader, background=running.background)
         self.loads.append(load)
         self.runs[running] = load
         return load
@@ -262,6 +285,88 @@ class History:
                 covering[name, key].append((begin, end))
         self.verify_loads(covering)
         self.verify_errors()
+        self.verify_marks()
+        self.verify_not_kept()
+
+    def waited_for(self) -> dict[Value, set[Call]]:
+        """By what was loaded: the calls that waited for that load, or led it."""
+        waited: dict[Value, set[Call]] = defaultdict(set)
+        for call, running, outcome in self.waits:
+            load = self.runs.get(running)
+            if load is not None and outcome is not None:
+                waited[load.value].add(call)
+        for load in self.loads:
+            if load.leader is not None:
+                waited[load.value].add(load.leader)
+        return waited
+
+    def found(self) -> Iterator[tuple[Call, Value]]:
+        for call in self.calls:
+            for value in call.found.values():
+                if value is not None:
+                    yield call, value
+
+    def verify_marks(self) -> None:
+        """The tags of the calls that join a load count like those of the call that leads it."""
+        waited = self.waited_for()
+        bears: dict[tuple[Value, str], int] = {}
+        for load in self.loads:
+            leader = load.leader
+            if leader is not None and leader.mark is not None:
+                bears[load.value, leader.mark] = load.value.begin
+        for call, value in self.found():
+            if call.mark is not None and call in waited[value]:
+                bears.setdefault((value, call.mark), call.end)
+        marked: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for begin, end, name, mark in self.marked:
+            marked[name, mark].append((begin, end))
+        for call, value in self.found():
+            for mark in MARKS:
+                since = bears.get((value, mark))
+                if since is None:
+                    continue
+                # One who waited bears the tag as well, or not; it is a matter of when it asked.
+                for begin, end in marked[value.place[0], mark]:
+                    if since < begin and end < call.begin:
+                        raise Violation(
+                            f"{call} was handed {value}, which bore {mark} since {since} when that "
+                            f"was invalidated from {begin} to {end}"
+                        )
+            if call.mark is None or call not in waited[value]:
+                continue
+            for begin, end in marked[value.place[0], call.mark]:
+                if value.begin < begin and end < call.begin:
+                    raise Violation(
+                        f"{call} waited for {value}, which had begun when {call.mark}, which the "
+                        f"call bears, was invalidated from {begin} to {end}"
+                    )
+
+    def verify_not_kept(self) -> None:
+        """What is not to be kept is for those that waited, and ends what it was to replace."""
+        waited = self.waited_for()
+        found: dict[Place, list[tuple[Call, Value]]] = defaultdict(list)
+        for call, value in self.found():
+            found[value.place].append((call, value))
+            if not value.is_kept and call not in waited[value]:
+                raise Violation(f"{call} was handed {value}, which was not to be kept")
+        fences = [(begin, end, name) for begin, end, name, *_ in (*self.invalidations, *self.lost)]
+        fences += [(begin, end, name) for begin, end, name, _ in self.marked]
+        beside = {load.value.place for load in self.loads if load.beside}
+        for load in self.loads:
+            value = load.value
+            if value.is_kept or load.raised is not None or value.place in beside:
+                continue
+            handed = [call.end for call in waited[value] if value in call.found.values()]
+            over = min(handed, default=None)
+            if over is None or any(
+                name == value.place[0] and begin < over and end > load.registered
+                for begin, end, name in fences
+            ):
+                continue  # It may have been fenced, and then it takes nothing away.
+            for call, other in found[value.place]:
+                made = other.begin if other.is_load else other.end
+                if made < load.registered and call.begin > over:
+                    raise Violation(f"{call} was handed {other}, which {value} had replaced")
 
     def verify_loads(self, covering: dict[Place, list[tuple[int, int]]]) -> None:
         by_place: dict[Place, list[Load]] = defaultdict(list)
@@ -319,6 +424,8 @@ class History:
             if outcome is None or outcome.error is None:
                 continue
             error = outcome.error
+            if isinstance(error, STRIKES):
+                raise Violation(f"{error!r} is for its leader alone, and reached {call}")
             raised = what_was_raised(error)
             if load is None or what_was_raised(load.raised) is not raised:
                 raise Violation(f"{call} waited for a load that did not raise {error!r}")
@@ -343,7 +450,7 @@ class History:
             error = call.error
             if error is None:
                 continue
-            if isinstance(error, (Failed, Struck)):
+            if isinstance(error, (Failed, *STRIKES)):
                 if owner.setdefault(id(error), call) is not call:
                     raise Violation(f"one {error!r} was raised in {call} and {owner[id(error)]}")
                 if call not in entitled[what_was_raised(error)]:
@@ -366,6 +473,10 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+MARKS = ("mark:x", "mark:y")
+"""Tags that a call in ten bears beside the others."""
 
 
 def tags_of(key: str) -> tuple[str, str]:
@@ -411,17 +522,24 @@ class Round:
         if chance.random() < 0.03:
             options["timeout"] = chance.choice((0, 0.0005))
             call.timeout = True
+        options["tags"] = ()
+        if chance.random() < 0.1:
+            call.mark = chance.choice(MARKS)
+            options["tags"] = (call.mark,)
         return options
 
     def loaded(self, load: Load) -> Loaded[Value]:
-        return Loaded(load.value, tags=tags_of(load.value.place[1])[1])
+        tag = tags_of(load.value.place[1])[1]
+        return Loaded(load.value, tags=tag, store=load.value.is_kept)
 
-    def finish(self, load: Load, fate: float, *, may_strike: bool) -> Loaded[Value]:
+    def finish(self, load: Load, fate: float, strike: type[BaseException] | None) -> Loaded[Value]:
         """End a run of a loader: with a value, an error, or an interrupt."""
         if fate < 0.1:
             load.raised = Failed(load.value)
-        elif fate < 0.12 and may_strike:
-            load.raised = Struck(load.value)
+        elif fate < 0.12 and strike is not None:
+            load.raised = strike(load.value)
+        elif fate > 0.95:
+            load.value.is_kept = False
         load.value.end = self.history.ticket()
         if load.raised is not None:
             raise load.raised
@@ -446,7 +564,8 @@ class Round:
                     time.sleep(pause / 1000 if pause < 0.02 else 0)
             finally:
                 run.value.end = self.history.ticket()
-            return self.finish(run, fate, may_strike=depth == 0 and not blocks_loop)
+            may_strike = depth == 0 and not blocks_loop
+            return self.finish(run, fate, STRIKES[seed < 0.5] if may_strike else None)
 
         return load
 
@@ -467,7 +586,7 @@ class Round:
                     await asyncio.sleep(0)
             finally:
                 run.value.end = self.history.ticket()
-            return self.finish(run, fate, may_strike=False)
+            return self.finish(run, fate, Foreign if depth == 0 else None)
 
         return load
 
@@ -484,9 +603,10 @@ class Round:
             if fate < 0.1:
                 error = Failed(name, missing)
             elif fate < 0.12 and may_strike:
-                error = Struck(name, missing)
+                error = STRIKES[len(missing) % 2](name, missing)
             for run in runs:
                 run.raised = error
+                run.value.is_kept = fate < 0.95
                 run.value.end = self.history.ticket()
             if error is not None:
                 raise error
@@ -508,8 +628,9 @@ class Round:
             options.pop("refresh_ahead", None)
         try:
             load = self.loader(chance, (name, key), depth, blocks_loop=blocks_loop)
-            call.found[name, key] = which(key, load, tags=tags_of(key)[0], **options)
-        except (Exception, Struck) as error:
+            options["tags"] += tags_of(key)[:1]
+            call.found[name, key] = which(key, load, **options)
+        except (Exception, *STRIKES) as error:
             call.error = error
             if depth:
                 raise
@@ -527,7 +648,8 @@ class Round:
         cancels = depth == 0 and chance.random() < 0.15
         try:
             which = self.places[name].arefresh if chance.random() < 0.1 else None
-            asking = (which or self.places[name].afetch)(key, load, tags=tags_of(key)[0], **options)
+            options["tags"] += tags_of(key)[:1]
+            asking = (which or self.places[name].afetch)(key, load, **options)
             if cancels:
                 asking = asyncio.ensure_future(asking)
                 asyncio.get_running_loop().call_soon(self.cancel, call, asking, chance.randrange(5))
@@ -538,7 +660,7 @@ class Round:
                 # The load that it is part of is being cancelled; or its own future was.
                 call.cancelled = True
                 raise
-        except Exception as error:
+        except (Exception, Foreign) as error:
             call.error = error
             if depth:
                 raise
@@ -565,7 +687,7 @@ class Round:
             load = self.batch_loader(chance, name, may_strike=True)
             found = self.places[name].fetch_many(keys, self.with_both_tags(load), **options)
             call.found |= {(name, key): value for key, value in found.items()}
-        except (Exception, Struck) as error:
+        except (Exception, *STRIKES) as error:
             call.error = error
         finally:
             calling.reset(token)
@@ -597,7 +719,7 @@ class Round:
     def with_both_tags(self, load: Callable[[list[str]], Any]) -> Callable[[list[str]], Any]:
         def load_all(missing: list[str]) -> dict[str, Loaded[Value]]:
             return {
-                key: Loaded(loaded.value, tags=tags_of(key))
+                key: Loaded(loaded.value, tags=tags_of(key), store=loaded.store)
                 for key, loaded in load(missing).items()
             }
 
@@ -646,10 +768,16 @@ class Round:
             covers = lambda other: other[0] == key[0]  # noqa: E731
             with history.invalidation(name, covers, "invalidate_prefix"):
                 place.invalidate_prefix(key[0])
-        elif draw < 0.9:
+        elif draw < 0.89:
             where, place_name = (place, name) if chance.random() < 0.7 else (self.cache, None)
             with history.invalidation(place_name, lambda other: True, f"clear {place_name}"):
                 where.clear()
+        elif draw < 0.93:
+            mark = chance.choice(MARKS)
+            begin = history.ticket()
+            place.invalidate_tag(mark)
+            history.marked.append((begin, history.ticket(), name, mark))
+            history.lost.append((begin, history.ticket(), name, lambda other: True))
         elif self.clock is not None:
             self.clock.now += chance.random()
 
@@ -759,7 +887,8 @@ def take_turns(phase: str, about: dict[str, int]) -> None:
 
 def run(operations: int, seed: int, patience: float = 60.0) -> dict[str, int]:
     """Run and verify rounds until so many calls are made; return what there was of each kind."""
-    total = {"calls": 0, "loads": 0, "waits": 0, "failures": 0, "invalidations": 0}
+    kinds = ("calls", "loads", "waits", "failures", "strikes", "not kept", "marked")
+    total = dict.fromkeys((*kinds, "invalidations"), 0)
     logger, interval = logging.getLogger("flowcache"), sys.getswitchinterval()
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # Failures are what is asked for.
@@ -779,6 +908,9 @@ def run(operations: int, seed: int, patience: float = 60.0) -> dict[str, int]:
             total["loads"] += len(history.loads)
             total["waits"] += len(history.waits)
             total["failures"] += sum(load.raised is not None for load in history.loads)
+            total["strikes"] += sum(isinstance(load.raised, STRIKES) for load in history.loads)
+            total["not kept"] += sum(not load.value.is_kept for load in history.loads)
+            total["marked"] += sum(call.mark is not None for call in history.calls)
             total["invalidations"] += len(history.invalidations)
     finally:
         gc.callbacks.remove(take_turns)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flowcache import Loaded
 from flowcache.loading import load as waiting
 from flowcache.loading.load import Load as Running
 from flowcache.loading.load import Outcome, ThreadWaiter
@@ -21,7 +22,7 @@ ENOUGH = 100_000
 def test_a_short_history_is_clean() -> None:
     total = histories.run(10_000, seed=2026)
     assert total["calls"] == 10_000
-    assert min(total.values()) > 100, "it hardly did anything"
+    assert min(total.values()) > 20, "it hardly did anything"
 
 
 def store_although_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +71,54 @@ def let_a_thread_sleep_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ThreadWaiter, "wake", lambda waiter: None)
 
 
+def drop_the_tags_of_calls_that_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Run.begin
+
+    def begin_without(job: Run, key: Any) -> Any:
+        options = job.call.options
+        job.call.options = options.with_tags(
+            tuple(tag for tag in options.tags if tag not in histories.MARKS)
+        )
+        try:
+            return begin(job, key)
+        finally:
+            job.call.options = options  # What is led bears them at its end.
+
+    monkeypatch.setattr(Run, "begin", begin_without)
+
+
+def leave_what_was_to_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = Run._keep
+
+    def keep_or_leave(job: Run, load: Running, produced: Any, *seconds: float) -> None:
+        old = job.namespace.peek(load.key)
+        keep(job, load, produced, *seconds)
+        if old is not None and not unpack(produced)[3] and not load.fenced:
+            job.namespace.add(load.key, old, tags=histories.tags_of(load.key))
+
+    monkeypatch.setattr(Run, "_keep", keep_or_leave)
+
+
+def keep_what_is_not_to_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = Run._keep
+
+    def keep_anyway(job: Run, load: Running, produced: Any, *seconds: float) -> None:
+        value, ttl, tags, _ = unpack(produced)
+        keep(job, load, Loaded(value, ttl=ttl, tags=tags), *seconds)
+
+    monkeypatch.setattr(Run, "_keep", keep_anyway)
+
+
+def strike_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_interrupted = Run._be_interrupted
+
+    def fail_all(job: Run, interrupt: BaseException) -> None:
+        job._fail_all(interrupt, 0.0)
+        be_interrupted(job, interrupt)
+
+    monkeypatch.setattr(Run, "_be_interrupted", fail_all)
+
+
 def leave_a_load_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     keep = Run._keep
 
@@ -88,6 +137,10 @@ def leave_a_load_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         (load_beside_the_one_that_runs, r"two loads at once|was handed", 60.0),
         (keep_errors_from_those_who_wait, "did not reach", 60.0),
         (raise_one_object_in_all, "was raised in", 60.0),
+        (drop_the_tags_of_calls_that_join, "which bore mark|which the call bears", 60.0),
+        (leave_what_was_to_be_replaced, "had replaced", 60.0),
+        (keep_what_is_not_to_be_kept, "was not to be kept", 60.0),
+        (strike_all_that_wait, "for its leader alone", 60.0),
         # These two end by patience alone; on a machine that stands still, both by the first.
         (let_a_thread_sleep_on, "waits for ever", 1.0),
         (leave_a_load_behind, r"left behind|waits for ever", 1.0),
