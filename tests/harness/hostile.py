@@ -1,18 +1,18 @@
-"""Hostile programs: a cache whose every guest calls back into it, or raises, wherever it is asked.
+"""Hostile programs: a cache with guests that call back into it, or raise, at every place.
 
     make hostile ARGS="--programs 10000 --seed 1"
     make hostile ARGS="--tape 01ff..."
 
-A program is a tape of bytes. Each decision takes the next byte: what the cache is like, which call
-comes next and with what, and, whenever the cache runs a guest's code (``__hash__``, ``__eq__``,
-``__del__``, a weak reference's callback, weigher, clock, loader, listener, ``store_if``, an
-iterable of tags or keys, a collection), what that code does: nothing, any call on the same cache,
-on this thread or on another, or an error. At the end of the tape every decision is 0, which is
-harmless.
+A program is a tape of bytes. Each decision takes the next byte: the settings of the cache, the next
+call and its arguments, and the action of each guest. The cache runs guests' code at these places:
+``__hash__``, ``__eq__``, ``__del__``, a weak reference's callback, weigher, clock, loader,
+listener, ``store_if``, an iterable of tags or keys, a collection. Its action is nothing, any call
+on the same cache, on this thread or on another, or an error. At the end of the tape every decision
+is 0, which is harmless.
 
 After each call of the program itself the cache recomputes every count and link. At its end all is
-dropped, and whoever is still alive has leaked. Programs run in processes of their own, with a fault
-handler and the debug allocator: a crash is a failure with a trace.
+dropped, and a guest that is still alive has leaked. Programs run in processes of their own, with a
+fault handler and the debug allocator: a crash is a failure with a trace.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ EXPECTED = (
     StopIteration,
     GeneratorExit,
 )
-"""What a call may raise. SystemError, AssertionError and their like are faults."""
+"""The exceptions that a call may raise. SystemError, AssertionError and their like are faults."""
 
 
 class BoomError(Exception):
-    """What a guest raises."""
+    """The exception of a guest."""
 
 
 class StopNowError(BaseException):
-    """The same as an interrupt would be: no ``Exception``."""
+    """The same as an interrupt: no ``Exception``."""
 
 
 class Roll:
-    """Who is alive: by identity, for a set would hash and compare the guests."""
+    """The guests that are alive: by identity, since a set would hash and compare them."""
 
     def __init__(self) -> None:
         self._refs: dict[int, weakref.ref[Any]] = {}
@@ -80,7 +80,7 @@ class Roll:
 
 
 class Key:
-    """Equal by its label, most of the time; hashed so that many meet."""
+    """Equal by its label, most of the time; its hash collides with many."""
 
     def __init__(self, world: World, label: int) -> None:
         self.world = world
@@ -100,7 +100,7 @@ class Key:
 
 
 class Value:
-    """Refers to whatever holds it: it goes with the collector alone, and calls back then."""
+    """Refers to its holder: only the collector ends it, and it calls back then."""
 
     def __init__(self, world: World, refers: Any) -> None:
         self.world = world
@@ -112,7 +112,7 @@ class Value:
 
 
 class Text(str):  # noqa: SLOT000  its world is no slot of a str
-    """A str whose own methods are somebody else's."""
+    """A str with hostile methods."""
 
     world: World
 
@@ -177,7 +177,7 @@ class World:
         if what > 2:
             self.act()
 
-    # ------------------------------------------------------------------ what there is
+    # ------------------------------------------------------------------ guests
 
     def open(self) -> None:
         draw = self.draw
@@ -293,15 +293,15 @@ class World:
 
         thread = threading.Thread(target=other)
         thread.start()
-        # It may wait for a load that this thread has begun, if only for a while.
+        # It may wait for a load that this thread has begun, for a limited time.
         thread.join(0.2)
         self.threads.append(thread)
 
     def patience(self) -> dict[str, Any]:
         """A time-out but on the main thread.
 
-        A finalizer on a thread that is being started, and that waits for a load of the thread that
-        starts it, waits for ever: nobody could tell.
+        A finalizer on a thread that is being started may wait for a load of the thread that starts
+        it. That wait never ends, and cannot be detected.
         """
         return {} if threading.current_thread() is threading.main_thread() else {"timeout": 0.05}
 
@@ -399,7 +399,7 @@ class World:
             self.open()
 
     def let_go(self, view: Any) -> None:
-        """Drop views, perhaps the last of them, and whatever else is kept."""
+        """Drop views, perhaps the last of them, and all other kept objects."""
         del self.views[1 + self.draw(2) :]
         self.kept.clear()
 
@@ -492,7 +492,7 @@ CALLS: list[Callable[[World, Any], Any]] = [
 
 
 def run_tape(tape: bytes) -> World:
-    """Run one program; AssertionError if the cache was broken by it, or something leaked."""
+    """Run one program; AssertionError if it broke the cache, or an object leaked."""
     world = World(tape)
     unraisable: list[Any] = []
 
@@ -532,7 +532,7 @@ def run_tape(tape: bytes) -> World:
 
 
 def refuse(error: BaseException) -> None:
-    """Fail for what no call may raise, as SystemError: a C function that broke the rules."""
+    """Fail for an exception that no call may raise, as SystemError: a fault of a C function."""
     seen: BaseException | None = error
     while seen is not None:
         assert isinstance(seen, (*EXPECTED, BoomError, StopNowError)), repr(seen)
@@ -548,7 +548,7 @@ def tape_of(seed: int, n: int) -> bytes:
 
 
 def child() -> None:
-    """Read tapes, one a line, in hexadecimal; answer each with what it did."""
+    """Read tapes, one a line, in hexadecimal; answer each with its counts."""
     logging.getLogger("flowcache").setLevel(logging.CRITICAL)
     for line in sys.stdin:
         faulthandler.dump_traceback_later(3 * PATIENCE, exit=True)

@@ -1,4 +1,4 @@
-"""What the tests of loading share: loaders that wait to be let go, callers that report."""
+"""Shared parts of the tests of loading: loaders that wait for a signal, callers that record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 30.0
 
 
 class Gate:
-    """A loader for threads: it says that it has begun, and returns once it is let go."""
+    """A loader for threads: it signals its start, and returns once it is released."""
 
     def __init__(self, value: Any = "loaded") -> None:
         self.value = value
@@ -59,7 +59,7 @@ class AsyncGate:
 
 
 class Caller(threading.Thread):
-    """A thread that makes one call and keeps what came of it."""
+    """A thread that makes one call and keeps its outcome."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -83,7 +83,7 @@ class Caller(threading.Thread):
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for what other threads do; fails when it does not come to be."""
+    """Wait for a condition that other threads bring about; fails if it does not come."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
@@ -91,7 +91,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for what other tasks or threads do; fails when it does not come to be."""
+    """Wait for a condition that other tasks or threads bring about; fails if it does not come."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
@@ -122,7 +122,7 @@ class LoopThread:
         return Caller(lambda: future.result(PATIENCE))
 
     def stop(self) -> None:
-        """Stop the loop without closing it, whatever is pending on it."""
+        """Stop the loop without closing it, also with pending tasks."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
@@ -153,12 +153,12 @@ def loop_thread() -> Iterator[LoopThread]:
             thread.loop.close()
 
 
-# What the test run itself holds is not looked through each time.
+# Objects of the test run itself are not searched each time.
 gc.freeze()
 
 
 def assert_nothing_left(cache: Namespace[Any]) -> None:
-    """No load is registered, and none of this cache's is kept alive by anything.
+    """No load is registered, and no reference keeps a load of this cache alive.
 
     The thread of a load that has answered may still be on its way out of the calls that hold it.
     """
@@ -170,7 +170,7 @@ def assert_nothing_left(cache: Namespace[Any]) -> None:
 
 
 def loads_left(cache: Namespace[Any]) -> list[str]:
-    """Tell of each load of this cache that something keeps alive, and keep none."""
+    """Describe each load of this cache that is kept alive, and keep none."""
     gc.collect()
     told = []
     for load in gc.get_objects():

@@ -89,7 +89,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A server's process and what it was started with; it can be stopped, killed and restarted."""
+    """A server's process and its arguments; it can be stopped, killed and restarted."""
 
     def __init__(self, binary: Binary, folder: Path, *options: str, port: int | None = None):
         self.binary = binary
@@ -174,7 +174,7 @@ class Server:
             self._process = None
 
     def restart(self) -> None:
-        """Kill it and start it again, with whatever dump lies there."""
+        """Kill it and start it again, with the dump of its folder."""
         self.kill()
         self.start()
 

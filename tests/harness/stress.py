@@ -1,17 +1,16 @@
-"""Eight threads, every call, one cache: nothing is lost, and nobody sees what is not theirs.
+"""Eight threads, every call, one cache: no value is lost, and none reaches another tenant.
 
     make stress ARGS="--seconds 60 --threads 8 --seed 1"
 
 Each thread draws calls at random over a few tenants and few keys, so that they meet all the time.
-Every value says whose it is, and bears a number from one counter: a loaded one from the moment that
-it was loaded, another from the moment that its store had returned. Every call that removes
-something draws a number before it begins, and makes it known once it has returned. So whoever reads
-a value can tell two things that must never happen, without a lock and whatever the order of the
-threads:
+Every value names its owner, and bears a number from one counter. A loaded value has the number of
+its load, another value a number drawn after its store had returned. Every call that removes
+something draws a number before it begins, and makes it known once it has returned. So a reader of a
+value can detect two faults, without a lock and in any order of the threads:
 
 - the value bears another tenant or key than was asked for;
-- its number is lower than that of a removal of its key that had returned before the read began: it
-  was there, or being loaded, before the removal, and survived it.
+- its number is lower than that of a removal of its key that had returned before the read began. It
+  was held, or being loaded, before the removal, and survived it.
 
 Between rounds the threads meet at a barrier, and one of them recomputes every count and link of the
 cache.
@@ -67,14 +66,14 @@ class Value:
 
 
 class TornError(Exception):
-    """What a loader raises now and then."""
+    """The exception that a loader raises at times."""
 
 
 EXPECTED = (TornError, TooManyLoadsError, LoadTimeoutError, RecursiveLoadError)
 
 
 class Stress:
-    """One cache, and what its threads know of it."""
+    """One cache, and the records of its threads."""
 
     def __init__(self, threads: int, seed: int) -> None:
         self.cache: Cache[Any] = create_cache(
@@ -110,7 +109,7 @@ class Stress:
             self.faults.append(f"{value!r} outlived its removal {before}")
 
     def gone(self, tenant: str, keys: Any, number: int) -> None:
-        """Note that a removal of these keys, of whatever is older than `number`, has returned."""
+        """Note that a removal of these keys, of all values older than `number`, has returned."""
         for key in keys:
             if self.removed.get((tenant, key), 0) < number:
                 self.removed[tenant, key] = number

@@ -1,4 +1,4 @@
-"""What test modules share: a clock that they move, caches on it, hostile programs kept apart."""
+"""Shared parts of test modules: a clock, caches on it, programs in child processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class VirtualClock:
 
 
 class Colliding:
-    """A key that is equal by its label and whose hash is everybody's."""
+    """A key that is equal by its label, with one hash for all."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -61,7 +61,7 @@ def new_cache(**settings: Any) -> tuple[Cache[Any], VirtualClock]:
 
 
 def census(namespace: Namespace[Any]) -> dict[tuple[str, ...], Any]:
-    """What the public calls tell of a namespace and those below, without counting as use."""
+    """The contents of a namespace and those below, read without counting as use."""
     names = sorted(namespace.namespaces())
     items = list(namespace.items())
     lives = [namespace.ttl(key) for key, _ in items]
@@ -73,7 +73,7 @@ def census(namespace: Namespace[Any]) -> dict[tuple[str, ...], Any]:
 
 @contextlib.contextmanager
 def unchanged(namespace: Namespace[Any]) -> Iterator[None]:
-    """Assert that what happens inside leaves a cache, or a namespace of it, exactly as it was."""
+    """Assert that the block leaves a cache, or a namespace of it, exactly as it was."""
     before = census(namespace)
     yield
     namespace._check()
@@ -81,7 +81,7 @@ def unchanged(namespace: Namespace[Any]) -> Iterator[None]:
 
 
 def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
-    """What a call did, in a form that two implementations can be compared by."""
+    """The outcome of a call, in a form that two implementations can be compared by."""
     try:
         return "returned", call()
     except Exception as error:

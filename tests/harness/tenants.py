@@ -3,18 +3,18 @@
     python tests/harness/tenants.py --programs 10000 --seed 1
 
 A program is run as it is drawn. It begins and ends blocks of `tenant()` and `no_tenant()`, nested,
-as decorators and by hand in any order; it suspends generators and async generators within a block,
-resumes them, closes them and leaves them to the collector, in this context or another; it begins
-tasks, cancels them, and makes threads, executors, copied contexts and greenlets, which stop in the
-middle and go on later; it awaits elsewhere what it called here. In between it reads, stores, loads
-and calls cached functions through one `for_current_tenant()`.
+as decorators and by hand in any order. It suspends generators and async generators within a block,
+resumes them, closes them and leaves them to the collector, in this context or another. It begins
+and cancels tasks. It makes threads, executors, copied contexts and greenlets, which stop in the
+middle and go on later. It awaits calls in another place than it made them. In between it reads,
+stores, loads and calls cached functions through one `for_current_tenant()`.
 
 Beside it runs a model of what is promised. A context has the tenant that was current where it was
-copied, and the blocks that began in it and have not ended: the innermost is current. Where a block
-has ended in another context than its own, or before Python 3.12 within a collection, a copy of
-that context may have no tenant instead. Each value bears the tenant that the model had when it was
-asked for. One that is read, stored or loaded for another is found at once, and again when all
-namespaces are looked through at the end.
+copied, and its own blocks that have not ended. The innermost is current. A block may end in another
+context than its own, or before Python 3.12 within a collection. Then a copy of that context may
+have no tenant instead. Each value bears the tenant that the model had when it was asked for. One
+that is read, stored or loaded for another is found at once, and again when all namespaces are
+looked through at the end.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Block:
 
 
 class Place:
-    """What the model knows of one context."""
+    """The model of one context."""
 
     def __init__(self, copied: Place | None = None) -> None:
         self.base = NOBODY if copied is None else copied.current()
@@ -80,7 +80,7 @@ class Place:
         return self.blocks[-1].tenant if self.blocks else self.base
 
     def accepts(self) -> set[str]:
-        """What may be current: its tenant, and none where it cannot be told."""
+        """The tenants that may be current: its own, and none where the right one is uncertain."""
         allowed = {self.current()}
         if not self.blocks:
             ended = self.below is not None and self.below.ended_elsewhere
@@ -107,7 +107,7 @@ def loop_runs() -> bool:
 
 
 class Loop:
-    """What is left to the collector, in a cycle."""
+    """An object left to the collector, in a cycle."""
 
     def __init__(self, held: Any) -> None:
         self.held = held
@@ -187,7 +187,7 @@ class GreenletFiber(Fiber):
 
 
 class Program:
-    """One program: what it draws, does, and left open."""
+    """One program: its choices, its actions, and its open blocks."""
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
         self.random = random.Random(seed)
@@ -214,7 +214,7 @@ class Program:
 
         self.plain, self.later = plain, later
 
-    # What is checked
+    # Checks
 
     def check(self, allowed: set[str], made: Callable[[], Any], what: str) -> None:
         """Make a call for one of the tenants that may be current, and check what it gives."""
@@ -408,7 +408,7 @@ class Program:
         run()
 
     def do_set(self, depth: int, pause: Any) -> None:
-        # Within a block, so that it lasts no longer, whatever is left open in it.
+        # Within a block, which ends it together with all blocks left open in it.
         name, block = self.block()
         with block:
             mark = self.begin(name)
@@ -739,7 +739,7 @@ class Program:
 
 
 def run(programs: int, seed: int, *, seconds: float | None = None) -> Counter[str]:
-    """Run programs; return what they did. Raises `Violation`, with the program's number."""
+    """Run programs; return their counts. Raises `Violation`, with the program's number."""
     counts: Counter[str] = Counter()
     began = time.monotonic()
     gc.collect()

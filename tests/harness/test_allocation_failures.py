@@ -1,4 +1,4 @@
-"""Memory that is out, at every single allocation of every call."""
+"""Out of memory, at every single allocation of every call."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def test_memory_that_is_out_is_an_error_and_nothing_else(shim: Path, burst: int)
     counts = {name: int(n.replace(",", "")) for name, n in parts}
     assert counts["failures injected"] > 500
     assert counts["raised"] > 0.9 * counts["failures injected"] / burst
-    # What the interpreter itself keeps for later; a leak would be one for each failure.
+    # Blocks that the interpreter itself keeps for later; a leak would keep one for each failure.
     assert counts.get("blocks kept", 0) < 100

@@ -1,4 +1,4 @@
-"""What several threads do to one object at once comes out whole, with the GIL and without."""
+"""Concurrent calls of several threads on one object stay whole, with the GIL and without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker of histories finds nothing in a short run, and finds each fault that is put in."""
+"""The checker of histories finds no fault in a short run, and finds each fault that is put in."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def hand_over_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "outcome_for", lambda load, seen: load.outcome)
 
 
-def keep_errors_from_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def keep_errors_from_waiting_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     told = waiting.outcome_for
 
     def outcome_for(load: Running, seen: int) -> Outcome | None:
@@ -135,7 +135,7 @@ def leave_a_load_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         (store_although_fenced, "was handed", 60.0),
         (hand_over_what_was_lost, "was handed", 60.0),
         (load_beside_the_one_that_runs, r"two loads at once|was handed", 60.0),
-        (keep_errors_from_those_who_wait, "did not reach", 60.0),
+        (keep_errors_from_waiting_calls, "did not reach", 60.0),
         (raise_one_object_in_all, "was raised in", 60.0),
         (drop_the_tags_of_calls_that_join, "which bore mark|which the call bears", 60.0),
         (leave_what_was_to_be_replaced, "had replaced", 60.0),

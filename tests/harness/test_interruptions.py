@@ -1,5 +1,5 @@
-"""What may come in the middle of a call: another call on the same cache, from a key's own code, or
-from whatever the collector runs."""
+"""Interruptions of a call: another call on the same cache, from a key's own code, or from code that
+the collector runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANY = 9_000
 
 
 class Key:
-    """Equal to its like; asked, it first does what it was told."""
+    """Equal to its like; its comparison first runs a given action."""
 
     def __init__(self, action: Callable[[], object] = lambda: None) -> None:
         self.action = action
@@ -176,7 +176,7 @@ READS: dict[str, Callable[[Namespace[Any]], object]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-def test_what_the_collector_runs_within_a_read_puts_nobody_elses_value_in_its_place(
+def test_a_collection_within_a_read_puts_no_other_value_in_its_place(
     read: str,
 ) -> None:
     cache = create_cache(max_entries=None)

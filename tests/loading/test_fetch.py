@@ -1,4 +1,4 @@
-"""fetch, refresh, fetch_many, one caller at a time: what is returned, stored, told and refused."""
+"""fetch, refresh, fetch_many, one caller at a time: results, stores, events and refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from harness.support import new_cache
 
 
 class Counted:
-    """A loader that counts its calls and returns, or raises, what it is given, one by one."""
+    """A loader that counts its calls, and returns or raises the given outcomes one by one."""
 
     def __init__(self, *results: Any) -> None:
         self.results = list(results)
@@ -57,7 +57,7 @@ async def async_never() -> Any:
     raise AssertionError("this loader is not to be called")
 
 
-# What is returned and stored
+# Results and stores
 
 
 def test_a_miss_loads_and_stores_and_a_hit_does_not_load() -> None:
@@ -860,7 +860,7 @@ def test_closing_during_a_load_hands_the_value_over_and_stores_nothing() -> None
     asyncio.run(main())
 
 
-def test_a_load_older_than_max_pending_age_is_not_stored_and_holds_up_nobody() -> None:
+def test_a_load_older_than_max_pending_age_is_not_stored_and_delays_no_call() -> None:
     cache, clock = new_cache(max_pending_age=30)
 
     def slow() -> str:

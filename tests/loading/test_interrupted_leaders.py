@@ -108,7 +108,7 @@ def test_a_task_that_waits_leads_next(ask: Ask, interrupt: type[BaseException]) 
 
 
 def test_an_interrupt_in_a_part_of_a_batch_is_the_leader_s_alone() -> None:
-    """What the loader returned runs code of its own, for each key."""
+    """The loader's mapping runs code of its own, for each key."""
     cache = create_cache()
 
     class Strange(dict[str, str]):

@@ -72,7 +72,7 @@ def loop_factories() -> list[Any]:
 
 @pytest.fixture(params=loop_factories())
 def run(request: pytest.FixtureRequest) -> Run:
-    """Run a test's coroutine on a loop of its own; whatever that loop complains of is a failure."""
+    """Run a test's coroutine on a loop of its own; any complaint of that loop is a failure."""
 
     def run(main: Main) -> None:
         complaints: list[dict[str, Any]] = []
@@ -214,8 +214,8 @@ def test_a_failed_load_of_a_task_leaves_nothing_for_the_collector() -> None:
         gc.enable()
 
 
-def test_an_error_nobody_asked_to_see_is_no_complaint(run: Run) -> None:
-    """Its only caller has gone before it came: it is logged, and the loop hears nothing of it."""
+def test_an_error_without_a_waiting_call_is_no_complaint(run: Run) -> None:
+    """Its only caller has left before: the error is logged, and not reported to the loop."""
     cache = create_cache()
     told: list[BaseException | None] = []
     cache.subscribe(lambda event: told.append(event.error), "load_error")
@@ -338,7 +338,7 @@ def test_a_load_cancelled_before_its_first_step_leaves_nothing() -> None:
     assert_nothing_left(cache)
 
 
-def test_who_joins_a_load_that_is_being_cancelled_leads_next(run: Run) -> None:
+def test_a_call_that_joins_a_load_being_cancelled_leads_next(run: Run) -> None:
     cache = create_cache()
     cleaning, cleaned = asyncio.Event(), asyncio.Event()
     running = Counter[str]()
@@ -540,7 +540,7 @@ def test_ten_thousand_tasks_cancelled_at_random_lose_nothing_and_leave_nothing(r
                 assert 1 <= result[1] <= calls[key]
         assert 1_000 < cancelled < 6_000
         assert len(asyncio.all_tasks()) == loop_tasks
-        # Futures: none waits any more for what was settled.
+        # Futures: none waits any more for a settled load.
         del got
         asked.clear()
         gc.collect()
@@ -576,7 +576,7 @@ def test_a_loop_that_ends_with_a_load_pending_strands_no_thread_and_no_other_loo
 
 
 @pytest.mark.parametrize("new_loop", loop_factories())
-def test_a_loop_that_is_closed_over_a_load_strands_nobody(
+def test_a_loop_that_is_closed_over_a_load_strands_no_call(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     """close() runs no callback and cancels nothing; the tasks are destroyed as they are."""
@@ -602,7 +602,7 @@ def test_a_loop_that_is_closed_over_a_load_strands_nobody(
     assert_nothing_left(cache)
 
 
-def test_waiters_of_a_closed_loop_disturb_nobody() -> None:
+def test_waiters_of_a_closed_loop_disturb_no_other() -> None:
     cache = create_cache()
     gate = Gate()
     leader = Caller(lambda: cache.fetch("k", gate))
@@ -677,7 +677,7 @@ def test_timeout_bounds_the_wait_of_a_task_and_not_the_load(run: Run) -> None:
             await cache.afetch("k", never, timeout=0)
         late = asyncio.ensure_future(cache.afetch("k", never))
         await until(lambda: joined(cache) == 2)
-        late.cancel()  # The one who ran out of patience still wants it stored.
+        late.cancel()  # The call that timed out still wants it stored.
         await settle()
         assert gate.cancelled == 0
         gate.open.set()
@@ -747,7 +747,7 @@ def test_a_ring_of_tasks_on_two_loops_raises_in_the_call_that_would_close_it() -
 
 
 def test_a_loader_that_leaves_a_wait_is_free_to_be_waited_for(run: Run) -> None:
-    """The edge goes with the wait: what was given up closes no ring."""
+    """The edge ends with the wait: a wait that was given up closes no ring."""
     cache = create_cache()
     gate = AsyncGate("b")
 
@@ -803,7 +803,7 @@ def test_two_batches_of_tasks_that_overlap_load_each_key_once(run: Run) -> None:
     assert_nothing_left(cache)
 
 
-def test_the_caller_of_a_batch_who_leaves_cancels_it_only_if_nobody_wants_a_key(run: Run) -> None:
+def test_a_caller_that_leaves_a_batch_cancels_it_only_if_no_call_wants_a_key(run: Run) -> None:
     cache = create_cache()
     gate = AsyncGate({"a": 1, "b": 2})
 

@@ -274,7 +274,7 @@ def test_the_loader_runs_in_the_caller_s_thread_and_context() -> None:
 # Fences
 
 
-def test_whoever_asks_after_an_invalidation_starts_a_new_load() -> None:
+def test_a_call_after_an_invalidation_starts_a_new_load() -> None:
     cache = create_cache()
     first, second = Gate("first"), Gate("second")
     before = Caller(lambda: cache.fetch("k", first))
@@ -295,8 +295,8 @@ def test_whoever_asks_after_an_invalidation_starts_a_new_load() -> None:
     assert_nothing_left(cache)
 
 
-def test_who_joins_after_a_late_tag_was_invalidated_loads_again() -> None:
-    """Only its end tells that the load bears the tag; those who asked before get its result."""
+def test_a_call_that_joins_after_a_late_tag_was_invalidated_loads_again() -> None:
+    """Only its end tells that the load bears the tag; calls made before get its result."""
     cache = create_cache()
     gate = Gate(Loaded("old", tags=("late", "later")))
     before = Caller(lambda: cache.fetch("k", gate))
@@ -318,7 +318,7 @@ def test_who_joins_after_a_late_tag_was_invalidated_loads_again() -> None:
     assert_nothing_left(cache)
 
 
-def test_who_joins_after_a_late_tag_was_lost_at_the_very_end_loads_again() -> None:
+def test_a_call_that_joins_after_a_late_tag_was_lost_at_the_very_end_loads_again() -> None:
     """The loader has returned, and its value is not stored yet."""
     cache = create_cache()
     after: list[Caller] = []
@@ -468,7 +468,7 @@ def test_a_batch_struck_by_an_interrupt_leaves_its_keys_to_their_waiters() -> No
 
 
 def test_a_batch_with_a_timeout_waits_for_each_of_its_keys() -> None:
-    """The first is settled a while before the last, when what is told of it takes its time."""
+    """The first is settled some time before the last, if its listeners take long."""
     cache = create_cache()
     told, go_on = threading.Event(), threading.Event()
 
@@ -486,7 +486,7 @@ def test_a_batch_with_a_timeout_waits_for_each_of_its_keys() -> None:
     assert_nothing_left(cache)
 
 
-def test_an_interrupt_between_registering_and_loading_strands_nobody() -> None:
+def test_an_interrupt_between_registering_and_loading_strands_no_call() -> None:
     """A signal may strike at any instruction: here right after the load is in the table."""
     waiting: list[Caller] = []
     armed = [True]
@@ -511,7 +511,7 @@ def test_an_interrupt_between_registering_and_loading_strands_nobody() -> None:
 
 
 @pytest.mark.parametrize("moment", ["leave_load", "stop_waiting"])
-def test_an_interrupt_after_the_loader_strands_nobody(
+def test_an_interrupt_after_the_loader_strands_no_call(
     moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = create_cache()
@@ -527,7 +527,7 @@ def test_an_interrupt_after_the_loader_strands_nobody(
 
     def strike(*arguments: Any) -> Any:
         if threading.current_thread() is not here:
-            return original(*arguments)  # the one who waited may be there first
+            return original(*arguments)  # the waiting call may return first
         monkeypatch.setattr(deadlock, moment, original)
         raise SystemExit
 
@@ -539,7 +539,7 @@ def test_an_interrupt_after_the_loader_strands_nobody(
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this platform has no such timer")
-def test_interrupts_at_any_instant_strand_nobody() -> None:
+def test_interrupts_at_any_instant_strand_no_call() -> None:
     """Real ones, hundreds, wherever the leading thread happens to be; two threads join it."""
     output = run_isolated(
         """
@@ -604,7 +604,7 @@ def test_interrupts_at_any_instant_strand_nobody() -> None:
 
 
 class Raising:
-    """A key that is nobody's equal but its own, and raises when it is to be compared."""
+    """A key that equals only itself, and raises when it is compared."""
 
     def __init__(self) -> None:
         self.raises = True
@@ -708,7 +708,7 @@ def test_a_load_that_begins_while_a_key_is_compared_is_fenced_by_the_write(write
 
 
 def test_collections_in_the_middle_of_loads_that_wait_for_each_other_freeze_nothing() -> None:
-    """cachebox #67: what is collected fetches, wherever the collector happens to run."""
+    """cachebox #67: a collected object fetches, at any place where the collector runs."""
     output = run_isolated(
         """
         import gc
@@ -770,7 +770,7 @@ def test_a_ring_across_threads_raises_in_the_call_that_would_close_it() -> None:
     assert_nothing_left(cache)
 
 
-def test_exactly_one_call_of_a_ring_is_refused_whoever_comes_last() -> None:
+def test_exactly_one_call_of_a_ring_is_refused_in_any_order() -> None:
     for _ in range(200):
         cache = create_cache()
         barrier = threading.Barrier(3)
@@ -863,7 +863,7 @@ def test_sync_fetch_on_the_loop_s_thread_loads_for_itself() -> None:
         assert cache.peek("k") == "mine"
         gate.open.set()
         assert await waiting == "the task's"
-        # What was stored first stands: the task's load began before.
+        # The value stored first stands: the task's load began before.
         assert cache.peek("k") == "mine"
 
     asyncio.run(main())
@@ -998,7 +998,7 @@ def test_timeout_bounds_the_wait_and_not_the_load() -> None:
     assert_nothing_left(cache)
 
 
-def test_who_timed_out_may_ask_again_before_the_load_has_begun(
+def test_a_call_that_timed_out_may_be_repeated_before_the_load_has_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its thread leads no longer, so that waiting for the load is no recursion."""
@@ -1143,7 +1143,7 @@ def test_waiting_polls_nothing() -> None:
         )
     waiting = Caller(wait)
     wait_until(lambda: joined(cache) == 1)
-    time.sleep(0.3)  # Long enough for whatever polls to show; nothing depends on how long it is.
+    time.sleep(0.3)  # Long enough to show any polling; no result depends on its length.
     gate.open.set()
     waiting.result()
     leader.result()

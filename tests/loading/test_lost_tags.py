@@ -1,4 +1,4 @@
-"""What running loads remember of the tags that are invalidated meanwhile, and for how long."""
+"""The invalidated tags that running loads remember, and their limits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def running(cache: Cache[Any], gate: Remembering, key: str = "k", **options: Any
 
 
 def forget(gates: list[Remembering], callers: list[Caller]) -> list[Any]:
-    """Let all loaders end; what their callers received."""
+    """Let all loaders end; return the results of their callers."""
     for gate in gates:
         gate.load = None
         gate.open.set()

@@ -1,4 +1,4 @@
-"""`max_pending`: which loads take a place, at which namespaces, and for how long."""
+"""`max_pending`: the loads that take a place, the namespaces where they do, and the times."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(namespace: Namespace[Any], key: str = "one more") -> bool:
     return False
 
 
-# How many, and where
+# Numbers and levels
 
 
 @pytest.mark.parametrize("limited", range(4), ids=["root", "tenant", "user", "own"])

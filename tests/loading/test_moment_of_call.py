@@ -238,7 +238,7 @@ def test_listeners_and_store_if_run_in_the_context_of_the_call() -> None:
 
 
 def test_the_loader_of_a_task_has_a_context_of_its_own() -> None:
-    """It sees what the call saw; what it sets there is seen by no caller."""
+    """It sees the context of the call; no caller sees the variables that it sets."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
     cache = create_cache()
 
@@ -292,7 +292,7 @@ def test_a_task_factory_need_not_know_of_contexts() -> None:
 
 
 class Request:
-    """What a request keeps in its context."""
+    """An object that a request keeps in its context."""
 
 
 request: contextvars.ContextVar[Request] = contextvars.ContextVar("request")

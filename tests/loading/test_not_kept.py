@@ -1,4 +1,4 @@
-"""A load that ends with "do not keep" takes away what it was to replace, unless it was fenced."""
+"""A load that ends with "do not store" removes the entry to replace, unless it was fenced."""
 
 from __future__ import annotations
 

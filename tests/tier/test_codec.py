@@ -1,4 +1,4 @@
-"""What a codec gives back is exactly what it was given, or it refuses."""
+"""A codec returns a value equal to the encoded one, or it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each call does in the tier, by two members of a fleet, on every server that there is."""
+"""Each call in the tier, by two members of a fleet, on every available server."""
 
 from __future__ import annotations
 
@@ -502,7 +502,7 @@ def test_only_a_refresh_tells_the_others(two: tuple[Member, Member]) -> None:
     wait_until(lambda: [one.kind for one in other.hearing.messages] == [Kind.DROP])
 
 
-# What lies there and should not
+# Values that should not be there
 
 
 def test_what_cannot_be_read_is_a_miss_and_goes(
@@ -716,7 +716,7 @@ def test_a_slot_that_has_moved_is_found_again(three: Cluster, member: Make) -> N
     target = (source + 1) % 3
     move(three, slot, source, target, ids)
     try:
-        # The values are not moved along here: what is there no more is a miss, and never old.
+        # The values are not moved with the slot: a missing value is a miss, and never old.
         wait_until(lambda: settable(one, item))
         wait_until(lambda: other.value_of(item) == "w")
         one.run(one.clear(item.place))

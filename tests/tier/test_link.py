@@ -1,4 +1,4 @@
-"""Many calls on one connection: batches, patience, and replies that go to nobody else."""
+"""Many calls on one connection: batches, patience, and replies that reach their own call only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def own_server() -> Iterator[Server]:
 
 @pytest.fixture
 def dialled(own_server: Server) -> Iterator[tuple[Callable[[], Wire], list[Wire]]]:
-    """What opens connections to it, and all that it has opened."""
+    """The dialler of its connections, and all that it has opened."""
     dialer, wires = Dialer(own_server.url), []
 
     def dial() -> Wire:
@@ -107,7 +107,7 @@ def test_threads_share_one_connection(dialled: Any) -> None:
     assert len(wires) == 1
 
 
-def test_threads_that_lose_patience_get_nobody_else_s_reply(
+def test_threads_that_time_out_get_no_reply_of_another_call(
     own_server: Server, dialled: Any
 ) -> None:
     dial, wires = dialled

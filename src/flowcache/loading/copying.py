@@ -1,7 +1,7 @@
 """Copies of exceptions: each caller of a failed load raises one of its own.
 
-Raising an exception writes to it: its traceback grows, the exception that is being handled becomes
-its `__context__`, handlers add notes. Callers of one load may belong to different tenants, so what
+A raise writes to the exception: its traceback grows, the exception being handled becomes its
+`__context__`, and handlers add notes. Callers of one load may belong to different tenants, so what
 one of them adds must not reach the others.
 """
 

@@ -1,13 +1,13 @@
-"""Who may not wait: loads that wait for each other in a ring would wait for ever.
+"""Refused waits: loads that wait for each other in a ring would wait for ever.
 
 Each loader runs in a context that names its load. When it asks for another key it waits for that
 key's load: an edge. An edge that would close a ring is refused, in the call that asked for it. A
-thread that blocks on an event loop's own thread holds up all that this loop runs, so the loads that
-a loop's task runs wait for what blocks the loop.
+thread that blocks an event loop's own thread delays all tasks of this loop. So the loads of these
+tasks wait for the load that blocks the loop.
 
 The one lock here is taken only by a loader that waits, or by a thread that would block an event
-loop. It is re-entrant, because a finalizer may ask for a key while it is held; no loader, listener
-or other code of a user runs under it.
+loop. It is re-entrant, because a finalizer may fetch a key while it is held. No loader, listener or
+other code of a user runs under it.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def may_wait(
     """Enter the edges to `target` from `waiting` and from the loop that the wait would block.
 
     Returns False, with nothing entered, if `target` needs that very loop to go on. Raises
-    `RecursiveLoadError` if an edge would close a ring. To be undone by `stop_waiting`. Costs
-    nothing but a test when both are None.
+    `RecursiveLoadError` if an edge would close a ring. To be undone by `stop_waiting`. If both are
+    None it costs one test.
     """
     if waiting is None and blocking is None:
         return True
@@ -110,7 +110,7 @@ def _search(
 def stop_waiting(
     waiting: Load | None, target: Load, blocking: asyncio.AbstractEventLoop | None
 ) -> None:
-    """Take back what `may_wait` entered."""
+    """Remove the edges that `may_wait` entered."""
     if waiting is None and blocking is None:
         return
     with _lock:
@@ -133,7 +133,7 @@ def block_loop(loop: asyncio.AbstractEventLoop, load: Load) -> None:
 
 
 def unblock_loop(loop: asyncio.AbstractEventLoop, load: Load) -> None:
-    """Take back what `block_loop` entered, if it did."""
+    """Remove the edge that `block_loop` entered, if any."""
     with _lock:
         if load in _blocked.get(loop, ()):
             _unblock(loop, load)

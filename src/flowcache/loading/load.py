@@ -1,14 +1,14 @@
-"""How a load ended, and waiting for it.
+"""The outcome of a load, and waiting for it.
 
-A load is settled once, with an outcome; its waiters are then woken. Nothing here takes a lock: a
-finalizer or a signal handler may ask for the same key at any instant, on this very thread. Instead,
+A load is settled once, with an outcome; its waiters are then woken. No function here takes a lock:
+a finalizer or a signal handler may fetch the same key at any instant, on the same thread. Instead,
 one order is kept everywhere:
 
 - a waiter first adds itself to `waiters`, then looks whether there is an outcome;
 - the end of a load first publishes the outcome, then wakes all `waiters`.
 
-Whichever comes first, no waiter sleeps on. Waking twice does no harm, so an interrupt in the middle
-can be made good by doing it all again.
+In either order, no waiter sleeps on. A second wake-up has no effect, so after an interrupt in the
+middle the whole step is repeated.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ __all__ = [
 
 
 class Outcome:
-    """How a load ended: a value, or an error."""
+    """The outcome of a load: a value, or an error."""
 
     loss = 0
     """The number, in the load, of the first invalidation of a tag that covers it; 0: none."""
@@ -92,7 +92,8 @@ class Outcome:
             self.error = copy_error(error, handled)
             self._original = error
             self._leader = leader
-            # If it cannot be copied, `error` is the one that callers raise, and its own one grows.
+            # If it cannot be copied, `error` is the exception that callers raise, and it grows
+            # itself.
             self._traceback = error.__traceback__
 
     def error_for(self, run: Leader) -> BaseException:
@@ -107,17 +108,17 @@ ABANDONED = Outcome()
 """The outcome of a load that is not run any more: its waiters start again; one of them leads."""
 
 ABSENT = Outcome()
-"""The same for a key that a batch loader left out; who asked for the batch does not try again."""
+"""The same for a key that a batch loader left out; the call of the batch does not try again."""
 
 
 Load = _core.Load
 
 
 def outcome_for(load: Load, seen: int) -> Outcome | None:
-    """Return the outcome for one who joined when `seen` invalidations of tags had been noted.
+    """Return the outcome for a call that joined after `seen` noted invalidations of tags.
 
-    A loader may name its tags only at its end. Who joined after one of them was invalidated is not
-    to have what was loaded before: for them the load is abandoned.
+    A loader may name its tags only at its end. A call that joined after one of them was invalidated
+    must not receive the earlier value: for it the load is abandoned.
     """
     outcome = load.outcome
     return ABANDONED if outcome is not None and 0 < outcome.loss <= seen else outcome
@@ -172,8 +173,8 @@ class TaskWaiter:
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs on this thread, or None."""
-    # None runs where asyncio was not imported, and its import would take longer than all of ours.
-    # On another thread it may be in the middle of it.
+    # No loop runs if asyncio was not imported, and its import would take longer than all of ours.
+    # Another thread may be in the middle of that import.
     ask = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
     loop: asyncio.AbstractEventLoop | None = None if ask is None else ask()
     return loop
@@ -222,7 +223,7 @@ def wait_in_thread(load: Load, deadline: float | None, seen: int) -> Outcome | N
     load.waiters[waiter] = None
     try:
         if load.outcome is None and not waiter.wait(deadline):
-            # Who runs out of patience still wants the result in the cache.
+            # A call that times out still wants the result in the cache.
             load.run.detached = True
     finally:
         leave(load, waiter)

@@ -1,4 +1,4 @@
-"""`fetch`, `afetch`, `refresh` and `arefresh`: what they do when a hit alone does not answer."""
+"""`fetch`, `afetch`, `refresh` and `arefresh`: calls that a hit alone does not answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def fetch(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
-    """Answer a `fetch` whose arguments compiled code did not take apart."""
+    """Answer a `fetch` with arguments that compiled code did not parse."""
     if is_async(loader):
         return afetch(namespace, key, loader, **options)
     check_loader(loader)
@@ -58,7 +58,7 @@ def aanswer(
     options: Options,
     on_miss: Callable[[], object] | None = None,
 ) -> Awaitable[Any]:
-    """Return an awaitable of what is held, loaded anew behind the call if it is due, or loaded.
+    """Return an awaitable of the held value, with a background load if due, or of a loaded one.
 
     The context is taken here, as the namespace is: the awaitable may be awaited in another one.
     """
@@ -86,7 +86,7 @@ def aanswer(
 
 
 def refresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Any:
-    """Load the key though it be fresh, or join the load that runs. `async def`: `arefresh`."""
+    """Load the key even if it is fresh, or join the running load. `async def`: `arefresh`."""
     if is_async(loader):
         return arefresh(namespace, key, loader, **options)
     check_loader(loader)
@@ -94,13 +94,13 @@ def refresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) ->
 
 
 def arefresh(namespace: Any, key: Hashable, loader: Loader, /, **options: Any) -> Awaitable[Any]:
-    """Load the key though it be fresh, or join the load that runs."""
+    """Load the key even if it is fresh, or join the running load."""
     check_loader(loader)
     return areload(namespace, key, loader, Options("arefresh", options))
 
 
 def reload(namespace: Any, key: Hashable, loader: Loader, options: Options) -> Any:
-    """Load the key, or join the load that runs."""
+    """Load the key, or join the running load."""
     return load_in_thread(namespace, key, loader, Call(options), is_refresh=True)
 
 
@@ -116,11 +116,11 @@ def areload(namespace: Any, key: Hashable, loader: Loader, options: Options) -> 
     return arefresh()
 
 
-# What compiled code hands over, with what it found.
+# Calls that compiled code hands over, with their state.
 
 
 def load_anew(namespace: Any, key: Hashable, loader: Loader, options: Options) -> None:
-    """Load a key behind a sync call that was answered with what is held."""
+    """Load a key in the background, after a sync call that was answered with the held value."""
     load_behind(Run(namespace, loader, Call(options), background=True), [key])
 
 
@@ -130,14 +130,14 @@ def load_missing(namespace: Any, key: Hashable, loader: Loader, options: Options
 
 
 def settle_led(load: Load, value: Any) -> None:
-    """Hand the value of a load that compiled code led to the calls that joined it."""
+    """Give the value of a load that compiled code led to the calls that joined it."""
     load.settle(Outcome(value, None, load.loss))
 
 
 def finish_led(
     load: Load, options: Options, value: Any, error: BaseException | None, seconds: float
 ) -> Any:
-    """End a load that compiled code led, and that took another turn than a plain value."""
+    """End a load that compiled code led, and that did not end with a plain value."""
     run, key = load.run, load.key
     run.call = Call(options)
     try:
@@ -145,7 +145,7 @@ def finish_led(
         answer = conclude(run, key, load.outcome)
         if answer is not None:
             return answer[0]
-        # Another call has ended it meanwhile, as after a fork: this one has what it loaded.
+        # Another call has ended it meanwhile, as after a fork: this call returns its own value.
         if error is not None:
             raise error
         return unpack(value)[0]
@@ -159,7 +159,7 @@ def load_in_thread(
     """Lead or join a load of the key, and block until there is an answer."""
     deadline = call.deadline()
     while True:
-        # No local here, nor in what raises, holds an outcome: its traceback would hold it in turn.
+        # No local here, nor in a function that raises, holds an outcome: a traceback would keep it.
         run = Run(namespace, loader, call, is_refresh=is_refresh)
         answer = conclude(run, key, attempt_in_thread(run, key, deadline))
         if answer is not None:

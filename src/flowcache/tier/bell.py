@@ -1,4 +1,4 @@
-"""One thing that happens once, and threads and tasks of any loop that wait for it."""
+"""An event that happens once, and the threads and tasks of any loop that wait for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Bell:
         return self._event.is_set()
 
     def ring(self) -> None:
-        """Wake all who wait; from any thread."""
+        """Wake all waiters; from any thread."""
         self._event.set()
         tasks, self._tasks = self._tasks, []
         for loop, future in tasks:
@@ -32,11 +32,11 @@ class Bell:
                 loop.call_soon_threadsafe(_wake, future)
 
     def wait(self, seconds: float) -> bool:
-        """Block this thread until it rings, or so long; return if it has."""
+        """Block this thread until it rings, for so long at most; return whether it has rung."""
         return self._event.wait(seconds)
 
     async def awaited(self, seconds: float) -> bool:
-        """Suspend this task until it rings, or so long; return if it has."""
+        """Suspend this task until it rings, for so long at most; return whether it has rung."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         entry = (loop, future)

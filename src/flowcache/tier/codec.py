@@ -1,6 +1,6 @@
-"""Values as bytes. What comes back is exactly what was stored, or nothing does.
+"""Values as bytes. A decoded value equals the stored one exactly, or decoding fails.
 
-The algorithm comes from the configuration, never from the data: each value bears the mark of the
+The algorithm comes from the configuration, never from the data. Each value bears the mark of the
 codec that wrote it, and another codec refuses it unread.
 """
 
@@ -57,12 +57,12 @@ class UnencodableError(TypeError):
 
 
 class UndecodableError(ValueError):
-    """Bytes that are no value of this configuration; a reader takes them for a miss."""
+    """Bytes that are no value of this configuration; a read of them is a miss."""
 
 
 @runtime_checkable
 class Codec(Protocol):
-    """What `codec=` accepts. `encode` raises for a value that it cannot give back as it was.
+    """The protocol of `codec=`. `encode` raises for a value that `decode` would not return equal.
 
     A codec may have two methods more, `sign(name, header, body)` and `verify(name, header,
     signed)`, which return bytes; `verify` raises `UndecodableError`. Any exception of `decode` is a
@@ -135,7 +135,7 @@ class MsgpackCodec:
             raise UnencodableError(str, "value: it holds a str with lone surrogates") from None
 
     def decode(self, data: bytes, /) -> Any:
-        """Return what was encoded; `UndecodableError` for any other bytes."""
+        """Return the encoded value; `UndecodableError` for any other bytes."""
         try:
             return self._decode(data)
         except UndecodableError:
@@ -143,7 +143,7 @@ class MsgpackCodec:
         except Exception as error:
             raise UndecodableError(f"the value cannot be decoded: {error}") from error
 
-    # What is encoded
+    # Encoding
 
     def _plain(self, value: Any, depth: int) -> Any:
         """Return a value that MessagePack gives back; the same one if it holds nothing special."""
@@ -261,7 +261,7 @@ class MsgpackCodec:
 
         return member if code == _ENUM else tupled if code == _NAMED else fielded
 
-    # What is decoded
+    # Decoding
 
     def _rebuild(self, code: int, view: memoryview) -> Any:
         data = bytes(view)
@@ -360,10 +360,10 @@ def _zoned(plain: Any) -> tzinfo | None:
 class PickleCodec:
     """Pickle, signed: for values of any class, among processes that share a secret.
 
-    `keys` are secrets of at least 16 bytes. The first signs, each verifies, so a key is changed by
-    putting the new one first, and the old one is dropped when the values that it signed are gone.
-    The signature is an HMAC-SHA256 over the value's name, header and body, and is checked before
-    anything is unpickled. What unpickles to something unequal is the class's own affair.
+    `keys` are secrets of at least 16 bytes. The first signs, each verifies. To change a key, put
+    the new one first, and drop the old one when the values that it signed are gone. The signature
+    is an HMAC-SHA256 over the value's name, header and body, and is checked before anything is
+    unpickled. The class is responsible that its objects unpickle to equal ones.
     """
 
     name = "pickle-1"
@@ -414,7 +414,7 @@ def _signature(key: bytes, name: bytes, header: bytes, body: bytes) -> bytes:
 
 
 class JsonCodec:
-    """JSON, for a tier that other languages read. Takes what JSON gives back, and nothing else.
+    """JSON, for a tier that other languages read. It takes only values that JSON returns equal.
 
     `None`, `bool`, `int`, finite `float`, `str`, `list`, and `dict` with `str` keys.
     """

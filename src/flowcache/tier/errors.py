@@ -1,4 +1,4 @@
-"""What goes wrong between this process and a server, before a caller's policy is applied.
+"""Failures between this process and a server, before a caller's policy is applied.
 
 None of these reaches a user: a read takes them for a miss, and a write raises
 `TierUnavailableError` from them.

@@ -1,4 +1,4 @@
-"""One key of a namespace as the tier knows it, and how what was read there is judged."""
+"""One key of a namespace as the tier knows it, and the judgement of its value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Item:
         self.name = place.value(digest)
         self.lease = place.lease(digest)
         self.text = b"S" + encoded[5:] if encoded[:1] == b"S" else b"-"
-        """What a script compares with prefixes: only a `str` key begins with an `S` here."""
+        """The text that a script compares with prefixes: only a `str` key has an `S` first."""
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -222,7 +222,7 @@ def _is_listed(
 def soft_end(deadline: float, last: float, soft: int, now: float) -> tuple[float, float]:
     """Return the deadlines of a value that became stale at a marker, in ms; 0: it did not.
 
-    It is stale whatever the clock says: a record's numbers may be ahead of it.
+    It is stale at any time of the clock: a record's numbers may be ahead of it.
     """
     if not soft:
         return deadline, last

@@ -1,4 +1,4 @@
-"""What travels on the bus: which invalidation it was, whose, and who waits for it."""
+"""Messages on the bus: the invalidation, its sender, and whether the sender waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Kind", "Message"]
 
 
 class Kind(IntEnum):
-    """What a message says. The numbers are part of what lies in the tier."""
+    """The kinds of messages. The numbers are part of the data in the tier."""
 
     DROP = 1
     """A key has another value, or none; `data` is the key."""
@@ -20,13 +20,13 @@ class Kind(IntEnum):
     CLEAR = 3
     """All below a path is void."""
     TAGS_ANY = 4
-    """What bears one of the tags in `data` is void."""
+    """Each value with one of the tags in `data` is void."""
     TAGS_ALL = 5
-    """What bears all of the tags in `data` is void."""
+    """Each value with all of the tags in `data` is void."""
     PREFIX = 6
     """The `str` keys of a namespace that begin with `data` are void."""
     EXPIRE_TAGS = 7
-    """What bears one of the tags in `data` is stale from now on."""
+    """Each value with one of the tags in `data` is stale from now on."""
     RELEASED = 8
     """A lease that others wait for was given back; `data` is the key. Voids nothing."""
 

@@ -1,7 +1,7 @@
 """The server's protocol: commands as bytes, and replies out of a stream of bytes.
 
-Both RESP2 and RESP3 are read. A command is packed once and sent often: what the tier asks of a
-server is mostly the same few commands with other names.
+Both RESP2 and RESP3 are read. A command is packed once and sent often: the tier mostly sends the
+same few commands with other names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ReplyError(Exception):
 
 
 class Push(list[Any]):
-    """What a server sends unasked: a message, or a word about a subscription."""
+    """A push of the server: a message, or a confirmation of a subscription."""
 
     __slots__ = ()
 
@@ -43,7 +43,7 @@ def pack(*arguments: bytes | int) -> bytes:
 
 
 class Replies:
-    """Replies out of the bytes that arrive, however they are cut.
+    """Replies out of the bytes that arrive, in pieces of any size.
 
     `next()` returns `Replies.NONE` until a reply is complete. A refusal is returned as a
     `ReplyError`; it is not raised, for it belongs to one command of many.
@@ -58,7 +58,7 @@ class Replies:
         self._at = 0
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Take the bytes that have arrived."""
         rest = self._data[self._at :] if self._at else self._data
         self._data = rest + data if rest else data
         self._at = 0

@@ -90,7 +90,7 @@ class Server:
 
 
 class Share(NamedTuple):
-    """The slots that a primary has, and how many replicas the cluster says that it has."""
+    """The slots of a primary, and the number of its replicas as the cluster reports it."""
 
     first: int
     last: int
@@ -99,7 +99,7 @@ class Share(NamedTuple):
 
 
 class Servers:
-    """Which server a slot lies on. Nothing is asked before the first call that needs it."""
+    """The server of each slot. No server is asked before the first call that needs it."""
 
     def __init__(
         self, dialer: Dialer, make_breaker: Callable[[Address | None], Breaker], hard: float

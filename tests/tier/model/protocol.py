@@ -1,14 +1,14 @@
 """The tier's protocol as a transition system: one key, a few processes, every order of steps.
 
-A process has threads with one call each, the bus's connection and the connection of commands. What
-is one step here is one step of a server or one of a process. Time is a count of leases: at `tick`
-each lease that was sent before ends, and what had been invalidated by then may be served by no
-process. A value is the upstream's version at which it was loaded.
+A process has threads with one call each, the bus's connection and the connection of commands. One
+step here is one step of a server or of a process. Time is a count of leases: at `tick` each lease
+that was sent before ends. A value invalidated by then may be served by no process. A value is the
+upstream's version at which it was loaded.
 
 The rules bear the numbers that they have in `flowcache.tier`. Each guard of a rule can be taken
-out: `MUTANTS` names them. What is left out here: slot moves, prefixes, TTLs and stale windows,
-`add`, `incr`, `touch`. A store that does not look at markers would be found by no trace here: what
-it stores bears the number of its grant, and each reader judges it again.
+out: `MUTANTS` names them. The model leaves out slot moves, prefixes, TTLs and stale windows, `add`,
+`incr` and `touch`. No trace here finds a store that ignores markers: its value bears the number of
+its grant, and each reader judges it again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 __all__ = ["MUTANTS", "NEW", "OLD", "Bounds", "Protocol", "State", "ViolationError"]
 
 MUTANTS = {
-    "unfenced store here": "rule 1: what was fenced while it ran is stored here all the same",
+    "unfenced store here": "rule 1: a result that was fenced is stored here all the same",
     "no incarnation": "rule 2: a record that was lost begins again as the same one",
-    "no replid": "rules 2 and 4: a record is taken whatever history it was written in",
+    "no replid": "rules 2 and 4: a record of any history is taken",
     "set keeps its value": "rule 3: a set stores here without a look at its fence",
     "no floor": "rule 4: a marker that is dropped raises no floor",
-    "no marker": "rule 4: a value is valid whatever was invalidated",
+    "no marker": "rule 4: a value is valid in spite of invalidations",
     "no token": "rule 5: any lease admits any store",
     "no unlink": "rule 5: set and delete leave a running load its lease",
     "set sent again": "rule 6: a set whose answer was lost is sent again",
@@ -39,7 +39,7 @@ MUTANTS = {
     "pushes advance the id": "rule 10: messages that come before the replay move its start",
     "clear without fence": "rule 10: a gap's clear leaves running reads unfenced",
     "replay without the entry": "rule 10: a log that lost the last entry is replayed",
-    "no lease ends": "the lease: what is held is served for ever",
+    "no lease ends": "the lease: local values are served for ever",
     "fleet waits for nobody": "rule 11: the call returns without acknowledgements",
     "lost list believed": "rule 11: a list of members that was lost counts as complete",
 }
@@ -79,7 +79,7 @@ class Store(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """A fetch: how far it is, what it must not be older than, and whether it was fenced."""
+    """A fetch: its progress, the oldest value that it may return, and whether it was fenced."""
 
     step: str
     at_least: int
@@ -138,7 +138,7 @@ class State(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What may happen, and how often: the calls, the faults by name, the leases that pass."""
+    """The possible events, with their numbers: calls, faults by name, passing leases."""
 
     calls: tuple[int, ...] = (1, 1)
     """How many calls each process makes. One that only writes needs no bus, and has none."""
@@ -231,7 +231,7 @@ class Protocol:
                     yield from self._write(state, p, t, call)
             yield from self._bus(state, p)
         if state.epoch < self.bounds.ticks:
-            # A whole lease passes. What had been invalidated before may be served nowhere.
+            # A whole lease passes. A value invalidated before may be served nowhere.
             later = state._replace(epoch=state.epoch + 1, everywhere=state.returned)
             yield "a whole lease passes", later
         if state.faults:
@@ -245,7 +245,7 @@ class Protocol:
                     after = self._process(state, p, commands=NEW)
                     yield f"{p}: commands find the new primary", after
 
-    # What calls do
+    # Calls
 
     def _begin(self, state: State, p: int, t: int) -> Iterator[Step]:
         process = state.processes[p]
@@ -260,7 +260,7 @@ class Protocol:
                     fill = Fill("get", max(process.own, state.everywhere))
                     yield f"{p}: fetch misses here and begins a read", self._call(after, p, t, fill)
                 continue
-            # The upstream has changed, and then the call is made. What is set is new when the
+            # The upstream has changed, and then the call is made. A set value is new when the
             # server has it: sets are ordered there, and nowhere before.
             after = self._drop(state._replace(calls=calls), p)
             if kind == "set":
@@ -307,7 +307,7 @@ class Protocol:
                 kept = self._call(state, p, t, fill._replace(step="keep"))
                 yield f"{p}: version {fill.version} is stored there", kept
             else:
-                # What the tier refused is handed over, and not stored here.
+                # A value that the tier refused is returned, and not stored here.
                 yield from self._end_fill(state, p, t, fill, keep=False)
 
     def _lead(self, state: State, p: int, t: int, fill: Fill) -> Iterator[Step]:
@@ -434,7 +434,7 @@ class Protocol:
             return state, False
         return state._replace(replica=state.servers[OLD]), True
 
-    # What the bus does
+    # The bus
 
     def _bus(self, state: State, p: int) -> Iterator[Step]:
         process = state.processes[p]
@@ -520,7 +520,7 @@ class Protocol:
                     state = self._call(state, q, t, heard)
         return state
 
-    # What goes wrong
+    # Faults
 
     def _fault(self, state: State) -> Iterator[Step]:
         faults = self.bounds.faults
@@ -547,7 +547,7 @@ class Protocol:
         if "lose members" in faults and old.members is not None:
             yield "the list of members is lost", self._serve(after, OLD, old._replace(members=None))
         if "old dump" in faults and new is None:
-            # The dump is of the beginning. What comes back is another history.
+            # The dump is of the beginning. Another history comes back.
             dump = self.start().servers[OLD]._replace(history=2)
             back = self._serve(after, OLD, dump)
             for p in range(len(state.processes)):
@@ -577,13 +577,13 @@ class Protocol:
         return self._process(state, p, bus=bus._replace(phase="cut", queue=()))
 
     def _move_bus(self, state: State, p: int) -> State:
-        # Another history: what was left never comes back, and the lease under it is over.
+        # Another history: the one that was left never comes back, and its lease has ended.
         bus = state.processes[p].bus
         return self._process(
             state, p, bus=bus._replace(server=NEW, phase="cut", queue=(), lease=-1)
         )
 
-    # What is true
+    # Invariants
 
     def _is_live(self, state: State, process: Process) -> bool:
         return process.bus.lease >= state.epoch or self.without == "no lease ends"

@@ -108,7 +108,7 @@ SCENARIOS = {
         beats=0,
     ),
 }
-"""By name, what is explored in the suite."""
+"""The scenarios of the suite, by name."""
 
 EVERY = ("cut", "flush", "evict record", "evict value", "trim", "lease runs out")
 
@@ -142,4 +142,4 @@ LARGER = {
         beats=2,
     ),
 }
-"""By name, what a command explores; some take hours."""
+"""The scenarios of the command, by name; some take hours."""

@@ -1,5 +1,5 @@
--- What all scripts share. Numbers of records are the server's microseconds or a little more, so
--- they fit a double; they are written in decimal. Rules are numbered as in the package's docstring.
+-- Shared by all scripts. Numbers of records are the server's microseconds or a little more, so they
+-- fit a double; they are written in decimal. Rules are numbered as in the package's docstring.
 
 local MAGIC = 'fc1\1'
 local FIXED = '>c4c16c16c16ddddd'
@@ -131,7 +131,8 @@ local function fields_of(marks, tags)
   return hard, soft
 end
 
--- Rule 4, for one record. Return if what bears this number is void, and the soft marker above it.
+-- Rule 4, for one record. Return whether a value of this number is void, and the soft marker above
+-- it.
 local function judge_record(record, number, marks, header, key)
   if number < record.f then
     return true, 0
@@ -166,7 +167,7 @@ local function judge(data, unit, root, key, now)
   if void then
     return nil
   end
-  -- It is stale whatever the clock says: a record's numbers may be ahead of it.
+  -- It is stale at any time of the clock: a record's numbers may be ahead of it.
   soft = math.floor(math.min(math.max(soft, also), now) / 1000)
   if soft > 0 and (held.deadline == 0 or soft < held.deadline) then
     held.last = held.deadline == 0 and soft or soft + held.last - held.deadline
@@ -223,7 +224,7 @@ local function announce(log, bus, message)
   return id
 end
 
--- Unlink a lease, and tell those who wait for it if it is contended.
+-- Unlink a lease, and tell its waiters if it is contended.
 local function unlink(key, bus, message)
   local lease = redis.call('GET', key)
   if lease then

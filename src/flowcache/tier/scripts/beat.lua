@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Write, so that WAIT has something to confirm, and say who answers (rules 7, 9).
+-- Write, so that WAIT has something to confirm; return the history and the role (rules 7, 9).
 -- KEYS beat
 local info = redis.call('INFO', 'replication')
 redis.call('SET', KEYS[1], text(clock()), 'PX', 60000)

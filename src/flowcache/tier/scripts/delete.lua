@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Remove a value, and return it if it was fresh; a running load cannot land after it.
+-- Remove a value, and return it if it was fresh; a running load cannot store after it.
 -- KEYS value unit root lease log
 -- ARGV fresh keep bus message key | give
 local replid = primary()

@@ -1,5 +1,5 @@
 #!lua
--- Look at a value again; without a fresh one, say who loads it (rule 5).
+-- Look at a value again; without a fresh one, grant the lease or report a wait (rule 5).
 -- KEYS value unit root lease log
 -- ARGV fresh keep bus message key | token life force contend
 local replid = primary()

@@ -1,5 +1,5 @@
 #!lua
--- Store a value whatever is held; a running load cannot land after it.
+-- Store a value over any other; a running load cannot store after it.
 -- KEYS value unit root lease log
 -- ARGV fresh keep bus message key | operation ttl window rest
 local replid = primary()
