@@ -92,7 +92,8 @@ class Cache(Namespace[V]):
             clock,
             name,
         )
-        self.enabled = enabled
+        if enabled is not True:
+            self.enabled = enabled
         pool.open_pool(self._store(), pending_age, executor)
         self._sweeper = None
         if interval is not None:
