@@ -68,3 +68,11 @@ def test_a_room_uses_only_rooms_above_it(room: str) -> None:
 def test_a_room_is_read_in_one_sitting(room: str) -> None:
     most = MOST_CONTENTS if room == TABLE_OF_CONTENTS else MOST_LINES
     assert len((SOURCE / room).read_text().splitlines()) <= most
+
+
+def test_the_map_names_every_room_in_its_place() -> None:
+    page = (SOURCE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    table = page[page.index("| floor |") :].partition("\n\n")[0]
+    rooms = [Path(room).stem for room in ROOMS]
+
+    assert [name for name in re.findall(r"`(\w+)`", table) if name in rooms] == rooms
