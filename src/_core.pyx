@@ -14,49 +14,49 @@
 #   clock      the time
 #   memory     large blocks
 #   pages      regions of them, for the slab
-#   lock       one lock a cache, and what is read without it
+#   lock       one lock a cache, and loads without it
 #   entry      Entry, and the slab that entries live in
 #   table      (namespace, key) -> entry
 #   lru        one list a namespace, oldest to newest
-#   heap       entries by deadline, children by what is due and by fullness
+#   heap       entries by deadline, children by deadline and by fullness
 #   tags       (namespace, tag) -> entries
 # namespaces
-#   arguments  checks of what callers give
+#   arguments  checks of arguments
 #   options    the options of a loading call, and what they mean for an entry
-#   tree       what is kept of a namespace (Node) and of a cache (Core); the tree; the idle
-#   fairness   who gives way
-#   loads      running loads, and what fences them
+#   tree       the structs of a namespace (Node) and of a cache (Core); the tree; the idle
+#   fairness   the namespace that gives way
+#   loads      running loads, and their fences
 #   current    the load that the calling code is part of
 # one cache
 #   store      Store, which owns a Core; keys and tags by name
-#   settings   limits: the checks, and what a change does
-#   events     who listens
-#   reclaim    what leaves: limbo, debris, drops
-#   expiring   what is due
+#   settings   limits: their checks, and the effect of a change
+#   events     listeners
+#   reclaim    entries that leave: limbo, debris, drops
+#   expiring   entries that are due
 #   evicting   making room
-#   collector  what the collector is shown
+#   collector  the references that the collector is shown
 # the verbs of a namespace
 #   lookup, storing, removing, listing, fetching
 #   leading    loads that compiled code leads
 #   switching  a namespace off, and on again
 #   aging      soft invalidation: a TTL that ends now
 #   matching   invalidation by a predicate
-#   inspecting one key, tags, children: looks that count nowhere
-#   check      everything recomputed
-# what users hold
-#   scopes     which tenant is current
+#   inspecting one key, tags, children: read without an effect on counters
+#   check      every count recomputed
+# objects of users
+#   scopes     the current tenant
 #   spares     views that were dropped, for the next ones
 #   namespace  Namespace: a table of contents
-#   awaitable  what awaiting a hit awaits
-#   fastcall   the hot calls, with their arguments taken apart by hand
+#   awaitable  the result of afetch on a hit
+#   fastcall   the hot calls, with their arguments parsed by hand
 #   tenants    the namespaces of tenants below one; the calls of the current tenant's
 #   cached     hits of cached functions
 #   testing    probes for tests and benches
 #
 # GLOSSARY
 #
-#   node        what the core keeps of one namespace; a Namespace object is a view of a node
-#   heap index  where an entry is in its namespace's heap, or a node in a heap of its parent's
+#   node        the core's struct of one namespace; a Namespace object is a view of a node
+#   heap index  the position of an entry in its namespace's heap, or of a node in its parent's
 #   grace       the seconds for which an entry is held past its TTL; stale_ok: `fetch` may serve it
 #               then without being asked to
 #   limbo       entries that have left every structure; the call drops their references at its end
@@ -73,15 +73,15 @@
 #    the checks of arguments come first; references are dropped, and listeners called, last. An
 #    entry that is removed leaves every structure at once and waits in limbo, with its references,
 #    until store_drain lets it go. Only a look-up can meet a user's __eq__, and only where two keys
-#    are not both str: it then holds nothing but a reference to the candidate, and starts again if
-#    that part of the table has changed (store_find_by_eq_locked). No index survives such a moment.
+#    are not both str. It then holds only a reference to the candidate, and starts again if that
+#    part of the table has changed (store_find_by_eq_locked). No index survives such a moment.
 #
 # 2. The collector sees everything. store_traverse walks the slab, limbo included, without a lock or
 #    a reference count. A bit an entry says whether its key or value can refer to anything at all.
 #    Collections run inside allocations on older interpreters, so that a function that allocates
 #    something the collector knows does so before it looks at the structures.
 #
-# 3. Who owns what. Entry.key and Entry.value own one reference each, from store_put_locked to
+# 3. Ownership. Entry.key and Entry.value own one reference each, from store_put_locked to
 #    store_drain. Node owns its name and its dictionaries; Tag owns its name. Namespace owns its
 #    Store; nothing in the Store owns a Namespace but a running Load, which its end takes out.
 #    Dropping the last view therefore frees a cache at once, without the collector.
@@ -90,20 +90,20 @@
 #    list comprehension makes its items: Cython 3.3 lets go of one twice if the list cannot grow.
 #
 # 5. Counts are kept, not recomputed. Node.entries, weight and pending count the namespace and all
-#    below it; counters count its own, and those of namespaces that are no more are kept by their
-#    parents. _check() recomputes them all.
+#    below it. Counters count its own; parents keep those of forgotten namespaces. _check()
+#    recomputes them all.
 #
 # 6. Cost follows what is touched. Heap keys are lower bounds (see heap), so that a hit, a removal
 #    or a later deadline moves nothing in any heap.
 #
 # 7. A function whose name ends in _locked expects Core.lock, and runs no user code but through
 #    store_find_by_eq_locked, which lets the lock go. With the GIL the lock is nothing. Without it,
-#    nothing is dropped under the lock that could be its last reference and run a finalizer, and
-#    what is read or written without the lock goes through relaxed loads and stores (see lock).
+#    no reference is dropped under the lock that could be the last one and run a finalizer. Fields
+#    used without the lock go through relaxed loads and stores (see lock).
 #
-# 8. A load is stored only if nothing has fenced it. Whatever invalidates a key marks the running
-#    loads that it covers, under the lock and together with the change. Keyed writes look for the
-#    load before, for that may run __eq__; one that has begun since is marked by its hash alone.
+# 8. A load is stored only if nothing has fenced it. An invalidation marks the running loads that it
+#    covers, under the lock and together with the change. Keyed writes look for the load before, for
+#    that may run __eq__; one that has begun since is marked by its hash alone.
 
 cimport cython
 from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_Items, PyDict_Next
@@ -187,7 +187,7 @@ include "_core/testing.pyx"
 
 
 def _connect(python_half not None):
-    """Take the module of what the Python half does for the core. Called once, at import."""
+    """Take the module of the Python half that the core calls. Called once, at import."""
     global face, loaded_type
     face = python_half
     kind = face.Loaded

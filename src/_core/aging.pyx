@@ -15,7 +15,7 @@ cdef bint entry_end_locked(Core* core, uint32_t i, double now) noexcept:
     if entry_grace(e) <= 0 or heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0:
         entry_unlink_locked(core, i, EXPIRED)
         return True
-    # What is left of it is cut off, so that the age of the entry stays right. No hit renews it.
+    # The rest of it is cut off, so that the age of the entry stays right. No hit renews it.
     entry_set_ttl(e, entry_age(&core.slab, i, now), entry_stale_ok(e))
     slide_stop(&core.slab, i)
     e.deadline = now

@@ -1,4 +1,4 @@
-# What callers give: the checks of it, whose errors name the argument. Nothing here knows a cache.
+# Checks of arguments, with errors that name the argument. Nothing here knows a cache.
 
 cdef extern from *:
     """
@@ -171,7 +171,7 @@ cdef enum:
     FEW_TAGS = 8                  # so many may be compared each with each
 
 
-# What the tags begin with that cached functions add: internal, and shown by no call.
+# The prefix of the tags that cached functions add: internal, and shown by no call.
 cdef str FUNCTION_TAG = "flowcache.function:"
 
 

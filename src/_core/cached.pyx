@@ -1,5 +1,5 @@
 # Called: the compiled half of a cached function. A hit builds no tuple, no partial and no frame:
-# the key's hash is computed as a tuple's is, and compared item by item. Keywords are laid out
+# the key's hash is computed as a tuple's, and keys are compared item by item. Keywords are laid out
 # beside the positional arguments in the order of the key; the order is worked out once for the
 # names of a call.
 #
@@ -70,10 +70,10 @@ cdef enum:
     SHAPES = 4
 
 cdef struct Shape:
-    PyObject* names               # owned; what a call passes by keyword, exact str; NULL: no shape
+    PyObject* names               # owned; the keywords of a call, exact str; NULL: no shape
     unsigned char[8] order        # of the names' places, by the text of the names
 
-cdef object KEYWORDS = None           # what sets keywords apart in a key: see _enable_vectorcall
+cdef object KEYWORDS = None           # separates keywords in a key: see _enable_vectorcall
 
 
 @cython.final
@@ -140,7 +140,7 @@ cdef class Called:
             Py_XDECREF(self.shapes[n].names)
 
     def __call__(self, *args, **kwargs):
-        """Return what is held for these arguments, or call the function."""
+        """Return the held result for these arguments, or call the function."""
         return type(self)._call(self, *args, **kwargs)
 
     def _set_up(self, bint is_async, bint hits_answer):
@@ -188,13 +188,13 @@ cdef class Called:
         return tenants_view(self.tenants, tenant, self.tenant_name)
 
     def _call_directly(self, function, Options options not None):
-        """From now on, load what the short cut does not find, without asking Python."""
+        """From now on, load results that the short cut does not find, without the Python half."""
         if self.is_short and not self.is_async and self.function is None:
             self.options = options
             self.function = function
 
     def _answer(self, Namespace namespace not None, key, args, kwargs, Counts counts=None):
-        """Return the fresh value of ``key`` there, or what ``_load`` makes of the call.
+        """Return the fresh value of ``key`` there, or the result of ``_load``.
 
         The call is counted in ``counts``, which is a tenant's, or as the function's own.
         """
@@ -296,7 +296,7 @@ cdef bint keywords_order(Called me, Core* core, PyObject* names, unsigned char* 
     shape.names = names
     memcpy(shape.order, order, MOST_KEYWORDS)
     lock_release(&core.lock)
-    Py_XDECREF(before)                            # what Shape.names was
+    Py_XDECREF(before)                            # the old reference of Shape.names
     return True
 
 
@@ -421,7 +421,7 @@ cdef object called_call(PyObject* me, PyObject** args, size_t nargsf, PyObject* 
 cdef object called_at(Called me, PyObject** args, Py_ssize_t nargs, PyObject* names):
     """Answer a call with keywords, or for a tenant.
 
-    What has been found is handed on: a call that is no hit keeps the namespace it began with.
+    Its state is handed on: a call that is no hit keeps the namespace it began with.
     """
     cdef PyObject* items[MOST_ITEMS]
     cdef PyObject** given = args

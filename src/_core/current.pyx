@@ -1,5 +1,5 @@
-# Which load the calling code is part of: a context variable, as tasks and threads that a loader
-# starts with a copy of its context are part of it too.
+# The load that the calling code is part of: a context variable, since tasks and threads that a
+# loader starts with a copy of its context are part of it too.
 
 cdef extern from "Python.h":
     object PyContextVar_New(const char* name, PyObject* default)
@@ -54,7 +54,7 @@ def current_load():
 
 
 def enter_load(Load load not None):
-    """Make ``load`` the current load of this context; return what ``leave_load`` takes."""
+    """Make ``load`` the current load of this context; return the arguments of ``leave_load``."""
     cdef LoadScope scope = scope_of_load(load)
     return scope, PyContextVar_Set(load_variable, scope)
 

@@ -1,6 +1,6 @@
-# The calls that nearly every program makes most, with their arguments taken apart by hand: Cython's
-# way costs as much as the look-up. What is out of the ordinary goes to the methods of the class,
-# whose places these take: see fastcall_install.
+# The most frequent calls, with their arguments parsed by hand: Cython's parsing costs as much as
+# the look-up. Rare forms of a call go to the methods of the class, which these replace: see
+# fastcall_install.
 
 cdef extern from *:
     """

@@ -2,10 +2,10 @@
 
 cdef Kind look_up(Store store, Node* node, object key, uint32_t hash, Options options, bint anew,
                   PyObject** found, bint* due) except KINDS_COUNT:
-    """HIT, STALE_HIT or MISS: whether what is held answers the call. Counted, and told.
+    """HIT, STALE_HIT or MISS: whether the entry answers the call. Counted, with its event.
 
-    `found` receives the value, which the caller then owns, and `due` whether it is to be loaded
-    anew behind the call. With `anew`, what is due is a miss.
+    `found` receives the value, which the caller then owns, and `due` whether a background load is
+    due. With `anew`, a due entry is a miss.
     """
     cdef Core* core = &store.core
     cdef uint32_t i
@@ -46,7 +46,7 @@ cdef Kind look_up(Store store, Node* node, object key, uint32_t hash, Options op
 
 
 cdef tuple looked_up(Store store, Node* node, object key, Options options, bint anew):
-    """(value, whether it is due) if what is held answers the call, or None."""
+    """(value, whether it is due) if the entry answers the call, or None."""
     cdef PyObject* found = NULL
     cdef bint due = False
     try:
@@ -58,7 +58,7 @@ cdef tuple looked_up(Store store, Node* node, object key, Options options, bint 
 
 
 cdef tuple stand_in(Store store, Node* node, object key, Options options, bint timed_out):
-    """(value,) if what is held may stand in for a load that raised or takes too long, or None."""
+    """(value,) if it may stand in for a load that raised or takes too long, or None."""
     cdef Core* core = &store.core
     cdef uint32_t hash = key_hash(node, key), i
     cdef double now = store_now(store)
@@ -93,7 +93,7 @@ cdef object fresh_value(Store store, Node* node, object key, uint32_t hash):
 
 cdef bint is_still_due(Store store, Node* node, object key, uint32_t hash,
                        Options options) except -1:
-    """Whether what is held is to be loaded anew behind a call with these options."""
+    """Whether the entry is due for a background load by a call with these options."""
     cdef Core* core = &store.core
     cdef uint32_t i
     cdef double now = store_now(store)
@@ -113,11 +113,11 @@ cdef bint is_still_due(Store store, Node* node, object key, uint32_t hash,
 
 cdef object load_begin(Store store, Node* node, object view, object key, Options options,
                        object run, list loads, bint behind, bint anew):
-    """Register a load for a run, and return it, or the one already running that is to be joined.
+    """Register a load for a run, and return it, or the running one to join.
 
     The run's own is put into `loads`, its list, in the same step: no interrupt comes between.
-    Another load may have ended since the look-up. If what is held now answers the call, nothing is
-    registered and (value,) returned, or None from a load `behind` the call; not with `anew`.
+    Another load may have ended since the look-up. If the entry now answers the call, no load is
+    registered and (value,) returned, or None for a load `behind` the call; not with `anew`.
     """
     cdef Core* core = &store.core
     cdef double now = store_now(store)
@@ -129,7 +129,7 @@ cdef object load_begin(Store store, Node* node, object view, object key, Options
     load.started = now
     load.background = behind
     load.leader = run
-    # No call waits for a load behind one: it takes a place even within another load.
+    # No call waits for a background load: it takes a place even within another load.
     running = load_register(core, node, view, load, None if behind else load_waiting(), now)
     if running is not load:
         return running
@@ -149,8 +149,8 @@ cdef object load_begin(Store store, Node* node, object view, object key, Options
         load_unregister(load)
         load_settle(load, face.ABANDONED)
         raise
-    # A call that has joined it looks again: what made it needless may have been invalidated since,
-    # by a tag that this load does not bear.
+    # A call that has joined it looks again: the entry that made it needless may have been
+    # invalidated since, by a tag that this load does not bear.
     load_unregister(load)
     load_settle(load, face.ABANDONED)
     return value
@@ -160,10 +160,10 @@ cdef bint load_finish(Store store, Node* node, Load load, Options options, objec
                       object ttl, object tags, bint keep, double seconds) except -1:
     """End a load: store its value if nothing has invalidated it, and count it. True: stored.
 
-    `ttl` and `tags` are what its loader asked for, beside the options. A value that is not to be
-    kept (without `keep`, or with a TTL of 0), that is too heavy, or that bears too many tags with
-    those of the calls that joined, takes away what the load was to replace. A load that took no
-    `seconds`, but a negative number, is not counted.
+    `ttl` and `tags` are those of its loader, beside the options. A value is not stored without
+    `keep`, with a TTL of 0, if it is too heavy, or with too many tags, those of joined calls
+    included. Then the entry that the load was to replace is removed. A load that took no `seconds`,
+    but a negative number, is not counted.
     """
     cdef Terms terms
     cdef bint stored = False
@@ -187,7 +187,7 @@ cdef bint load_finish(Store store, Node* node, Load load, Options options, objec
                 terms.ttl = 0
                 put(store, node, load.key, value, &terms, borne, load.hash, load)
     except CacheClosedError:
-        pass                                      # it is handed over all the same
+        pass                                      # the waiters receive it all the same
     finally:
         load_unregister(load)
     if every:

@@ -5,7 +5,7 @@ cdef enum:
 
 
 cdef object inspection_of(Store store, Node* node, object key):
-    """What is held for the key and which load of it runs; None: neither."""
+    """The facts of the key's entry and of its running load; None: neither exists."""
     cdef Core* core = &store.core
     cdef uint32_t hash, i, link
     cdef double now, age = 0, left = 0, grace = 0, sliding = 0
@@ -177,7 +177,7 @@ cdef object children_of(Store store, Node* node, object top, object by):
 
 
 cdef object size_held(Store store, Node* node):
-    """What cachetools calls currsize: the weight where that is bounded, else the entries."""
+    """As currsize of cachetools: the weight where that is bounded, else the entries."""
     cdef Core* core = &store.core
     cdef double now
     cdef int64_t held
@@ -195,7 +195,7 @@ cdef object size_held(Store store, Node* node):
 
 
 cdef object size_bound(Store store, Node* node):
-    """What cachetools calls maxsize: the bound on what size_held tells; None: it has none."""
+    """As maxsize of cachetools: the bound on size_held; None: it has none."""
     cdef Core* core = &store.core
     cdef int64_t bound
     node_guard_closed(store)

@@ -1,10 +1,10 @@
 # A load that compiled code leads: registered, run in the caller's thread and context, stored under
-# its fence and taken out, with no Python frame but the loader's own.
+# its fence and removed, with no Python frame but the loader's own.
 #
-# All else is made for the calls that need it. A call that joins the load finds a record of its run
-# (load_leader in loads), and marks the load as joined, under the lock; the end looks at that mark
-# once no call can join any more. What is out of the ordinary at the end goes to the Python half
-# with what was found: an exception, `Loaded`, `store_if=`, a value that may be read once only.
+# Other objects are made only for the calls that need them. A call that joins the load finds a
+# record of its run (load_leader in loads), and marks the load as joined, under the lock. The end
+# reads that mark once no call can join any more. Rare ends go to the Python half: an exception,
+# `Loaded`, `store_if=`, a value that may be read once only.
 
 cdef extern from *:
     """
@@ -76,7 +76,7 @@ def leave_room():
 
 
 cdef inline object asked_of(str name, str attribute):
-    """What an attribute of a module returns, called; None where it is not imported, or half."""
+    """The result of a function of a module; None if the module is not, or only partly, imported."""
     cdef PyObject* module = PyDict_GetItemWithError(<object>PyImport_GetModuleDict(), name)
     if module == NULL:
         return None
@@ -101,7 +101,7 @@ cdef object loader_of(object function, PyObject** args, size_t nargs, PyObject* 
 
 cdef Load load_lead_begin(Store store, Node* node, object view, object key, uint32_t hash,
                           Options options):
-    """Register a load for compiled code to lead; None if the call takes more than that."""
+    """Register a load for compiled code to lead; None if the call needs more than that."""
     cdef Load load
     cdef double now
     if options.timeout is not None or frames_left() < ROOM + 5:
@@ -120,7 +120,7 @@ cdef Load load_lead_begin(Store store, Node* node, object view, object key, uint
 
 
 cdef int lead_leave(Load load, LoadScope scope, Load outer, object loop) except -1:
-    """Take back what the call of the loader needed. Twice is once."""
+    """Undo the preparations of the loader's call. A second call has no effect."""
     if scope is not None:
         scope_empty(scope)
     if outer is not None and load in load_edges(outer):
@@ -165,7 +165,7 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
             error = error_raised()
         else:
             value = <object>produced
-            Py_DECREF(value)                      # the call's; `value` has its own
+            Py_DECREF(value)                      # the reference of the call; `value` has its own
         seconds = clock_read_fine() - seconds
         PyContextVar_Reset(load_variable, token)
         token = None
@@ -206,7 +206,7 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
 cdef object fetch_missing(Store store, Node* node, object view, object key, uint32_t hash,
                           Options options, object function, PyObject** args, size_t nargs,
                           PyObject* names, object on_miss, int64_t* misses):
-    """Answer a sync call for which nothing fresh was found: from a stale value, or by a load.
+    """Answer a sync call without a fresh entry: from a stale value, or by a load.
 
     A miss is counted by `on_miss`, a function, and at `misses`; either may be none.
     """
@@ -219,7 +219,7 @@ cdef object fetch_missing(Store store, Node* node, object view, object key, uint
             on_miss()
         return load_lead(store, node, view, key, hash, options, function, args, nargs, names)
     value = <object>found
-    Py_DECREF(value)                              # what look_up gave
+    Py_DECREF(value)                              # the reference of look_up
     if due:
         face.load_anew(view, key, loader_of(function, args, nargs, names), options)
     return value

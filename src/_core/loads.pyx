@@ -1,4 +1,4 @@
-# The running loads of a cache, and what fences them.
+# The running loads of a cache, and their fences.
 
 cdef enum:
     MOST_LOST = 16384             # tags that a load remembers to have lost
@@ -8,10 +8,10 @@ cdef enum:
 @cython.freelist(32)
 @cython.no_gc_clear                  # its end needs its namespace; Store breaks the cycles
 cdef class Load:
-    """One running load: what it is for, and whether its result may still be stored.
+    """One running load: its key and tags, and whether its result may still be stored.
 
-    ``_begin`` of a namespace registers it there, until ``_finish`` or ``_abandon``. Whatever
-    invalidates its key meanwhile fences it; a fence is never taken down.
+    ``_begin`` of a namespace registers it there, until ``_finish`` or ``_abandon``. Each
+    invalidation of its key meanwhile fences it; a fence is never removed.
 
     A load is settled once, with an outcome; its waiters are then woken. The end of a load publishes
     the outcome first, and then looks for waiters; a waiter first adds itself, and then looks for
@@ -46,7 +46,7 @@ cdef class Load:
     cdef dict sleepers                # the calls that wait for it; None: none has yet
     cdef public Load stands_in_for    # a registered load in whose place it is stored, or None
     cdef list edges                   # loads that its loader waits for; None: none yet
-    cdef bint is_led                  # by compiled code, and what follows tells where
+    cdef bint is_led                  # led by compiled code; the fields below tell where
     cdef bint joined                  # another call may wait for it, or has
     cdef readonly unsigned long thread
     cdef readonly object greenlet
@@ -98,7 +98,7 @@ cdef uint32_t process_forks = 0       # forks that this process is a child of, s
 
 
 def forks_since_import():
-    """Return how many forks lie between the process that imported flowcache and this one."""
+    """Return the number of forks between the process that imported flowcache and this one."""
     return process_forks
 
 
@@ -194,7 +194,7 @@ cdef tuple tags_together(tuple tags, tuple more):
 
 
 cdef bint load_join(Load running, Load load, double now) except -1:
-    """Let a call join a running load; False: it has to begin its own.
+    """Let a call join a running load; False: it must begin its own.
 
     The running load bears the call's tags from now on. It cannot if one of them was invalidated
     since it began, or if its value is being stored. With too many tags it is not stored at all.
@@ -231,7 +231,7 @@ cdef bint load_join(Load running, Load load, double now) except -1:
 
 
 cdef tuple load_close_tags(Load load, tuple tags):
-    """Let no call add tags any more; return all that the load's value is to bear; None: no tag."""
+    """Let no call add tags any more; return all tags of the load's value; None: no tag."""
     cdef tuple borne
     lock_acquire(&load.core.lock)
     load.finishing = True
@@ -242,9 +242,9 @@ cdef tuple load_close_tags(Load load, tuple tags):
     return tags or None
 
 
-# The table of running loads: chained buckets by hash, newest first. A load is taken out by what it
-# is, and only a search compares keys, so that no key can keep a load there. Nothing but its growth,
-# which a registration begins with, needs memory: an end or a fence cannot fail.
+# The table of running loads: chained buckets by hash, newest first. A load is removed by identity,
+# and only a search compares keys, so that no key can keep a load there. Only growth, at the start
+# of a registration, needs memory: an end or a fence cannot fail.
 
 
 cdef inline PyObject** loads_bucket_locked(Core* core, uint32_t hash) noexcept nogil:
@@ -314,10 +314,10 @@ cdef Load load_find(Core* core, Node* node, object key, uint32_t hash, uint64_t*
     raise RuntimeError("key: its __eq__ begins or ends a load each time it is asked")
 
 
-# Places. Each load takes one of the `max_pending` of its namespace and of all those above it, but a
-# load that another one of the same tenant waits for: to refuse it one would be to refuse what has a
-# place already. A load that is too old, or that a fork left behind, gives its place back when one
-# is wanted: the loads that have a place are a list by age, so that each is looked at once.
+# Places. Each load takes one of the `max_pending` of its namespace and of all those above it. A
+# load that another load of the same tenant waits for takes none, since its refusal would refuse a
+# load that has a place. A load that is too old, or that a fork left behind, releases its place when
+# one is needed. The loads with a place are a list by age, so that each is examined once.
 
 cdef inline bint load_is_lost_locked(Load load, Core* core, double now) noexcept:
     """Whether the load is too old to be stored, or runs in a process that forked this one."""
@@ -346,7 +346,7 @@ cdef void place_take_locked(Core* core, Load load) noexcept:
 
 
 cdef void place_give_locked(Core* core, Load load) noexcept:
-    """Give the load's place back, if it has one."""
+    """Release the load's place, if it has one."""
     cdef Node* node = load.node
     if not load.has_place:
         return
@@ -479,15 +479,15 @@ cdef void load_unregister(Load load) noexcept:
         node.pending -= 1
         node = node.parent
     lock_release(&core.lock)
-    Py_DECREF(load)                               # what Node.running owned; the caller has another
+    Py_DECREF(load)                               # Node.running's; the caller has another
 
 
 cdef void fence_key_locked(Core* core, Node* node, Load found, uint32_t hash,
                            uint64_t since) noexcept:
     """Let the load of a key end in vain. Runs no user code.
 
-    ``found`` is what :c:func:`load_find` found before the change; whatever has the key's hash and
-    began since then (``since``: Core.loads_begun at that time) may be the key's too.
+    ``found`` is the result of :c:func:`load_find` before the change. A load with the key's hash
+    that began since then (``since``: Core.loads_begun at that time) may be the key's too.
     """
     cdef PyObject* at
     if found is not None:
@@ -527,9 +527,9 @@ cdef void fence_and_forget_locked(Load load) noexcept:
 cdef void fence_tags_locked(Core* core, Node* node, tuple tags, bint every, double now) noexcept:
     """Fence the loads, here and below, that bear the tags; the others remember that they are lost.
 
-    A load may learn its tags only at its end, so that with `every` each of the tags counts as lost:
-    a result that might have been covered is not stored. One that is too old to be stored is fenced,
-    and one that would have to remember too many tags: what loads remember is bounded.
+    A load may learn its tags only at its end. So with `every` each of the tags counts as lost: a
+    result that might have been covered is not stored. A load that is too old to be stored is
+    fenced, and so is one with too many tags to remember: the memory of loads is bounded.
     """
     cdef Node* child = node.child
     cdef PyObject* at = node.running

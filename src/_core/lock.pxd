@@ -2,17 +2,17 @@
 
 cdef extern from * nogil:
     """
-    /* One lock a cache on a build without the GIL; with the GIL there is nothing to lock, because
-       no structure is ever left half changed where the GIL could be let go.
+    /* One lock a cache on a build without the GIL. With the GIL the lock does nothing, because no
+       structure is ever half changed where the GIL could be released.
 
-       A fork stops all threads where none is within a lock. But CPython hands a lock that was
-       waited for on to who waited, and that thread, if it has not come to run by then, is not in
-       the child: all locks are listed, and the child opens them. */
+       A fork stops all threads where none is within a lock. But CPython hands a released lock to a
+       waiting thread. If that thread has not run yet, the child has no such thread. So all locks
+       are listed, and the child opens them. */
     #ifdef Py_GIL_DISABLED
     typedef struct flowcache_lock {
         PyMutex mutex;
         struct flowcache_lock *next;
-        struct flowcache_lock **link;     /* what points here */
+        struct flowcache_lock **link;     /* the pointer to this */
     } flowcache_lock;
     static flowcache_lock *flowcache_locks;
     static PyMutex flowcache_locks_mutex;
@@ -59,8 +59,8 @@ cdef extern from * nogil:
 
 cdef extern from * nogil:
     """
-    /* What is read without the lock, as a hint or for a value that one write sets whole. Without
-       the GIL both sides say so. A decision by such a number is checked again with the lock. */
+    /* Loads without the lock, of a hint or of a value that one write sets whole. Without the GIL
+       both sides are atomic. A decision by such a number is checked again with the lock. */
     #ifdef Py_GIL_DISABLED
     #define flowcache_load_flag(at) _Py_atomic_load_int_relaxed(at)
     #define flowcache_load_u32(at) _Py_atomic_load_uint32_relaxed(at)

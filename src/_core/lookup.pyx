@@ -1,4 +1,4 @@
-# Looking up: what is held for a key.
+# Looking up the entry of a key.
 
 
 cdef object look(Store store, Node* node, object key, bint counts):

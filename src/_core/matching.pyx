@@ -95,9 +95,9 @@ cdef int match_own(Store store, Node* node, object predicate, uint32_t number,
 cdef int64_t invalidate_where(Store store, Node* node, object predicate) except -1:
     """Remove the entries, here and below, that the predicate is true of; how many.
 
-    The loads that run here are fenced before the first entry is looked at: which of their values
-    the predicate would be true of is not known yet. An entry is the one that was looked at if its
-    key and value are: both are held, so that no other objects have their addresses.
+    The loads that run here are fenced before the first entry is examined. The predicate's result
+    for their values is not known yet. An entry is the examined one if its key and value are the
+    same objects. Both are held, so no other objects have their addresses.
     """
     cdef Core* core = &store.core
     cdef Nodes held
@@ -133,7 +133,7 @@ cdef int64_t invalidate_where(Store store, Node* node, object predicate) except 
                 if i >= core.slab.used:
                     continue
                 e = entry_at(&core.slab, i)
-                # What waits in limbo still has all three.
+                # An entry in limbo still has all three.
                 if (e.node == owner.id and e.key == <PyObject*>key
                         and e.value == <PyObject*>value
                         and table_holds(&core.table, e.hash, i)):

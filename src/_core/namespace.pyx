@@ -1,5 +1,5 @@
-# Namespace: what users hold. A view is two pointers; it keeps its cache alive and its namespace
-# from being forgotten, and leads nowhere but down.
+# Namespace: the object of users. A view is two pointers. It keeps its cache alive and its namespace
+# from being forgotten, and leads only to namespaces below.
 #
 # The class is a table of contents: each call stands in the room of its verb.
 
@@ -31,7 +31,7 @@ cdef class Namespace:
     def __class_getitem__(cls, item):
         return GenericAlias(cls, item)
 
-    # ------------------------------------------------------------------ who and where
+    # ------------------------------------------------------------------ identity
 
     @property
     def path(self):
@@ -89,7 +89,7 @@ dictionary look-up a name where the namespaces exist.
         return names_below(self.store, self.node)
 
     def configure(self, **settings):
-        """Change settings of this namespace; what is not named stays as it is.
+        """Change the named settings of this namespace; the others stay as they are.
 
         ``default_ttl`` (seconds, ``None``: never), ``max_entries``, ``max_weight``,
         ``max_pending`` (``None``: no limit), ``reserved`` (entries that pressure from outside
@@ -140,7 +140,7 @@ dictionary look-up a name where the namespaces exist.
         reset_counts(self.store, self.node)
 
     def subscribe(self, listener, /, kinds=None):
-        """Call ``listener(event)`` for events here and below; return a function that ends it.
+        """Call ``listener(event)`` for events here and below; return a function that ends that.
 
         ``kinds``: one kind or several of hit, miss, stale_hit, set, remove, load, load_error,
         refresh, sweep; all by default. Listeners run after the change is complete; one that raises
@@ -170,25 +170,25 @@ dictionary look-up a name where the namespaces exist.
         """Store ``value``, replacing value, TTL and tags of ``key``. O(1) but for evictions.
 
         ``ttl``: seconds, a ``timedelta``, or ``None`` for never; by default the namespace's
-        ``default_ttl``; 0 stores nothing, and takes away what was there. ``tags``: non-empty
-        ``str`` of at most 256 characters, one or several. ``stale``: seconds past the TTL
-        (``True``: no end) in which ``fetch`` may serve the value while it loads a new one.
-        ``sliding``: seconds; without a hit for so long the entry ends, and a hit renews it, never
-        beyond its TTL. ``jitter``: from 0 to below 1; the TTL is drawn from ``ttl * [1 - jitter,
-        1]`` for each store. Raises ``TypeError`` or ``ValueError`` for bad arguments,
-        ``EntryTooHeavyError``, ``WeigherError``.
+        ``default_ttl``; 0 stores nothing, and removes the old entry. ``tags``: non-empty ``str`` of
+        at most 256 characters, one or several. ``stale``: seconds past the TTL (``True``: no end)
+        in which ``fetch`` may serve the value while it loads a new one. ``sliding``: seconds;
+        without a hit for so long the entry ends, and a hit renews it, never beyond its TTL.
+        ``jitter``: from 0 to below 1; the TTL is drawn from ``ttl * [1 - jitter, 1]`` for each
+        store. Raises ``TypeError`` or ``ValueError`` for bad arguments, ``EntryTooHeavyError``,
+        ``WeigherError``.
         """
         set_one(self.store, self.node, key, value, ttl, tags, stale, sliding, jitter)
 
     def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None):
-        """Store ``value`` only if ``key`` has no fresh entry; say whether it was stored.
+        """Store ``value`` only if ``key`` has no fresh entry; return whether it was stored.
 
         Where the namespace is off it says ``True``, and stores nothing.
         """
         return add_or_not(self.store, self.node, key, value, ttl, tags, stale, sliding, jitter)
 
     def delete(self, key, /):
-        """Remove ``key``; say whether it had a fresh entry. A running load of it is not stored."""
+        """Remove ``key``; return whether it had a fresh entry. A running load is not stored."""
         return delete_one(self.store, self.node, key)
 
     def pop(self, key, /, default=UNSET):
@@ -200,7 +200,7 @@ dictionary look-up a name where the namespaces exist.
         return pop_oldest(self.store, self.node)
 
     def touch(self, key, /, ttl=UNSET):
-        """Give the fresh entry of ``key`` a new TTL from now; say whether there was one.
+        """Give the fresh entry of ``key`` a new TTL from now; return whether there was one.
 
         Neither order nor counts change. ``ttl=0`` expires it. One that slides goes on to do so.
         """
@@ -213,8 +213,8 @@ dictionary look-up a name where the namespaces exist.
     def incr(self, key, /, delta=1, *, default=0, ttl=UNSET):
         """Add ``delta`` to the counter at ``key``, atomically, and return the sum.
 
-        An absent counter starts at ``default``, with ``ttl``; one that is there keeps its TTL, tags
-        and weight. Raises ``TypeError`` where the value, ``delta`` or ``default`` is no ``int``.
+        An absent counter starts at ``default``, with ``ttl``; a present one keeps its TTL, tags and
+        weight. Raises ``TypeError`` where the value, ``delta`` or ``default`` is no ``int``.
         """
         return add_to_counter(self.store, self.node, key, delta, default, ttl)
 
@@ -233,7 +233,7 @@ dictionary look-up a name where the namespaces exist.
         return look(self.store, self.node, key, False) is not MISSING
 
     def __len__(self):
-        """The number of this namespace's own fresh entries. O(1), and O(what is due here)."""
+        """The number of this namespace's own fresh entries. O(1), and O(entries due here)."""
         return fresh_count(self.store, self.node)
 
     def __iter__(self):
@@ -279,34 +279,35 @@ dictionary look-up a name where the namespaces exist.
         set_many(self.store, self.node, pairs_of(mapping), ttl, tags, stale, sliding, jitter)
 
     def delete_many(self, keys, /):
-        """Remove the keys; return how many of them had a fresh entry."""
+        """Remove the keys; return the number of those with a fresh entry."""
         return delete_many(self.store, self.node, keys)
 
     def clear(self):
         """Remove every entry of this namespace and of those below it, and of no other.
 
-        Returns how many. Loads that run there are not stored. Costs O(namespaces below), and
-        O(what is removed) up to some thousand entries; the memory of more comes back a little at
-        a time, with later writes or ``sweep()``.
+        Returns their number. Loads that run there are not stored. Costs O(namespaces below), and
+        O(removed entries) up to some thousand. Later writes or ``sweep()`` release the memory of
+        more, in slices.
         """
         return clear_all(self.store, self.node)
 
     def invalidate_tag(self, tag, /):
-        """Remove the entries, here and below, that bear the tag; return how many.
+        """Remove the entries, here and below, that bear the tag; return their number.
 
-        Loads that run with the tag are not stored. Costs O(what is removed).
+        Loads that run with the tag are not stored. Costs O(removed entries).
         """
         return invalidate_tag(self.store, self.node, tag)
 
     def invalidate_tags(self, tags, /, *, match="any"):
         """Remove the entries, here and below, that bear one of the tags, or (``match="all"``) each.
 
-        Returns how many. Costs O(entries that bear the tags), with ``"all"`` the rarest of them.
+        Returns their number. Costs O(entries that bear the tags), with ``"all"`` the rarest of
+        them.
         """
         return invalidate_tags(self.store, self.node, tags, match)
 
     def invalidate_prefix(self, prefix, /):
-        """Remove this namespace's own entries whose ``str`` keys start so; return how many.
+        """Remove this namespace's own entries whose ``str`` keys start so; return their number.
 
         Loads of such keys are not stored. Costs O(this namespace's own entries).
         """
@@ -315,46 +316,46 @@ dictionary look-up a name where the namespaces exist.
     def invalidate_where(self, predicate, /):
         """Remove the entries, here and below, of which ``predicate(key, value)`` is true.
 
-        Returns how many. No load that runs here or below is stored, for its value is not known yet.
-        All are looked at before any is removed: where ``predicate`` raises, none is. Costs a call
-        for each entry, and O(entries) of memory.
+        Returns their number. No load that runs here or below is stored, for its value is not known
+        yet. All entries are examined before any is removed: if ``predicate`` raises, none is. Costs
+        a call for each entry, and O(entries) of memory.
         """
         return invalidate_where(self.store, self.node, predicate)
 
     def expire(self, key, /):
-        """End the TTL of ``key`` now; say whether it had a fresh entry.
+        """End the TTL of ``key`` now; return whether it had a fresh entry.
 
-        Within its stale window ``fetch`` serves the entry still, and loads it anew behind the call;
-        without a window it is removed. A running load of it is not stored. O(log n).
+        Within its stale window ``fetch`` still serves the entry, and starts a background load.
+        Without a window it is removed. A running load of it is not stored. O(log n).
         """
         return expire_one(self.store, self.node, key)
 
     def expire_tag(self, tag, /):
-        """End the TTL of the entries, here and below, that bear the tag; return how many.
+        """End the TTL of the entries, here and below, that bear the tag; return their number.
 
-        Each fares as with :meth:`expire`. Loads that run with the tag are not stored. Costs
+        Each is treated as by :meth:`expire`. Loads that run with the tag are not stored. Costs
         O(entries that bear it).
         """
         return expire_tag(self.store, self.node, tag)
 
-    # ------------------------------------------------------------------ looks that count nowhere
+    # ------------------------------------------------------------------ inspection
 
     def inspect(self, key, /):
         """Return the :class:`Inspection` of ``key``; ``None`` if it is neither held nor loading.
 
-        Tells TTL, age, tags, weight and the load that runs. Neither order nor counts change. O(1).
+        It has TTL, age, tags, weight and the running load. Neither order nor counts change. O(1).
         """
         return inspection_of(self.store, self.node, key)
 
     def tags(self):
-        """Return a ``dict``: how many entries, here and below, bear each tag. O(tags)."""
+        """Return a ``dict`` of tags: the number of entries, here and below, with each. O(tags)."""
         return tags_counted(self.store, self.node)
 
     def children(self, *, top=50, by="entries"):
-        """Return :class:`Children`: the ``top`` namespaces right below by a figure, and the rest.
+        """Return :class:`Children`: the ``top`` namespaces right below by a field, and the rest.
 
-        ``by``: the name of a field of :class:`Stats`. Reads them in slices, as they are then; none
-        becomes more recent among the idle. O(namespaces below).
+        ``by``: the name of a field of :class:`Stats`. Reads them in slices, as they are then; idle
+        namespaces do not become more recent. O(namespaces below).
         """
         return children_of(self.store, self.node, top, by)
 
@@ -368,20 +369,20 @@ refresh_ahead=None, store_if=None, timeout=None)
 
 Return the fresh value of ``key``; load it if there is none.
 
-``loader`` takes nothing and returns the value, or ``Loaded(value, ...)``. All calls for the
-key while it loads, from threads, tasks or other event loops, wait for that one load and get its
-value or its exception. An exception is not stored. A loader made with ``async def`` makes this
-:meth:`afetch`: await what it returns.
+``loader`` takes nothing and returns the value, or ``Loaded(value, ...)``. While it loads, all calls
+for the key, from threads, tasks or other event loops, wait for that load. They return its value or
+raise its exception. An exception is not stored. A loader made with ``async def`` makes this
+:meth:`afetch`: await the result.
 
 ``ttl``, ``tags``, ``stale`` as for :meth:`set`. ``stale_if_error``: seconds past the TTL in which
 the old value stands in for a load that raises. ``refresh_ahead``: the part of the TTL, between 0
-and 1, after which a hit starts a background load. ``store_if(value)``: whether to keep it.
+and 1, after which a hit starts a background load. ``store_if(value)``: whether to store it.
 ``timeout``: seconds to wait; then the stale value, else ``LoadTimeoutError``; the load goes on.
 
-Raises what the loader raises, ``RecursiveLoadError``, ``LoadTimeoutError``, ``TooManyLoadsError``,
-``TypeError`` and ``ValueError`` for bad arguments. On the thread of an event loop one of whose
-tasks is loading the key it cannot wait for that task: it calls ``loader`` itself, at once.
-A hit costs one look-up, and looks at no option but ``refresh_ahead``.
+Raises the loader's exceptions, ``RecursiveLoadError``, ``LoadTimeoutError``, ``TooManyLoadsError``,
+``TypeError`` and ``ValueError`` for bad arguments. On the thread of an event loop it cannot wait
+for a task of that loop. If such a task is loading the key, it calls ``loader`` itself, at once. A
+hit costs one look-up, and reads no option but ``refresh_ahead``.
         """
         return face.fetch(self, key, loader, **options)
 
@@ -394,9 +395,9 @@ refresh_ahead=None, store_if=None, timeout=None)
 Await the fresh value of ``key``; load it if there is none.
 
 ``loader`` is a coroutine function, any callable that returns an awaitable, or a plain callable. The
-load runs in a task of its own: cancelling one caller affects no other, and the task is cancelled
-when no caller waits for it any more. All else as for :meth:`fetch`. A hit makes no coroutine and
-does not suspend; what it returns can be awaited once, gathered, made a task, or dropped.
+load runs in a task of its own. The cancellation of one caller affects no other, and the task is
+cancelled when no caller waits any more. All else is as for :meth:`fetch`. A hit makes no coroutine
+and does not suspend. Its result can be awaited once, gathered, made a task, or dropped.
         """
         return face.afetch(self, key, loader, **options)
 
@@ -421,17 +422,17 @@ does not suspend; what it returns can be awaited once, gathered, made a task, or
         return face.afetch_many(self, keys, loader, **options)
 
     def wrap(self, function, /, **options):
-        """Return ``function`` cached here, sync or async by what it is. Options: see ``cached``."""
+        """Return ``function`` cached here, sync or async like it. Options: see ``cached``."""
         return face.wrap(self, function, **options)
 
     def cached(self, function=None, /, **options):
         """Decorate a function so that its results are cached here.
 
-        ``key`` and ``tags`` may be callables of the arguments; without ``key`` it is the function's
-        qualified name and its arguments, as a tuple (``typed=True`` tells ``1`` from ``1.0`` and
-        ``True``). ``ttl``, ``stale``, ``stale_if_error``, ``refresh_ahead``, ``store_if``,
-        ``timeout`` as for :meth:`fetch`. Without parentheses, ``@ns.cached``, all of them are the
-        defaults.
+        ``key`` and ``tags`` may be callables of the arguments. Without ``key`` the key is the
+        function's qualified name and its arguments, as a tuple. ``typed=True`` tells ``1`` from
+        ``1.0`` and ``True``. ``ttl``, ``stale``, ``stale_if_error``, ``refresh_ahead``,
+        ``store_if``, ``timeout`` as for :meth:`fetch`. Without parentheses, ``@ns.cached``, all of
+        them are the defaults.
 
         ``tenant="tenant_id"``: the function's parameter of that name says whose call it is, and the
         result is kept in that tenant's namespace below this one: ``path(tenant)``, by default
@@ -458,7 +459,7 @@ does not suspend; what it returns can be awaited once, gathered, made a task, or
         self.store = store
 
     def _close(self):
-        """Refuse all further use, let running loads end in vain, and drop every entry."""
+        """Refuse all further use, fence the running loads, and drop every entry."""
         store_close(self.store)
 
     def _is_closed(self):
@@ -468,11 +469,11 @@ does not suspend; what it returns can be awaited once, gathered, made a task, or
         return store_now(self.store)
 
     def _store(self):
-        """The store itself: what a background thread may hold weakly. See _root_of."""
+        """The store itself, which a background thread may refer to weakly. See _root_of."""
         return self.store
 
     def _sweep(self):
-        """Expire and reclaim some of what is due; return how many expired, and if there is more."""
+        """Expire and reclaim some due entries; return their number, and whether more are due."""
         return sweep_some(self.store, self.node)
 
     def _listed(self):

@@ -1,5 +1,5 @@
 # The options of a loading call, checked once: for a cached function when it is decorated, else by
-# the call. Here alone is asked what they mean for an entry.
+# the call. Only this room applies them to an entry.
 
 cdef tuple OPTIONS = (
     "ttl", "tags", "stale", "stale_if_error", "refresh_ahead", "store_if", "timeout")
@@ -17,7 +17,7 @@ cdef class Options:
     cdef double stale_if_error        # seconds past it in which it may cover an error; -1: never
     cdef double refresh_ahead         # the part of a TTL after which a hit loads; INFINITY: never
     cdef readonly tuple tags          # of exact str; () for none
-    cdef readonly object store_if     # None, or says whether to keep a value
+    cdef readonly object store_if     # None, or tells whether to store a value
     cdef readonly object timeout      # None, or seconds as a float
 
     def __cinit__(self):
@@ -124,15 +124,15 @@ cdef inline double options_grace(Options options) noexcept:
 
 
 cdef inline bint options_stale_ok(Options options) noexcept:
-    """Whether a later call may serve that value in its grace without asking for it.
+    """Whether a later call may serve that value in its grace without an option.
 
-    What is held for errors alone is the call's to ask for.
+    A value held for errors alone needs an option of the call.
     """
     return options.has_window and 0 < options.window >= options.stale_if_error
 
 
 cdef inline bint options_take_stale(Options options, Entry* e, double now) noexcept:
-    """Whether an entry past its TTL is served at once, and loaded anew behind the call."""
+    """Whether an entry past its TTL is served at once, with a background load."""
     cdef double window = entry_grace(e)
     if not options.has_window:
         window = window if entry_stale_ok(e) else 0
@@ -154,7 +154,7 @@ cdef inline bint options_cover(Options options, Entry* e, double now, bint timed
         return timed_out or most >= 0
     if timed_out:
         if not options.has_window and most < 0:
-            most = INFINITY                       # nothing was said: as long as it is held
+            most = INFINITY                       # without an option: as long as it is held
         elif options.has_window and options.window > most:
             most = options.window
     return over <= most and over < entry_grace(e)

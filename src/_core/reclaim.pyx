@@ -177,7 +177,8 @@ cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
 cdef void store_trim_idle(Store store, Py_ssize_t most) noexcept:
     """Forget the least recent idle namespaces beyond max_idle_namespaces, at most so many.
 
-    Runs as views are dropped, with whatever exception is in flight, and so raises and asks nothing.
+    Runs as views are dropped, perhaps with an exception set, so it neither raises nor checks
+    errors.
     """
     cdef Core* core = &store.core
     cdef Node* node
@@ -197,8 +198,8 @@ cdef void store_trim_idle(Store store, Py_ssize_t most) noexcept:
 cdef int store_drain(Store store) except -1:
     """Drop what is in limbo, one entry at a time, oldest first; tell listeners. Lock not held.
 
-    Runs user code (listeners, __del__), which may put more there or drain it itself. What a
-    listener raises that is no Exception comes out at the end, when nothing is left in limbo.
+    Runs user code (listeners, __del__), which may put more there or drain it itself. A listener's
+    exception that is no Exception is raised at the end, when the limbo is empty.
     """
     cdef Core* core = &store.core
     cdef uint32_t i

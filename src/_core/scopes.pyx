@@ -1,12 +1,12 @@
-# Scopes: which tenant is current.
+# Scopes: the current tenant.
 #
 # One context variable holds the innermost scope of a context. Scopes never change, and each refers
-# to the one around it: a block that begins makes one scope more, a block that ends leaves it out.
-# From this follows what a copied context (a task's, a thread's) sees: the tenant of the moment at
-# which it was copied, for as long as it runs, whatever the block that set it does meanwhile.
+# to the one around it. The start of a block adds a scope, and its end removes it. So a copied
+# context (a task's, a thread's) sees the tenant of the moment at which it was copied. It does so as
+# long as it runs, also after the block that set the tenant has ended.
 #
-# - The end of a block takes out its own scope, from the context in which it began, and nothing
-#   else. Where its scope is not the innermost, those inside stay, and a warning says so.
+# - The end of a block removes its own scope, from the context in which it began, and no other. If
+#   its scope is not the innermost, those inside stay, and a warning is issued.
 # - A block can end in another context: its generator was collected, or closed, by other code. Then
 #   its scope is taken out of the context in which it began, if that one is not running just now.
 #   If it is, the block is lost: its scope counts no more in that context, and in a copy of it no
@@ -84,9 +84,9 @@ cdef enum:
 
 @cython.final
 cdef class Scope:
-    # What is current: a tenant or NO_TENANT, since a block began or a `set` was made in it.
+    # The current tenant or NO_TENANT, since a block began or a `set` was made in it.
     cdef object tenant                        # owned
-    cdef Scope outer                          # owned; what is current when the block has ended
+    cdef Scope outer                          # owned; the current scope when the block has ended
     cdef TenantBlock block                    # owned; None: outside all blocks
     cdef object context                       # owned; weak, to the context in which it was made
 
@@ -152,10 +152,10 @@ cdef Scope scope_settled(Scope scope):
 
 
 cdef Scope scope_around(Scope scope):
-    """What a block that begins now has around it.
+    """The scope around a block that begins now.
 
-    The scopes around one of another context end there. They are left out, or a task that starts the
-    next from its block, and that one the next, would gather them all.
+    The scopes around one of another context end there, and are left out. Otherwise a chain of
+    tasks, each started from the block of the one before, would gather all of them.
     """
     if scope is None or scope.outer is None or is_running(scope.block.home):
         return scope
@@ -274,8 +274,8 @@ cdef class TenantBlock:
             try:
                 innermost = scope_innermost()
                 left = scope_settled(scope_without(innermost, self))
-                # The very scope that was there, with all around it: asgiref takes another for a
-                # change, and carries it over to the context that this one is a copy of.
+                # The same scope object as before, with all around it. asgiref would take another
+                # object for a change, and copy it to the context that this one is a copy of.
                 if (inherited is not None and left is not None
                         and left.block is inherited.block and left.tenant is inherited.tenant):
                     left = inherited
@@ -306,9 +306,9 @@ cdef const char* RESET_LATE = (
 
 @cython.final
 cdef class TenantToken:
-    """What ``current_tenant.set()`` returns, for ``current_tenant.reset()``."""
+    """The result of ``current_tenant.set()``, for ``current_tenant.reset()``."""
 
-    cdef Scope old                            # owned; what was innermost; None: nothing
+    cdef Scope old                            # owned; the innermost scope before; None: none
     cdef TenantBlock block                    # owned; the one in which it was set; None: none
     cdef object context                       # owned; weak, to the context in which it was set
     cdef bint is_used
@@ -325,7 +325,7 @@ cdef class TenantToken:
 
     @property
     def old_value(self):
-        """What was current before; ``TenantToken.MISSING`` if no tenant was."""
+        """The tenant before; ``TenantToken.MISSING`` if there was none."""
         if self.old is None or self.old.tenant is NO_TENANT:
             return Token.MISSING
         return self.old.tenant
@@ -379,7 +379,7 @@ cdef class TenantVariable:
         return token
 
     def reset(self, token, /):
-        """Make current what was before the ``set`` that returned ``token``.
+        """Restore the tenant before the ``set`` that returned ``token``.
 
         It never changes the tenant of a block that began since, or of the one around a block that
         has ended: it warns instead. Raises ``ValueError`` in another context than that of the
@@ -433,5 +433,5 @@ current_tenant = TenantVariable.__new__(TenantVariable)
 
 
 def _current_tenant():
-    """Return the variable: what a copy of it unpickles to."""
+    """Return the variable, as a pickle of it does."""
     return current_tenant

@@ -1,4 +1,4 @@
-# What can be set on a namespace: the checks, and what is in force.
+# Settings of a namespace: their checks, and those in force.
 
 cdef object SETTINGS = frozenset((
     "default_ttl", "max_entries", "max_weight", "max_pending", "reserved", "share", "child_limits"))
@@ -72,7 +72,7 @@ cdef struct Settings:
 
 
 cdef int settings_read_locked(Settings* into, Node* node, dict checked) except -1:
-    """Checked settings as a struct, what they leave out as it is in `node` (NULL: by default).
+    """Checked settings as a struct; omitted ones as in `node` (NULL: the defaults).
 
     Allocates nothing, so that putting them in force cannot fail half way.
     """
@@ -213,7 +213,7 @@ cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcep
         Py_XINCREF(settings.child_limits)         # Node.child_limits owns it
         node.child_limits = settings.child_limits
         Py_XDECREF(old)
-    # What was reserved may now be taken, here and above.
+    # Entries reserved before may now be taken, here and above.
     while ancestor.parent != NULL:
         node_raise_by_locked(core, ancestor, BY_ENTRIES)
         if core.slab.weighs:

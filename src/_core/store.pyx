@@ -66,8 +66,8 @@ cdef class Store:
 cdef void slab_drop(Slab* slab) noexcept:
     """Drop the references of all entries of a slab that no store owns any more, a page at a time.
 
-    Runs user code (__del__). The collector does not see what is still in it, which is safe: what
-    it holds then looks like held from outside.
+    Runs user code (__del__). The collector does not see its entries any more, which is safe: their
+    objects then look like held from outside.
     """
     cdef uint32_t begin, k, n
     cdef Entry* e

@@ -52,12 +52,12 @@ cdef inline bint entry_bears_all_locked(Core* core, Entry* e, PyObject** names,
 
 cdef bint store_put_plain(Store store, Node* node, PyObject* key, PyObject* value, double ttl,
                           PyObject** names, Py_ssize_t n_tags, PyObject** dropped) noexcept:
-    """Store where that takes nothing but the place of a value that bore the same tags, or of the
-    oldest entry, which had none, as most stores into a cache that is full do. False: nothing is
-    done, and `put` has to look closer.
+    """Store over a value with the same tags, or in the slot of the oldest entry, which had no tags.
+    Most stores into a full cache are of this kind. False: no change was made, and `put` must do the
+    rest.
 
-    Runs no user code: a key is an exact str whose hash is known, and tags that are none can be no
-    entry's. `dropped` as in store_put_locked.
+    Runs no user code: a key is an exact str with a known hash, and no entry bears an invalid tag.
+    `dropped` as in store_put_locked.
     """
     cdef Core* core = &store.core
     cdef uint32_t hash, i
@@ -266,7 +266,7 @@ cdef int terms_of(Store store, Node* node, Terms* terms, object ttl, object stal
 
 
 cdef int64_t weigh(Store store, object key, object value) except -1:
-    """What the weigher says of an entry. Runs user code; 0 without a weigher."""
+    """The weight of an entry. Runs user code; 0 without a weigher."""
     if store.weigher is None:
         return 0
     weight = store.weigher(key, value)
@@ -296,7 +296,7 @@ cdef double ttl_drawn(Core* core, double ttl, double jitter) noexcept nogil:
 
 cdef bint put(Store store, Node* node, object key, object value, Terms* terms, tuple tags,
               uint32_t hash, Load load=None, double sliding=0) except -1:
-    """Store one entry and all that goes with it: fences, what is dropped, who is told."""
+    """Store one entry, with its fences, drops and events."""
     cdef Core* core = &store.core
     cdef PyObject* dropped[2]                     # a value and a key that the store let go of
     cdef bint stored

@@ -1,8 +1,8 @@
-# Switching a namespace off, with all below it: what it holds goes, and nothing is stored any more.
+# Switching a namespace off, with all below it: its entries are removed, and none is stored.
 
 
 cdef void node_switch_locked(Node* node, bint off_above) noexcept:
-    """Work out what is off, here and below. Costs O(namespaces below)."""
+    """Recompute the switches, here and below. Costs O(namespaces below)."""
     cdef Node* child = node.child
     relaxed_store_flag(&node.is_off, node.own_off or off_above)
     while child != NULL:

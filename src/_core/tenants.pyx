@@ -7,10 +7,10 @@
 # Which namespace a tenant has is recorded for the tenants seen last, so that the namespace's name
 # is neither built nor hashed again. A record holds nothing: a namespace is forgotten, removed or
 # cleared as if there were no record of it. A record is used only while Core.nodes has, at the same
-# id, the same address with the same salt. A cache gives a salt to one namespace and to no other, so
-# that no other namespace is taken for the recorded one, whatever its address and id. Records are
-# kept by the text of the tenant's name, and only for the path `tenant:{name}`: a path of the user's
-# own is called each time.
+# id, the same address with the same salt. A cache gives each salt to one namespace only, so no
+# other namespace is taken for the recorded one, at any address and id. Records are kept by the text
+# of the tenant's name, and only for the path `tenant:{name}`: a path of the user's own is called
+# each time.
 
 cdef extern from "Python.h":
     object PyMethod_New(object function, object instance)
@@ -39,7 +39,7 @@ cdef extern from *:
                                                Py_ssize_t nargs, PyObject* names)
 
 cdef struct Recent:
-    PyObject* owned               # what the record leads to, or is for; NULL: the place is free
+    PyObject* owned               # the object of the record; NULL: the place is free
     Node* node                   # borrowed, and not looked into before Core.nodes has it, too
     uint64_t salt                 # of the node
     size_t hash
@@ -74,7 +74,7 @@ cdef void recents_grow_locked(Core* core, Recents* recents) noexcept:
         if place.owned == NULL and recent_stands_locked(core, record):
             place[0] = record[0]
         elif record.owned != NULL:
-            Py_DECREF(<object>record.owned)       # what the record owned: no code of a user's runs
+            Py_DECREF(<object>record.owned)       # the record's reference: no user code runs
     free(recents.records)
     recents.records = grown
     recents.size = size
@@ -82,7 +82,7 @@ cdef void recents_grow_locked(Core* core, Recents* recents) noexcept:
 
 cdef void recents_put_locked(Core* core, Recents* recents, size_t hash, object owned,
                              Node* node) noexcept:
-    """Record a namespace, in the place of the record that is there."""
+    """Record a namespace, in place of the present record."""
     cdef Recent* place = NULL
     cdef PyObject* before
     if recents.size:
@@ -100,7 +100,7 @@ cdef void recents_put_locked(Core* core, Recents* recents, size_t hash, object o
     place.salt = node.salt
     place.hash = hash
     place.id = node.id
-    Py_XDECREF(before)                            # what Recent.owned was: no code of a user's runs
+    Py_XDECREF(before)                            # Recent.owned's, before: no user code runs
 
 
 cdef void recents_free(Recents* recents) noexcept:

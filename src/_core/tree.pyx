@@ -1,9 +1,9 @@
 # The tree of namespaces. A Node is what the core keeps of one namespace; Core is what it keeps of
 # one cache.
 #
-# Nothing here runs a user's code. Dictionaries hold exact str keys and int values, of children the
-# addresses of their structs, which stay as long as the namespaces do; what a forgotten
-# namespace owned is dropped by the caller, once the tree is whole.
+# Nothing here runs a user's code. Dictionaries hold exact str keys and int values; for children the
+# values are the addresses of their structs, which live as long as the namespaces. The caller drops
+# the objects of a forgotten namespace, once the tree is whole.
 
 cdef struct Counters:
     int64_t hits
@@ -14,7 +14,7 @@ cdef struct Counters:
     int64_t load_failures
     int64_t sets
     int64_t evictions             # entries of this namespace that pressure took
-    int64_t evictions_caused      # entries, anybody's, that went so that one here could be stored
+    int64_t evictions_caused      # entries of any namespace that were evicted for a store here
     int64_t expirations
     int64_t invalidations
     double load_seconds
@@ -37,7 +37,7 @@ cdef enum:
 
 cdef struct Node:
     Member member                 # comes first: heaps know it by that
-    # What a hit touches shares a cache line.
+    # The fields that a hit touches share a cache line.
     Order order                   # its entries, oldest to newest
     uint64_t salt                 # mixed into each key's hash
     uint32_t id                   # Entry.node; index into Core.nodes
@@ -111,7 +111,7 @@ cdef struct Core:
     uint32_t limbo_first          # entries that are out of every structure and wait to be dropped
     uint32_t limbo_last
     uint32_t limbo_count
-    uint32_t at_once              # entries that one call may put in limbo: what is more is debris
+    uint32_t at_once              # entries that one call may put in limbo; more are debris
     uint32_t debris_first         # entries out of reach, whose memory goes later
     uint32_t debris_last
     uint32_t debris_count
@@ -495,7 +495,7 @@ cdef void node_forget_locked(Core* core, Node* node) noexcept:
 
 
 cdef void node_free(Node* node) noexcept:
-    """Free the struct and what it owns. Entries, loads and the tree are gone or go with it."""
+    """Free the struct and its objects. Entries, loads and the tree are gone or go with it."""
     heap_free(&node.deadlines)
     heap_free(&node.due)
     heap_free(&node.by_entries)
