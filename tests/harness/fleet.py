@@ -1,4 +1,4 @@
-"""Members of a fleet as the tests of the tier need them: an engine, and what its bus was told."""
+"""Members of a fleet as the tests of the tier need them: an engine, and the calls of its bus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Hearing", "Member", "settable"]
 
 
 class Hearing:
-    """A follower that writes down what it is told."""
+    """A follower that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[Message | Bucket] = []
@@ -35,7 +35,7 @@ class Hearing:
 
     @property
     def messages(self) -> list[Message]:
-        """What was told, without buckets that were voided whole."""
+        """The recorded calls, without buckets that were voided whole."""
         return [one for one in self.heard if isinstance(one, Message)]
 
     @property
@@ -44,7 +44,7 @@ class Hearing:
 
 
 class Member(Engine):
-    """One process's tier, as far as a test needs it: an engine, and what its bus was told."""
+    """One process's tier, as far as a test needs it: an engine, and the calls of its bus."""
 
     def __init__(self, target: Any, **settings: Any) -> None:
         self.hearing = settings.pop("follower", None) or Hearing()
@@ -75,7 +75,7 @@ class Member(Engine):
         return self.run(self.set(item, self.sealed(item, value, tags), ttl, window))
 
     def value_of(self, item: Any, *tags: str) -> Any:
-        """Return what is fresh there, or None."""
+        """Return the fresh value, or None."""
         bucket = item.place.bucket
         while True:
             self.join(item)
@@ -86,14 +86,14 @@ class Member(Engine):
         return found.value if found is not None and found.is_fresh(monotonic()) else None
 
     def join(self, item: Any) -> Member:
-        """Wait until this member hears of what is invalidated."""
+        """Wait until this member receives invalidations."""
         self.bus.follow(item.place.bucket)
         wait_until(lambda: self.bus.is_live(item.place.bucket))
         return self
 
 
 def settable(one: Member, item: Any) -> bool:
-    """Store a value if the tier takes it; tell if it did."""
+    """Store a value if the tier takes it; return whether it did."""
     try:
         one.put(item, "w")
     except TierUnavailableError:

@@ -1,4 +1,4 @@
-"""What the fleet hears of each other, how long it may serve without, and what ends a gap."""
+"""Messages in the fleet, the lease without messages, and the end of a gap."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_key_arrives_as_it_was_sent(new_server: Server, member: Make, key: Any
 
 
 def test_messages_come_before_the_lease_that_follows_them(new_server: Server, member: Make) -> None:
-    """What a beat's reply extends has heard all that was published before the beat was sent."""
+    """A lease that a beat's reply extends has seen all messages published before the beat."""
     one, other = joined(member, new_server)
     item = one.item_of("k")
     for number in range(200):
@@ -324,7 +324,7 @@ def test_fleet_waits_until_each_has_applied_it(new_server: Server, member: Make)
 
 
 def settled(one: Member, item: Any) -> None:
-    """Wait until a member knows who is in the fleet: it has seen the list for a whole lease."""
+    """Wait until a member knows the fleet: it has seen the list for a whole lease."""
     following = one.bus._following[item.place.bucket.number]
     wait_until(lambda: monotonic() > following.born_at + LEASE + LATE)
 
@@ -341,7 +341,7 @@ def test_fleet_waits_for_the_lease_of_a_member_that_is_gone(
     one.run(one.clear(item.place, fleet=True))
     assert monotonic() - began >= LEASE
     began = monotonic()
-    one.run(one.clear(item.place, fleet=True))  # It was struck from the list.
+    one.run(one.clear(item.place, fleet=True))  # It was removed from the list.
     assert monotonic() - began < LEASE
 
 
@@ -437,7 +437,7 @@ def test_a_fork_has_a_bus_of_its_own(new_server: Server, member: Make) -> None:
     if not pid:
         told = b"failed"
         try:
-            # What it holds may not be served: it hears of nothing yet.
+            # Its entries may not be served: it receives no messages yet.
             assert one.hearing.until == 0.0
             assert not one.bus.is_live(item.place.bucket)
             one.join(item)

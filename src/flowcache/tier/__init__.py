@@ -3,13 +3,14 @@
 Code and model name these rules by their numbers.
 
 1. Each operation that fills the process's own cache is registered there before its first request;
-   an invalidation fences it, and the store checks that. What the tier refused is not stored here.
+   an invalidation fences it, and the store checks that. A value that the tier refused is not stored
+   here.
 2. A record that is missing, or bound to another history of the server, becomes a new incarnation,
    unique for each attempt.
 3. `set`, `add` and `incr`: drop, register, run the script, drop and fence the others, store here
    only if not fenced.
-4. A value is valid if its incarnation is the record's, the record is bound to the history of the
-   connection, its number is at least the floor, and no marker is above its number.
+4. A value is valid if its incarnation is the record's, and the record is bound to the history of
+   the connection. Its number must be at least the floor, and no marker may be above its number.
 5. The lease of a load is its token, the incarnations and the numbers at the grant. Asked again it
    returns that grant, or a new one if an incarnation has changed. A store needs all of them and
    rule 4. `set` and `delete` unlink a lease.

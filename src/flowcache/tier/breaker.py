@@ -1,4 +1,4 @@
-"""A breaker per server: after failures in a row it is left alone, then tried by one call at a time.
+"""A breaker per server: after failures in a row no call goes there, then one call at a time.
 
 Closed; open after five failures; half-open after a period; closed by an answer, or open again.
 """
@@ -16,7 +16,7 @@ __all__ = ["Breaker"]
 
 
 class Breaker:
-    """Counts failures in a row. Outside its lock, `on_change(state)` is told of each transition."""
+    """Counts failures in a row. Calls `on_change(state)` at each transition, outside its lock."""
 
     __slots__ = (
         "_clock",
@@ -54,7 +54,7 @@ class Breaker:
             now = self._clock()
             if now < self._until:
                 return False
-            # The probe that is out has a period to come back; if it never does, another goes.
+            # The running probe has a period to come back; after it, another probe is sent.
             self._until = now + self._period
             changed = self.state != "half-open"
             self.state = "half-open"

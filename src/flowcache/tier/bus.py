@@ -1,19 +1,19 @@
-"""The bus: one thread that hears of invalidations elsewhere, and the lease of what is held here.
+"""The bus: one thread that receives invalidations of others, and the lease of the local entries.
 
 It keeps one connection to each primary that has buckets which this process follows. Messages and
-the replies to heart-beats arrive there in one order, so the reply to a heart-beat proves that all
-that was published before it has been applied. What is held in the process may be served until the
-time at which the last answered heart-beat was *sent*, plus the lease (rule 9).
+the replies to heart-beats arrive there in one order. So the reply to a heart-beat proves that all
+messages published before it have been applied. Local entries may be served until the time at which
+the last answered heart-beat was *sent*, plus the lease (rule 9).
 
-What one bucket goes through:
+The states of one bucket:
 
     wanted -> subscribing -> attaching -> attached -> live
       ^                                                |
       '------------------- a gap ----------------------'
 
 A gap is a connection that ended, a slot that moved, a server with another history, or a list of
-members without this one. After it the log is replayed from the last message, or all that is held
-of the bucket is void (rule 10). Rules are numbered as in the package's docstring.
+members without this one. After it the log is replayed from the last message, or all local entries
+of the bucket are void (rule 10). Rules are numbered as in the package's docstring.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ EARLY: Final = 0.010
 LATE: Final = 0.025
 """Seconds that a wait for a whole lease takes longer than the lease."""
 LATEST: Final = 1.0
-"""Seconds until a server that could not be reached is tried again, at last."""
+"""The longest pause, in seconds, before an unreachable server is tried again."""
 
 
 def new_token() -> bytes:
-    """Return sixteen characters that no other process and no other call gets."""
+    """Return sixteen characters that are unique to this process and this call."""
     return urlsafe_b64encode(os.urandom(12))
 
 
@@ -133,7 +133,7 @@ class Bus:
         )
 
     def replicas_of(self, bucket: Bucket) -> int:
-        """Return how many replicas have to confirm what is written (rule 7)."""
+        """Return the number of replicas that must confirm a write (rule 7)."""
         if self._replicas is not None:
             return self._replicas
         following = self._following.get(bucket.number)
@@ -181,7 +181,7 @@ class Bus:
         return acknowledgements
 
     def expect_no_more(self, operation: bytes) -> None:
-        """Gather them no longer."""
+        """Stop gathering them."""
         self._acknowledgements.pop(operation, None)
 
     def listen(self, path: tuple[str, ...], key: object) -> Bell:
@@ -192,7 +192,7 @@ class Bus:
         return bell
 
     def listen_no_more(self, path: tuple[str, ...], key: object, bell: Bell) -> None:
-        """Let go of a bell."""
+        """Release a bell."""
         with self._lock:
             bells = self._bells.get((path, key), [])
             if bell in bells:
@@ -201,7 +201,7 @@ class Bus:
                 self._bells.pop((path, key), None)
 
     def close(self, patience: float = 1.0) -> None:
-        """Leave the fleet and end the thread; what is held is not served any more."""
+        """Leave the fleet and end the thread; local entries are not served any more."""
         self._closed = True
         if self._forks != forks() or self._thread is None:
             return
@@ -233,7 +233,7 @@ class Bus:
     # The thread's own
 
     def _turn(self, selector: selectors.BaseSelector, ours: socket.socket) -> float:
-        """Do what is due; return for how many seconds nothing else is."""
+        """Do the due work; return the seconds until more is due."""
         while self._inbox:
             self._inbox.popleft()()
         self._place_buckets()
@@ -267,7 +267,7 @@ class Bus:
             line.read(lambda push: self._pushed(line, push))
         except (ServerError, ValueError) as error:
             self._lose(line, selector, error)
-        except Exception as error:  # A follower that raises: what it holds cannot be trusted.
+        except Exception as error:  # A follower that raises: its entries cannot be trusted.
             logger.exception("the bus could not apply what it heard; it begins again")
             for following in line.following.values():
                 following.last = b""
@@ -357,7 +357,7 @@ class Bus:
         line.retry_at = monotonic() + line.wait
         line.wait = min(line.wait * 2, LATEST)
         for following in list(line.following.values()):
-            # Who waits need not wait longer; who comes now waits for the next try.
+            # Waiting calls need not wait longer; new calls wait for the next try.
             bell, following.bell = following.bell, Bell()
             bell.ring()
 
@@ -399,7 +399,7 @@ class Bus:
         following.last = b""
 
     def _advance(self, line: Line, now: float) -> None:
-        """Send what the buckets of a line need next."""
+        """Send the next commands that the buckets of a line need."""
         wire = line.wire
         assert wire is not None
         if not wire.is_open:
@@ -443,7 +443,7 @@ class Bus:
         line.send(pack(b"SSUBSCRIBE", bucket.bus), confirmed, bucket.bus)
 
     def _attached(self, line: Line, following: Following, reply: Any) -> None:
-        """Replay what was missed, or void what is held; then the heart-beats begin (rule 10)."""
+        """Replay missed messages, or void local entries; then heart-beats begin (rule 10)."""
         _refuse_errors(reply)
         word, replid, role, birth, last = reply[:5]
         if role != b"master" or replid != following.replid:
@@ -462,7 +462,7 @@ class Bus:
         line.next_beat = 0.0
 
     def _beat(self, line: Line) -> None:
-        """Send a heart-beat: is each bucket's list of members with us, who answers, is it alone."""
+        """Send a heart-beat: it asks for each bucket's members, the role and the replicas."""
         sent = monotonic()
         beating = [
             (following, following.generation)
@@ -526,7 +526,7 @@ class Bus:
         self._lend()
 
     def _lend(self) -> None:
-        """Tell the follower how long it may serve: as long as every bucket that it holds of."""
+        """Tell the follower how long it may serve: as long as the lease of each of its buckets."""
         leases = [one.lease for one in list(self._following.values()) if one.has_lived]
         self._follower.lend(min(leases, default=0.0))
 
@@ -600,7 +600,7 @@ class Bus:
 
 
 def _check_shape(wire: Wire, name: bytes, shape: bytes) -> None:
-    """Compare what all processes of a fleet must agree on; the first to come writes it."""
+    """Compare the settings that all processes of a fleet must share; the first one writes them."""
     (held,) = wire.ask(pack(b"SET", name, shape, b"NX", b"GET"), patience=1.0)
     if isinstance(held, ReplyError):
         if held.kind == "MOVED":
@@ -651,7 +651,7 @@ _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """The child hears of nothing until it has a bus of its own: what it holds is not served."""
+    """The child receives no message before it has its own bus, so it serves no entries."""
     for bus in list(_buses):
         bus._follower.lend(0.0)
 

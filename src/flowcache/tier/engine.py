@@ -1,4 +1,4 @@
-"""What the tier does for a cache: each call as steps, which a thread or a task carries out.
+"""The tier's calls for a cache: each as steps, which a thread or a task carries out.
 
 A call is a generator of steps; `run` carries them out on a thread, `arun` in a task. The part of
 the process itself, drops before and after, fences and stores, is the caller's: rules 1, 3 and 6.
@@ -47,7 +47,7 @@ T = TypeVar("T")
 FOREVER: Final = 3650 * 86400.0
 """Seconds that stand for a stale window without an end."""
 MOST_MARKERS: Final = 4096
-"""Markers of a record; beyond them the older half goes and the floor rises."""
+"""The most markers of a record; beyond them the older half is dropped and the floor rises."""
 MOST_ITEMS: Final = 64
 """Prefixes and sets of tags that a record lists; beyond them they become clears."""
 LEASE: Final = 10.0
@@ -58,7 +58,7 @@ LATEST: Final = 0.1
 
 
 class Grant(NamedTuple):
-    """The right to load a key and store it: who has it, and under which records (rule 5)."""
+    """The right to load a key and store it: its holder, and the records at the grant (rule 5)."""
 
     token: bytes
     terms: bytes
@@ -201,7 +201,7 @@ class Engine:
         return self.bus.is_live(bucket)
 
     def _discard(self, item: Item, data: bytes) -> Steps[None]:
-        """Remove what cannot be read, if it is still the same. It is a miss whether or not."""
+        """Remove an unreadable value, if it is still the same. It is a miss in either case."""
         digest = sha1(data, usedforsecurity=False).hexdigest().encode()
         command = script("discard").call_in_full((item.name,), digest)
         try:
@@ -235,7 +235,7 @@ class Engine:
         if word == b"lead":
             return Grant(token, reply[2])
         if not self.bus.is_live(bucket, replid):
-            # Rule 8: it may not be taken, and what may not be taken is loaded.
+            # Rule 8: it may not be used, so the key is loaded.
             return (yield from self.lead(item, token, force=True, contend=contend))
         deadline, last, now = float(reply[2]), float(reply[3]), int(reply[4])
         try:
@@ -323,7 +323,7 @@ class Engine:
     # Writing
 
     def set(self, item: Item, sealed: bytes, ttl: float | None, window: float) -> Steps[Stored]:
-        """Store a value whatever is held.
+        """Store a value over any other.
 
         Never sent twice; its echo is applied if the answer may have been lost (rule 6).
         """

@@ -1,9 +1,10 @@
 """A value as it lies in the tier: a fixed part that scripts write, a header, and the body.
 
-The fixed part bears what only the server knows or what changes: the incarnations and numbers under
-which the value is valid, and its deadlines on the server's clock. The header repeats the path and
-the key, which are compared when the value is read: a value that came under another name is refused.
-The layout is known to `scripts/_common.lua`, which reads marks and deadlines.
+The fixed part bears the fields that only the server knows or that change. They are the incarnations
+and numbers under which the value is valid, and its deadlines on the server's clock. The header
+repeats the path and the key, which are compared when the value is read: a value that came under
+another name is refused. The layout is known to `scripts/_common.lua`, which reads marks and
+deadlines.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Packed(NamedTuple):
     fixed: Fixed
     tags: tuple[str, ...]
     body: bytes
-    """What the codec made, or what it was packed into."""
+    """The bytes of the codec, packed or not."""
     header: bytes
     packing: int
     length: int

@@ -1,4 +1,4 @@
-"""What the bus keeps: of a bucket that it follows, of a primary, of a message that is awaited."""
+"""The state of the bus: of a followed bucket, of a primary, of a message with acknowledgements."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SOONEST: Final = 0.05
 
 
 class Follower(Protocol):
-    """What holds values in this process, and is told what the fleet invalidates.
+    """The holder of values in this process; it receives the invalidations of the fleet.
 
-    Called by the bus's thread. What is void is fenced too: a load or a read that began before must
+    Called by the bus's thread. A void key is fenced too: a load or a read that began before must
     not store after.
     """
 
@@ -61,7 +61,7 @@ class Acknowledgements:
         self.bell = Bell()
 
     def hear(self, bucket: int, member: bytes) -> None:
-        """Note a member that has applied it; this may come before it is known who has to."""
+        """Note a member that has applied it; this may come before the list of members is known."""
         with self._lock:
             self._heard.add((bucket, member))
         self._settle()
@@ -125,7 +125,7 @@ class Following:
 
 
 class Line:
-    """The bus's connection to one primary: what was sent on it, and what its answers are for."""
+    """The bus's connection to one primary: the commands sent on it, and the use of each answer."""
 
     __slots__ = (
         "_out",

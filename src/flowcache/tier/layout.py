@@ -1,7 +1,7 @@
-"""Where things lie in the tier: keys as bytes, units, buckets, and the names that are made of them.
+"""The layout of the tier: keys as bytes, units, buckets, and the names made of them.
 
-Two keys get the same bytes exactly when they are one key in a `dict`; two paths get the same
-names exactly when they are equal. Both hold for every choice of names and keys, hostile ones too.
+Two keys get the same bytes exactly when they are one key in a `dict`. Two paths get the same names
+exactly when they are equal. Both hold for every choice of names and keys, hostile ones too.
 
     fc1:<cache>:{<tag>}:v:<unit>:<digest>   a value
     fc1:<cache>:{<tag>}:l:<unit>:<digest>   the lease of a load
@@ -12,7 +12,7 @@ names exactly when they are equal. Both hold for every choice of names and keys,
     fc1:<cache>:{<tag>}:bus                 the channel of the bus
 
 A unit is a tenant: the first `tenant_depth` names of a path. All of a unit lies in one bucket, and
-all of a bucket in one slot of a cluster, so that one script sees value, lease and record.
+all of a bucket in one slot of a cluster. So one script sees value, lease and record.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ class Place:
         self.path = path
         self.unit = unit
         self.is_above = len(path) < layout.tenant_depth
-        """What covers this whole namespace is marked above the units, in every bucket."""
+        """An invalidation of this whole namespace is marked above the units, in every bucket."""
         self.bucket = layout.bucket_of(unit)
         self.record = self.bucket.prefix + b":g:" + name
         self.depth = layout.tenant_depth

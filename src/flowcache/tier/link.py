@@ -1,12 +1,12 @@
-"""Many calls, one connection: what meets on the way is sent as one batch.
+"""Many calls, one connection: calls that wait at the same time are sent as one batch.
 
-A call hands in an `Ask` and gets its answers. The asks that wait when a batch is made go together:
-their scripts, their GETs, then one HMGET pair for each different set of records, then one TIME.
-So a record is read after every value of its batch, and no record that was read serves a later
+A call hands in an `Ask` and gets its answers. The asks that wait when a batch is made go together.
+The order is their scripts, their GETs, one HMGET pair for each different set of records, then one
+TIME. So a record is read after every value of its batch, and no record that was read serves a later
 batch.
 
-Replies are counted, never matched: a batch whose callers have all gone still takes its replies, so
-that none of them can be handed to another call.
+Replies are counted, never matched. A batch without callers still takes its replies, so that no
+reply can reach another call.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Records:
 
 
 class Read:
-    """One value to read, and what was read: the value and the records that it is judged by."""
+    """One value to read, and the result: the value and the records that it is judged by."""
 
     __slots__ = ("command", "data", "records", "root", "unit")
 
@@ -75,7 +75,7 @@ class Read:
 
 
 class Ask:
-    """What one call asks for in one round trip.
+    """The requests of one call in one round trip.
 
     `calls` are packed commands with one reply each. With `confirm` replicas, the answer tells how
     many of them had all that the batch wrote. `patience` is in seconds.
@@ -123,7 +123,7 @@ class Ask:
         self.future: asyncio.Future[None] | None = None
 
     def settle(self) -> None:
-        """Let the caller go on, on whatever thread or loop it waits; again without effect."""
+        """Let the caller go on, on its own thread or loop; a second call has no effect."""
         self.is_settled = True
         if self.gate is not None:
             self.gate.release()
@@ -223,8 +223,8 @@ class Batch:
 class ThreadLink:
     """One connection for all threads of a process.
 
-    The first to come leads: it sends all that waits and reads the replies, those of earlier batches
-    first, whose callers have lost patience. Then it hands the lead to one of those who came
+    The first call leads: it sends all waiting asks and reads the replies. Replies of earlier
+    batches, with callers that timed out, come first. Then it hands the lead to a call that came
     meanwhile.
     """
 
@@ -299,7 +299,7 @@ class ThreadLink:
             except ServerError as error:
                 batch.fail(error)
             except BaseException:
-                # An interrupt between two replies: none of the others may get what is left of it.
+                # An interrupt between two replies: no other call may get the rest of a reply.
                 self._drop(UnreachableError("the exchange was interrupted"))
                 batch.fail(UnreachableError("the exchange was interrupted"))
                 raise
@@ -358,8 +358,8 @@ class ThreadLink:
 class LoopLink:
     """One connection for all tasks of an event loop.
 
-    Nothing but a timer of that loop holds it: a loop that is closed drops its timers, and with this
-    one the link, which then closes its socket.
+    Only a timer of that loop refers to it. A closed loop drops its timers, and with this one the
+    link, which then closes its socket.
     """
 
     __slots__ = (
@@ -422,7 +422,7 @@ class LoopLink:
         return ask
 
     async def _connect(self) -> None:
-        """Open the connection, once however many tasks ask; a cancelled one stops none of them."""
+        """Open the connection, once for all tasks; a cancelled task stops no other."""
         if self._dialling is None:
             self._dialling = self._loop.run_in_executor(None, self._try_to_dial)
         outcome = await asyncio.shield(self._dialling)
@@ -434,7 +434,7 @@ class LoopLink:
         try:
             wire = self._dial()
             wire.sock.setblocking(False)
-        except Exception as error:  # noqa: BLE001  handed over to those who wait
+        except Exception as error:  # noqa: BLE001  raised in the waiting calls
             self._loop.call_soon_threadsafe(self._dialled, None)
             return error
         self._loop.call_soon_threadsafe(self._dialled, wire)
@@ -527,7 +527,7 @@ class LoopLink:
             raise UnreachableError("the server sent what was not asked for")
 
     def _overdue(self, batch: Batch, patience: float) -> None:
-        """One timer a batch: it ends those who waited long enough, at last the connection."""
+        """One timer a batch: it ends calls past their patience, at last the connection."""
         if not batch.owed or batch not in self._unread:
             return
         if patience >= self._hard:

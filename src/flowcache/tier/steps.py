@@ -1,4 +1,4 @@
-"""Calls as steps: what a step may ask for, how a thread or a task carries it out, and scripts.
+"""Calls as steps: the kinds of steps, their execution by a thread or a task, and scripts.
 
 A call is written once, as a generator that yields its steps. `Caller.run` carries them out on a
 thread, `Caller.arun` in a task.
@@ -108,7 +108,7 @@ class Caller:
     def _check_confirmed(
         self, bucket: Bucket, replid: bytes, ask: Ask, replicas: int, *, confirms: bool
     ) -> None:
-        """Refuse what a server did that may be a primary no more (rules 7, 8)."""
+        """Refuse the result of a server that may be a primary no more (rules 7, 8)."""
         if self._bus.has_left(bucket, replid):
             self.errors += 1
             raise UnreachableError("the server writes a history that the fleet has left")

@@ -1,8 +1,8 @@
-"""Connections to servers: who opens them, and what is known of the server at the other end.
+"""Connections to servers: how they are opened, and the facts about the server at the other end.
 
 A client library opens each connection, for it knows TLS, users, credentials and Sentinel. Then its
-socket is taken over: batches of commands that were packed before, and a reader of replies, cost
-less than the library's own, and the push messages of RESP3 arrive in their order.
+socket is taken over. Batches of packed commands and a reader of replies cost less than the
+library's own, and the push messages of RESP3 arrive in order.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ class Dialer:
 
 
 def _pool_of(client: Any) -> Any:
-    """Return what a client makes its connections with; `ConfigurationError` for what is none."""
+    """Return the connection factory of a client; `ConfigurationError` for an object without one."""
     module = type(client).__module__
     if ".asyncio" in module or ".aio" in module:
         raise ConfigurationError(
@@ -283,7 +283,7 @@ def _pool_of(client: Any) -> Any:
 
 
 def _without_secret(url: str) -> str:
-    """Return a URL without what stands before its host, which may be a password."""
+    """Return a URL without user and password."""
     scheme, found, rest = url.partition("://")
     userinfo, at, host = rest.rpartition("@")
     return f"{scheme}{found}{'...@' if at else ''}{host if at else userinfo + rest}"
