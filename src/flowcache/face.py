@@ -1,4 +1,4 @@
-"""What the compiled core calls of the Python half. It is given this module, and knows the names."""
+"""The functions and types that the compiled core calls, by their names in this module."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
-"""Who is asking: the current tenant, and namespaces that look it up at every call.
+"""The current tenant, and namespaces that look it up at every call.
 
-A context variable holds the current tenant, as a chain of scopes (see `scopes` in the core). What
-follows from that, whatever is suspended, collected, cancelled or copied:
+A context variable holds the current tenant, as a chain of scopes (see `scopes` in the core). These
+rules follow from that, for code that is suspended, collected, cancelled or copied:
 
-- A task, a thread of `asyncio.to_thread` or a copied context has the tenant of the moment at which
-  it was made, and keeps it when the block that set it ends.
-- The end of a block takes out that block's own scope, and nothing else. An end out of order, or in
+- A task, a thread of `asyncio.to_thread` or a copied context has the tenant of its creation. It
+  keeps that tenant when the block that set it ends.
+- The end of a block removes that block's own scope, and no other. An end out of order, or in
   another context than the block began in, changes no running block's tenant and warns with
   `TenantScopeWarning`.
-- Where it cannot be told whose tenant would be right, none is current, and calls that need one
-  raise.
+- Where the right tenant is uncertain, none is current, and calls that need one raise.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     T_co = TypeVar("T_co", covariant=True)
 
     class Scope(Protocol[T_co]):
-        """What `tenant` and `no_tenant` return: for one `with`, or to decorate a function."""
+        """The result of `tenant` and `no_tenant`: for one `with`, or to decorate a function."""
 
         def __enter__(self) -> T_co: ...
         def __exit__(
@@ -53,9 +52,9 @@ __all__ = ["TenantScopeWarning", "carry", "current_tenant", "no_tenant", "tenant
 current_tenant = _core.current_tenant
 """The tenant that the running code works for: a context variable with `get`, `set` and `reset`.
 
-`get()` returns the tenant of the innermost scope that is open, and raises `TenantNotSetError`, a
-`LookupError`, where there is none. It goes where contexts go: through `await`, into tasks and
-`asyncio.to_thread`. A plain thread begins without one: see :func:`carry`.
+`get()` returns the tenant of the innermost open scope. Without one it raises `TenantNotSetError`, a
+`LookupError`. It goes where contexts go: through `await`, into tasks and `asyncio.to_thread`. A
+plain thread begins without one: see :func:`carry`.
 """
 
 Path = Callable[[str], str | Iterable[str]]
@@ -74,7 +73,7 @@ def tenant(name: str) -> Scope[str]:
 def no_tenant() -> Scope[None]:
     """Make no tenant current in a ``with`` block, or in each call of a function.
 
-    Calls that need a tenant raise there, whatever the tenant is outside.
+    Calls that need a tenant raise there, also if a tenant is current outside.
     """
     return Block()
 
@@ -108,7 +107,7 @@ def carry(function: Callable[P, R], /) -> Callable[P, R]:
 
 
 class Block(_core.TenantBlock):
-    """What `tenant` and `no_tenant` return."""
+    """The result of `tenant` and `no_tenant`."""
 
     __slots__ = ("_tenant",)
 
@@ -144,7 +143,7 @@ class Block(_core.TenantBlock):
         def call(*args: Any, **kwargs: Any) -> Any:
             with Block(*self._tenant):
                 made = function(*args, **kwargs)
-            # A coroutine has not begun: it runs where it is awaited, which may be anywhere.
+            # A coroutine has not begun: it runs where it is awaited, in any context.
             if isinstance(made, CoroutineType):
                 return finish(made)
             refuse_generator(made)
@@ -197,8 +196,8 @@ def names_in(made: object) -> tuple[str, ...]:
 class CurrentTenant(_core.Tenants):
     """The current tenant's namespace, looked up at every call.
 
-    It takes every call of a :class:`Namespace`, and keeps nothing between two of them: a method
-    that was read while one tenant was set works for the one that is set when it is called.
+    It takes every call of a :class:`Namespace`, and keeps no state between two calls. A method
+    works for the tenant that is current when it is called, not when it was read.
     """
 
     __slots__ = ()
@@ -207,7 +206,7 @@ class CurrentTenant(_core.Tenants):
         """Return the namespace of the tenant that is set now.
 
         Raises ``TenantNotSetError`` if there is none, and ``TypeError`` or
-        ``InvalidNamespaceError`` for a tenant or a path that could not name one.
+        ``InvalidNamespaceError`` for a tenant or a path that cannot name a namespace.
         """
         return self._current()
 

@@ -1,11 +1,11 @@
 """`wrap` and `cached`: a function whose results are kept in a namespace.
 
 The key of a call is a tuple of the function's label and the arguments. A label is the function's
-qualified name; when two different functions bear one name (closures of one factory, cells of a
-notebook), each has a label of its own, so that no call is answered with another function's result.
+qualified name. If two different functions bear one name (closures of one factory, cells of a
+notebook), each has a label of its own. So no call returns another function's result.
 
-A hit is answered by compiled code (`_core.Called`) where the key is that tuple, whatever else was
-asked for; every other call comes here.
+Compiled code (`_core.Called`) answers a hit where the key is that tuple, with any other options;
+every other call comes here.
 
 Results are kept in one namespace or, by `_core.Tenants`, in each tenant's: that of the tenant that
 is current at the call, or that an argument of the function names.
@@ -42,7 +42,7 @@ R = TypeVar("R")
 
 
 class Mark:
-    """Sets the parts of a key apart: equal to nothing but itself, and no argument of anybody's."""
+    """Separates the parts of a key: it equals only itself, and no caller can pass it."""
 
     __slots__ = ("_name",)
 
@@ -56,7 +56,7 @@ class Mark:
 KEYWORDS = Mark("keywords")
 TYPES = Mark("types")
 GAP: Any = getattr(functools, "Placeholder", KEYWORDS)
-"""What a `partial` has where a positional argument is still to come; before 3.14 none can."""
+"""The placeholder of a `partial` for a later positional argument; new in 3.14."""
 
 
 def make_key(label: str, args: Arguments, kwargs: Keywords, typed: bool) -> tuple[Hashable, ...]:
@@ -81,7 +81,7 @@ MOST_TENANTS = 10_000
 
 
 class CacheInfo(NamedTuple):
-    """What `cache_info()` tells of one function's calls, as `functools.lru_cache` does."""
+    """The result of `cache_info()` for one function, as of `functools.lru_cache`."""
 
     hits: int
     misses: int
@@ -95,8 +95,8 @@ _bearers: dict[str, itertools.count[int]] = {}
 
 def label_of(function: Callable[..., Any]) -> str:
     """Return the function's label: always the same one, and no other function's."""
-    # One that says itself what it equals could be taken for another, and one that cannot be
-    # referred to weakly is not remembered: each of their wrappers is on its own.
+    # A function with an `__eq__` of its own could equal another. One without weak references is not
+    # remembered. Each wrapper of these has its own label.
     equals: Any = type(function).__eq__
     labels: MutableMapping[Callable[..., Any], str] = _labels if equals is object.__eq__ else {}
     try:
@@ -121,9 +121,9 @@ _keyed: weakref.WeakValueDictionary[Any, Cached[Any, Any]] = weakref.WeakValueDi
 def claim_key(wrapper: Cached[Any, Any], inner: Callable[..., Any]) -> None:
     """Raise `ValueError` if another function has the same `key=` in the same namespace.
 
-    Each of the two would be answered with the other's results. The same function may be wrapped
-    again, with the same arguments if it brings some: its code, and all that it holds, is the same,
-    or a reloaded module defines the name anew.
+    Each of the two would return the other's results. The same function may be wrapped again, with
+    the same arguments if it brings some: its code, and all that it holds, is the same, or a
+    reloaded module defines the name anew.
     """
     namespace, key = wrapper._namespace, wrapper._key
     if wrapper._tenants is not None:
@@ -174,7 +174,7 @@ def are_same(parts: list[object], others: list[object]) -> bool:
 def label_with_tags(label: str, tags: tuple[str, ...] | Callable[..., Any]) -> str:
     """Return the label of a wrapper: another one for other tags.
 
-    What one wrapper keeps lacks the tags of the other, and so would outlive their invalidation.
+    A result of one wrapper lacks the tags of the other, and would outlive their invalidation.
     """
     if not tags:
         return label
@@ -218,8 +218,8 @@ def place_of_argument(function: Callable[..., Any], name: Any) -> tuple[int, boo
     """Return how a call gives the argument `name`.
 
     That is its position (-1: none), if it can be given by keyword, and its default (`UNSET`: none).
-    Of a function that passes all on to another, as decorators make them, only the keyword counts:
-    it may pass on other arguments by position than it is given.
+    For a function that passes all arguments on, as decorators make them, only the keyword counts.
+    Such a function may pass on other positions than it receives.
     """
     if not isinstance(name, str):
         raise TypeError(f"tenant: must be the name of a parameter, got {type(name).__name__}")
@@ -288,7 +288,7 @@ class Cached(_core.Called, Generic[P, R]):
         self.__qualname__: str
         functools.update_wrapper(self, function)
         for name in ("cache_key", "invalidate", "refresh", "cache_info", "cache_clear"):
-            self.__dict__.pop(name, None)  # What the function bears must not hide it.
+            self.__dict__.pop(name, None)  # The function's own attributes must not hide it.
         inner, self._args, self._kwargs = unfold(function)
         self._label = label_with_tags(label_of(inner), tags if callable(tags) else own_tags)
         self._key = key
@@ -332,7 +332,7 @@ class Cached(_core.Called, Generic[P, R]):
         self._by_argument = True
         self._keep_by_tenant(self._tenants, name, *place)
 
-    if TYPE_CHECKING:  # To a subclass that had one, the compiled call would not pass on.
+    if TYPE_CHECKING:  # The compiled call would not pass on to a subclass that had one.
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
             """Return the result that is held for these arguments, or call the function."""
@@ -340,7 +340,7 @@ class Cached(_core.Called, Generic[P, R]):
     else:
 
         def __getattr__(self, name: str) -> Any:
-            # From 3.14 on a wrapper is given what makes the annotations, and not what it makes.
+            # From 3.14 on a wrapper receives the function that makes the annotations.
             if name == "__annotations__":
                 return self.__wrapped__.__annotations__
             lacks = f"{type(self).__name__!r} object has no attribute {name!r}"
@@ -364,8 +364,8 @@ class Cached(_core.Called, Generic[P, R]):
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result of this call; False if none was held.
 
-        One that is being loaded is not stored. Give the arguments as the call does: by position or
-        by keyword.
+        A result that is being loaded is not stored. Give the arguments as the call does: by
+        position or by keyword.
         """
         self._check_arguments(args, kwargs)
         return self._place(args, kwargs).delete(self._key_of(args, kwargs))
@@ -381,10 +381,10 @@ class Cached(_core.Called, Generic[P, R]):
     def cache_info(self, *, tenant: str | None = None) -> CacheInfo:
         """Return the hits and misses of this function's calls, with two figures of the namespace.
 
-        ``maxsize``: its bound on entries; ``currsize``: how many results of this function it holds.
-        Of a function that works for the current tenant all four are that tenant's own. Of one whose
-        tenant is an argument they are for all tenants, or for ``tenant`` alone. Counts are kept of
-        the last 10,000 tenants that began to call it.
+        ``maxsize``: its bound on entries; ``currsize``: the number of its results of this function.
+        For a function of the current tenant all four are that tenant's own. If the tenant is an
+        argument, they are for all tenants, or for ``tenant`` alone. Counts are kept of the last
+        10,000 tenants that began to call it.
         """
         place = self._counted_place(tenant)
         if self._tenants is None:
@@ -399,8 +399,8 @@ class Cached(_core.Called, Generic[P, R]):
     def cache_clear(self, *, tenant: str | None = None) -> None:
         """Remove this function's results, and no other entry, and set its counts to zero.
 
-        Of a function that works for the current tenant: that tenant's results and counts. Of one
-        whose tenant is an argument: those of all tenants, or of ``tenant`` alone.
+        For a function of the current tenant: that tenant's results and counts. If the tenant is an
+        argument: those of all tenants, or of ``tenant`` alone.
         """
         place = self._counted_place(tenant)
         place.invalidate_tag(self._own_tag)
@@ -491,7 +491,7 @@ class Cached(_core.Called, Generic[P, R]):
         return key
 
     def _loader(self, args: Arguments, kwargs: Keywords) -> Callable[[], Any]:
-        # Made for each call, so that nothing that is kept refers to the arguments.
+        # Made for each call, so that no kept object refers to the arguments.
         return functools.partial(self.__wrapped__, *args, **kwargs)
 
     def _options_of(self, args: Arguments, kwargs: Keywords) -> Options:
@@ -507,7 +507,7 @@ class Cached(_core.Called, Generic[P, R]):
 
             told = signature(self.__wrapped__)
         except (ImportError, ValueError):
-            return  # The interpreter is on its way out, or a builtin does not tell.
+            return  # The interpreter is exiting, or a builtin has no signature.
         told.bind(*args, **kwargs)
 
 
@@ -568,7 +568,7 @@ class Bound(Generic[P, R]):
 
 
 class CachedClassMethod(Generic[P, R]):
-    """What `cached` above `@classmethod` makes: it binds to the class on every Python."""
+    """The result of `cached` above `@classmethod`: it binds to the class on every Python."""
 
     def __init__(self, function: Cached[Any, R]) -> None:
         self.__doc__ = function.__doc__
@@ -581,13 +581,13 @@ class CachedClassMethod(Generic[P, R]):
 if TYPE_CHECKING:
 
     class Decorator(Protocol):
-        """What `cached(...)` returns."""
+        """The decorator that `cached(...)` returns."""
 
         def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
 
 
 def wrap(namespace: Any, function: Callable[P, R], /, **options: Any) -> Cached[P, R]:
-    """Return `function` with its results kept in `namespace`; sync or async by what it is."""
+    """Return `function` with its results kept in `namespace`; sync or async as it is itself."""
     made: Any = function
     if isinstance(made, classmethod):
         made = CachedClassMethod(Cached(namespace, made.__func__, **options))

@@ -4,9 +4,9 @@
     LD_PRELOAD=./failing_malloc.so PYTHONMALLOC=malloc python tests/harness/allocations.py
 
 Runs with `failing_malloc.c` preloaded and `PYTHONMALLOC=malloc`, so that the interpreter's own
-allocations fail as well as the core's. A call whose allocation failed raises MemoryError and leaves
-the cache as it was, or has done all of its work; the counts and links are whole, every other entry
-is there, and nothing that the call was given is kept.
+allocations fail as well as the core's. A call with a failed allocation raises MemoryError and
+leaves the cache as it was, or has done all of its work. The counts and links are whole, every other
+entry is there, and no argument of the call is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MANY_TAGS = [f"t{n}" for n in range(40)]
 
 
 class Guest:
-    """A key or a value, told apart by identity, that leaves the roll as it dies."""
+    """A key or a value, told apart by identity, that leaves the list when it dies."""
 
     __slots__ = ("__weakref__",)
 
@@ -67,7 +67,7 @@ class Scene:
         return guest
 
     def state(self) -> Any:
-        """Everything that the public calls tell, but for counts of use."""
+        """The results of all public calls, but for counts of use."""
         if self.cache._is_closed():
             return "closed"
         return {
@@ -139,7 +139,7 @@ ONE = {
     "sweep": lambda s: s.cache.sweep(),
     "close": lambda s: s.cache.close(),
 }
-"""Calls that do all of their work or nothing."""
+"""Calls that do all of their work or none."""
 
 SEVERAL = {
     "afetch, held": lambda s: drive(s.place.afetch(s.known[0], object)),
@@ -175,19 +175,19 @@ FACE = {
     ),
 }
 """Calls that Python code takes part in; not those of asyncio, whose tasks never end where a step of
-theirs has no memory. What they keep is not judged: CPython 3.11 itself leaks the arguments of a
-function whose frame or cells it has no memory for."""
+theirs has no memory. Their leaks are not judged: CPython 3.11 itself leaks the arguments of a
+function if it has no memory for the frame or the cells."""
 
 
 def attempt(call: Callable[[Scene], Any], scene: Scene, nth: int, burst: int) -> tuple[str, int]:
-    """Make the call with the n-th allocation failing; what came of it, and how many failed."""
+    """Make the call with the n-th allocation failing; return the outcome and the failures."""
     outcome = "returned"
     shim.failing_begin(nth, burst)
     try:
         call(scene)
     except MemoryError:
         outcome = "raised"
-    except RuntimeError as error:  # What CPython raises where a lock has no memory.
+    except RuntimeError as error:  # CPython's error for a lock without memory.
         outcome = "raised" if str(error) == "can't allocate lock" else repr(error)
     except BaseException as error:
         outcome = f"raised {type(error).__name__}"
@@ -205,7 +205,7 @@ def attempt(call: Callable[[Scene], Any], scene: Scene, nth: int, burst: int) ->
 
 
 def run(groups: tuple[Any, ...], burst: int, settings: dict[str, Any]) -> Counter[str]:
-    """Run the calls; count what happened. AssertionError if anything was broken, lost or kept."""
+    """Run the calls; count outcomes. AssertionError if a cache broke, or lost or kept an entry."""
     happened: Counter[str] = Counter()
     unraisable: list[str] = []
     sys.unraisablehook = lambda report: unraisable.append(f"{report.exc_value!r}")

@@ -1,16 +1,16 @@
-"""A randomised checker of loading: many callers, a record of all that they saw, a verdict after.
+"""A randomised checker of loading: many callers, a record of their results, a verdict at the end.
 
     make histories ARGS="--operations 1000000"
 
 Threads, and tasks on two event loops, ask two namespaces of one cache for a few keys. Loads fail,
-are struck by interrupts, take their time, ask for other keys; calls are cancelled and time out;
-keys are written, deleted and invalidated by key, tag, prefix and namespace; time passes. Each call
-and each run of a loader draws a number when it begins and one when it ends, so that of any two it
-is known whether one ended before the other began. When a round is over, its history is verified:
+are interrupted, take long, and fetch other keys. Calls are cancelled and time out. Keys are
+written, deleted and invalidated by key, tag, prefix and namespace, and time passes. Each call and
+each run of a loader draws a number at its start and one at its end. So the numbers of any two tell
+whether one ended before the other began. When a round is over, its history is verified:
 
 - At most one load of a key runs at a time, unless the key was invalidated in between.
-- Nobody is handed a value whose load began before an invalidation that had returned before the
-  call began; nor another key's, nor another namespace's.
+- No call returns a value whose load began before an invalidation that had returned before the call.
+  No call returns the value of another key or namespace.
 - Every call comes back, and no load is left behind.
 - A loader's exception reaches all calls that waited for that load and no other, each as an object
   of its own; an interrupt, or another exception that is no `Exception`, reaches its leader alone;
@@ -20,8 +20,8 @@ is known whether one ended before the other began. When a round is over, its his
 - A value that is not to be kept is handed to those that waited for it alone, and what it was to
   replace is not served afterwards.
 
-What was written is its own record: the value of a load or a write is the object that says when it
-was made. Who waited for which load is seen by standing in front of the two functions that wait.
+Values are their own records: the value of a load or a write is an object with the numbers of its
+making. Wrappers of the two functions that wait record which call waited for which load.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ROUND = 20_000
 """Calls after which the history is verified and forgotten."""
 
 Place = tuple[str, str]
-"""A namespace's name and a key: what is loaded."""
+"""The place of a load: a namespace's name and a key."""
 
 
 class Violation(AssertionError):  # noqa: N818  what it is, not that it is one
@@ -74,7 +74,7 @@ class Violation(AssertionError):  # noqa: N818  what it is, not that it is one
 
 
 class Failed(Exception):  # noqa: N818
-    """What a loader raised."""
+    """The exception of a loader."""
 
     def __init__(self, *about: object) -> None:
         super().__init__(*about)
@@ -83,7 +83,7 @@ class Failed(Exception):  # noqa: N818
 
 
 class Struck(KeyboardInterrupt):
-    """What struck the thread that ran a loader."""
+    """The exception that interrupts the thread that runs a loader."""
 
     def __init__(self, *about: object) -> None:
         super().__init__(*about)
@@ -107,7 +107,7 @@ def what_was_raised(error: BaseException | None) -> object:
 
 
 class Value:
-    """What a load or a write produced, and when."""
+    """The value of a load or a write, and the numbers of its making."""
 
     __slots__ = ("begin", "end", "is_kept", "is_load", "place")
 
@@ -141,7 +141,7 @@ class Load:
 
 
 class Call:
-    """One call that may load, or look."""
+    """One call that may load, or look up."""
 
     __slots__ = (
         "begin",
@@ -174,11 +174,11 @@ class Call:
         return f"<call from {self.begin} to {self.end}: {got!r}>"
 
     def may_have_missed(self) -> bool:
-        """True if it is all right that this call was not told of an error that it waited for."""
+        """True if this call may lack an error that it waited for."""
         if self.error is None:
             return self.falls_back
         if len(self.found) > 1 and isinstance(self.error, (Failed, LoadTimeoutError)):
-            return True  # A batch is told of the first of its keys that it comes to.
+            return True  # A batch raises the error of the first key that it reaches.
         return self.cancelled and isinstance(self.error, asyncio.CancelledError)
 
 
@@ -186,7 +186,7 @@ calling: ContextVar[Call | None] = ContextVar("calling", default=None)
 
 
 class History:
-    """What happened in one round."""
+    """The events of one round."""
 
     def __init__(self) -> None:
         # Drawing a number is one step under the GIL, and list.append is too.
@@ -195,10 +195,10 @@ class History:
         self.loads: list[Load] = []
         self.waits: list[tuple[Call, Running, Outcome | None]] = []
         self.runs: dict[Running, Load] = {}
-        """By the record of the load in the cache: what run of a loader it was."""
+        """The run of a loader, by the record of the load in the cache."""
         self.registered: dict[Running, int] = {}
         self.invalidations: list[tuple[int, int, str, Callable[[str], bool], str]] = []
-        """Begin, end, namespace, whether a key was covered, and what it was."""
+        """Start, end, namespace, a test whether a key was covered, and the call."""
         self.lost: list[tuple[int, int, str, Callable[[str], bool]]] = []
         """Invalidations after which a call need not join a load that they did not cover.
 
@@ -241,7 +241,7 @@ class History:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Record when loads are registered, who waits for which, and with what outcome."""
+        """Record the registration of loads, the calls that wait for each, and their outcomes."""
         begin, in_thread, in_task = Run.begin, attempt.wait_in_thread, attempt.wait_in_task
 
         def begin_load(job: Run, key: Any) -> Running:
@@ -271,7 +271,7 @@ class History:
     # Verifying
 
     def verify(self) -> None:
-        """Raise `Violation` for the first thing that must not have happened."""
+        """Raise `Violation` for the first event that must not have happened."""
         covering: dict[Place, list[tuple[int, int]]] = {
             (name, key): [] for name in PLACES for key in KEYS
         }
@@ -373,8 +373,8 @@ class History:
         for load in self.loads:
             by_place[load.value.place].append(load)
         for place, loads in by_place.items():
-            # A call that would block its own loop may load beside a task of that loop, and what
-            # it stores ends the other's claim to the key.
+            # A call that would block its own loop may load beside a task of that loop. Its store
+            # ends the other's claim to the key.
             beside = [(load.value.begin, load.value.end) for load in loads if load.beside]
             breaks = sorted(covering[place] + beside)
             begins = [begin for begin, _ in breaks]
@@ -466,7 +466,7 @@ class History:
 
 
 class Clock:
-    """Seconds that pass when somebody says so."""
+    """Seconds that pass when a call advances them."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -480,12 +480,12 @@ MARKS = ("mark:x", "mark:y")
 
 
 def tags_of(key: str) -> tuple[str, str]:
-    """The tags of every entry of a key: one that calls know, and one that only loaders know."""
+    """The tags of every entry of a key: one that calls name, and one that only loaders name."""
     return "letter:" + key[0], "number:" + key[1]
 
 
 class Round:
-    """One cache and all who use it at once."""
+    """One cache and all its concurrent callers."""
 
     def __init__(self, seed: int, calls: int, *, virtual: bool) -> None:
         self.seed = seed
@@ -618,7 +618,7 @@ class Round:
         return load
 
     def fetch(self, chance: random.Random, *, depth: int = 0, blocks_loop: bool = False) -> None:
-        """One call that loads, from a thread or, as it should not, from a task."""
+        """One sync call that loads, from a thread, or against advice from a task."""
         name, key = chance.choice(PLACES), chance.choice(KEYS)
         call = Call(self.history.ticket(), nested=depth > 0, blocks_loop=blocks_loop)
         token = calling.set(call)
@@ -682,7 +682,7 @@ class Round:
         call.found = {(name, key): None for key in keys}
         options = self.options(chance, call)
         options.pop("refresh_ahead", None)
-        # One tag for all: what differs by key is told by the loader, and so are both.
+        # One tag for all: the loader names tags that differ by key, and both.
         try:
             load = self.batch_loader(chance, name, may_strike=True)
             found = self.places[name].fetch_many(keys, self.with_both_tags(load), **options)
@@ -726,7 +726,7 @@ class Round:
         return load_all
 
     def other(self, chance: random.Random) -> None:
-        """One call that looks, writes or invalidates, or the passing of time."""
+        """One call that looks up, writes or invalidates, or the passing of time."""
         name, key = chance.choice(PLACES), chance.choice(KEYS)
         place, history = self.places[name], self.history
         draw = chance.random()
@@ -784,7 +784,7 @@ class Round:
     def write(self, chance: random.Random, place: Namespace[Any], name: str, key: str) -> None:
         begin = self.history.ticket()
         value = Value((name, key), begin, is_load=False)
-        # Before it returns, for others may be handed it at once; made good when it has.
+        # Before it returns, for other calls may receive it at once; corrected after that.
         only_if_absent = chance.random() < 0.3
         terms: dict[str, Any] = {"tags": tags_of(key), "ttl": self.unit * 3}
         if only_if_absent:
@@ -846,7 +846,7 @@ class Round:
         self.errors.append(Violation(f"an event loop complains: {about}"))
 
     def run(self, patience: float) -> History:
-        """Let everybody run until all calls are made; raise `Violation` if they do not end."""
+        """Let all callers run until all calls are made; raise `Violation` if they do not end."""
         chance = random.Random(self.seed)
         users = [
             threading.Thread(target=target, args=(chance.random(),), daemon=True)
@@ -861,7 +861,7 @@ class Round:
                 while user.is_alive():
                     user.join(0.05)
                     now = self.history.ticket()
-                    # The ticket itself is one step; whoever is alive takes more.
+                    # The ticket itself is one step; callers that are alive take more.
                     if now > seen + 1:
                         since = time.monotonic()
                     elif time.monotonic() > since + patience:
@@ -886,7 +886,7 @@ def take_turns(phase: str, about: dict[str, int]) -> None:
 
 
 def run(operations: int, seed: int, patience: float = 60.0) -> dict[str, int]:
-    """Run and verify rounds until so many calls are made; return what there was of each kind."""
+    """Run and verify rounds until so many calls are made; return the number of each kind."""
     kinds = ("calls", "loads", "waits", "failures", "strikes", "not kept", "marked")
     total = dict.fromkeys((*kinds, "invalidations"), 0)
     logger, interval = logging.getLogger("flowcache"), sys.getswitchinterval()

@@ -1,13 +1,12 @@
-"""Each call, at each place where a guest's code runs in it, with each thing that the guest may do.
+"""Each call, with each action of a guest at each place where the call runs its code.
 
     make matrix ARGS="--visits 4 --stale"
 
-For every public call a fresh cache is made whose guests (keys, values, weigher, clock, loader,
-listener, ``store_if``, iterables, weak references, the collector) count how often they are asked.
-Then the call is made again and again, each time on a fresh cache, where one guest, the n-th time
-that it is asked, does one thing: another call on the same cache, on this thread or on another, or
-an error. Each time the cache is checked, and nothing may outlive it. With ``--stale`` all is done
-once more with entries past their TTL.
+For every public call a fresh cache is made. Its guests (keys, values, weigher, clock, loader,
+listener, ``store_if``, iterables, weak references, the collector) count their visits. Then the call
+is made again and again, each time on a fresh cache. At its n-th visit one guest takes one action:
+another call on the same cache, on this thread or on another, or an error. Each time the cache is
+checked, and nothing may outlive it. With ``--stale`` all is repeated with entries past their TTL.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from flowcache.tenancy import tenant
 
 
 class BoomError(Exception):
-    """What a guest raises."""
+    """The exception of a guest."""
 
 
 class Roll:
-    """Who is alive: by identity, for a set would hash and compare the guests."""
+    """The guests that are alive: by identity, since a set would hash and compare them."""
 
     def __init__(self) -> None:
         self._refs: dict[int, weakref.ref[Any]] = {}
@@ -85,7 +84,7 @@ class Foreign:
 
 
 class Filler:
-    """What is made for the collector to count."""
+    """An object made for the collector to count."""
 
 
 class Scene:
@@ -294,7 +293,7 @@ SLOW = {"cut off"}
 """Done only in the look-up, where alone it can make a difference."""
 
 IN_COLLECTIONS = {"take over", "grow", "clear, root", "drop views", "close"}
-"""Of the others most do to memory what one of these does."""
+"""Most of the others act on memory as one of these does."""
 
 EXPECTED = (BoomError, FlowcacheError, KeyError, TimeoutError, AttributeError)
 """AttributeError: of what an action dropped, as `None.get`."""
@@ -333,7 +332,7 @@ def collecting(scene: Scene) -> Iterator[None]:
 
 
 def do_nothing(scene: Scene) -> None:
-    """What is left to do once the call is made."""
+    """The steps left once the call is made."""
 
 
 def raise_boom() -> None:
@@ -351,7 +350,7 @@ def elsewhere(call: Callable[[], Any]) -> None:
 
 
 def check_own(result: Any) -> None:
-    """See that nothing in what a call returned is another tenant's."""
+    """Check that no part of a call's result belongs to another tenant."""
     assert not isinstance(result, Foreign), "another tenant's value"
     if isinstance(result, dict):
         result = list(result.items())

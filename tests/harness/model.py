@@ -1,7 +1,7 @@
-"""The public contract in plain Python: what the core must do, for reading and not for speed.
+"""The public contract of the core in plain Python, for reading and not for speed.
 
-Entries live in plain dicts whose order is the LRU order, least recent first. Whatever is past its
-TTL and its stale window goes at the start of the next call. Namespaces are never forgotten.
+Entries live in plain dicts whose order is the LRU order, least recent first. An entry past its TTL
+and its stale window is removed at the start of the next call. Namespaces are never forgotten.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Node:
 
 
 class ModelCache:
-    """The tree, the clock and the rule of who gives way."""
+    """The tree, the clock and the rule that chooses the victim."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class ModelCache:
         self.root.max_weight = max_weight
         self.root.child_limits = child_limits
         self.newcomer = (
-            False  # the entry being stored replaces none, so that nobody has seen it yet
+            False  # the entry being stored replaces none, so no listener has seen it yet
         )
         self.removed: list[
             tuple[tuple[str, ...], Any, str]
@@ -150,7 +150,7 @@ class ModelCache:
         return 0 if self.weigher is None else self.weigher(key, value)
 
     def sweep(self) -> int:
-        """Drop what is past its TTL and its stale window."""
+        """Drop entries past their TTL and their stale window."""
         now = self.clock()
         due = [
             (node, key)
@@ -227,8 +227,8 @@ def victim_namespace(
 ) -> Node | None:
     """The namespace at or below `top` whose least recent entry gives way; None: nothing may.
 
-    Level by level the fullest for its share, the new entry counted; ties fall to the one that is
-    storing, then to a namespace's own entries, then to the child created first.
+    Level by level the fullest for its share, the new entry counted. Ties fall to the storing
+    namespace, then to a namespace's own entries, then to the child created first.
     """
     path = [] if storing is None else list(storing.line())
 
@@ -463,7 +463,7 @@ class ModelNamespace:
         return default
 
     def incr(self, key: Hashable, delta: int = 1, *, default: int = 0, ttl: Any = OMITTED) -> int:
-        """What is there keeps its TTL, tags and weight: `ttl` is for a counter that begins."""
+        """A present entry keeps its TTL, tags and weight: `ttl` is for a new counter."""
         entry = self.fresh(key)
         if entry is None:
             self.add(key, default + delta, ttl=ttl)

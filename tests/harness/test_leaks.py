@@ -1,4 +1,4 @@
-"""Nothing is kept: by no call that succeeds, by none that is refused, by none that fails."""
+"""No object is kept: by calls that succeed, are refused, or fail."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def fail_later() -> Any:
     raise ZeroDivisionError
 
 
-# What a call is given: a cache, a key, a value, a tag.
+# The arguments of a call: a cache, a key, a value, a tag.
 Path = Callable[[Cache[Any], Any, Any, str], Any]
 
 PATHS: dict[str, Path] = {
@@ -176,7 +176,7 @@ REFUSED = (ZeroDivisionError, ValueError, TypeError, KeyError, RuntimeError)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", PATHS)
 def test_keys_values_and_tags_are_let_go(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What captures the log keeps the tracebacks of listeners that raise.
+    # The capture of the log keeps the tracebacks of listeners that raise.
     monkeypatch.setattr(logging.getLogger("flowcache"), "disabled", True)
     key, value, tag = Guest(), Guest(), f"some tag of {name}"
 

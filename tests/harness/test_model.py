@@ -93,11 +93,11 @@ def switched(core: Namespace[Any], enabled: bool) -> bool:
 
 
 class SideBySide(RuleBasedStateMachine):
-    """Drives both, and compares each result and what is left behind."""
+    """Drives both, and compares each result and the remaining entries."""
 
     core: Cache[Any]
     model: ModelCache
-    in_step = False  # after a divergence there is nothing more to compare
+    in_step = False  # after a divergence there is no more to compare
 
     def start(self, **configuration: Any) -> None:
         self.clock = VirtualClock()
@@ -184,11 +184,11 @@ class DataMachine(SideBySide):
         self.start(max_entries=max_entries, default_ttl=default_ttl)
         _testing.seed(self.core, 1)
         if at_once is not None:
-            # What goes by thousands turns to debris; here it is what goes by twos or fours. The
-            # table splits after so many, too.
+            # Removals of thousands leave debris; here removals of two or four do. The table splits
+            # after so many, too.
             _testing.slice(self.core, at_once, at_once)
 
-    # Few rules, so that stores come up often enough for the others to meet something.
+    # Few rules, so that stores are frequent enough for the other rules.
 
     @rule(path=PATHS, key=KEYS, value=VALUES, method=STORES, options=storing_options())
     def store(
@@ -269,7 +269,7 @@ class DataMachine(SideBySide):
     @rule(path=PATHS, ttl=st.sampled_from([1, 2.5, None]), reset=st.booleans())
     def administer(self, path: tuple[str, ...], ttl: float | None, reset: bool) -> None:
         if reset:
-            # What has expired must be counted before the reset on both sides.
+            # Expired entries must be counted before the reset on both sides.
             self.core.sweep()
             self.both(path, "reset_stats")
         else:

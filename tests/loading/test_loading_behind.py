@@ -1,4 +1,4 @@
-"""Stale values and the loads behind them: who is served what, and what becomes of a failure."""
+"""Stale values and their background loads: the value of each call, and the effect of a failure."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def ask(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 
         def ask(*args: Any, **options: Any) -> Any:
             result = runner.run(call(*args, **options))
-            runner.run(settle())  # What was begun in the background goes on.
+            runner.run(settle())  # Background loads go on.
             return result
 
         yield ask
@@ -165,7 +165,7 @@ def test_a_background_load_is_not_cancelled_with_the_caller_that_began_it() -> N
         caller.cancel()
         joining = asyncio.ensure_future(cache.arefresh("k", never))
         await settle()
-        joining.cancel()  # Nor with one who joined it.
+        joining.cancel()  # Nor with a call that joined it.
         await settle()
         gate.open.set()
         await until(lambda: cache.peek("k") == "new")
@@ -694,7 +694,7 @@ def test_a_fair_level(counts: list[int], room: int, level: int) -> None:
 def test_a_dropped_cache_is_not_kept_alive_by_what_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("CRITICAL", "flowcache")  # What is captured would keep its traceback.
+    caplog.set_level("CRITICAL", "flowcache")  # A captured record would keep its traceback.
 
     def use() -> weakref.ref[Any]:
         cache, _ = stale_cache()

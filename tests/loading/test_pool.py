@@ -53,7 +53,7 @@ def stale(ns: Namespace[Any], clock: VirtualClock, count: int) -> None:
 
 
 def is_loaded(ns: Namespace[Any], key: Any) -> None:
-    """Ask for the key: the load behind it runs soon, whatever else hangs."""
+    """Fetch the key: its background load runs soon, although others hang."""
     assert ns.fetch(key, lambda: "new", stale=True) == "old"
     wait_until(lambda: ns.peek(key) == "new")
 

@@ -1,10 +1,10 @@
-"""Loading: one run of a loader for all who ask, in threads, tasks and several event loops.
+"""Loading: one run of a loader for all callers, in threads, tasks and several event loops.
 
 Each module imports only those that stand before it:
 
-- `options`: a call, and what its loader may return
+- `options`: a call, and the results of its loader
 - `copying`: an exception for each caller
-- `load`: how a load ended; waiting for it
+- `load`: the outcome of a load; waiting for it
 - `deadlock`: loads that would wait for each other
 - `backoff`: keys whose background load failed
 - `overdue`: threads that callers left behind

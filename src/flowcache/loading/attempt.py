@@ -1,10 +1,9 @@
 """One attempt of a call, in a thread or a task: look up, lead or join a load, wait, conclude.
 
-Every call goes the same way. It looks at what is held; it registers a load of the key, or is given
-the one that runs. The call that registered it runs the loader (`run`); all calls wait for it
-(`load`), unless the wait would close a ring (`deadlock`). A load that is abandoned sends its
-waiters back to the start. The sync and the async path differ in how they run and how they wait, and
-in nothing else.
+Every call takes the same path. It looks up the entry. It registers a load of the key, or receives
+the running one. The call that registered the load runs the loader (`run`). All calls wait for it
+(`load`), unless the wait would close a ring (`deadlock`). An abandoned load sends its waiters back
+to the start. The sync and the async path differ only in how they run and how they wait.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ __all__ = [
 def look_up(
     namespace: Any, key: Hashable, call: Call, *, in_task: bool = False
 ) -> tuple[Any, bool] | None:
-    """Return what is held if it answers the call, and whether it is to be loaded behind it."""
+    """Return the held value if it answers the call, and whether a background load is due."""
     in_place = in_task and namespace._store().backs_off and backoff.was_cut_off(namespace, key)
     found: tuple[Any, bool] | None = namespace._look_up(key, call.options, in_place)
     if found is None:
@@ -65,7 +64,7 @@ def look_up(
 
 
 def fall_back(run: Run, key: Hashable, *, timed_out: bool) -> Answer | None:
-    """Return what may stand in for a load that raised or takes too long."""
+    """Return the old value if it may stand in for a load that raised or takes too long."""
     answer: Answer | None = run.namespace._stand_in(key, run.call.options, timed_out)
     return answer
 
@@ -155,13 +154,13 @@ def begin(run: Run, key: Hashable) -> Load | Outcome:
 
 
 def count_joined(run: Run, key: Hashable) -> None:
-    """Count a miss that joins a running load, once however often it has to start again."""
+    """Count a miss that joins a running load, once for any number of attempts."""
     if not run.is_refresh and run.call.joins(key):
         run.namespace._join()
 
 
 def settle_in_thread(run: Run, load: Load | Outcome, deadline: float | None) -> Outcome | None:
-    """Run the run if the load is its own, or wait for who runs it; None: `deadline` came first."""
+    """Run the run if the load is its own, or wait for another; None: `deadline` came first."""
     if isinstance(load, Outcome):
         return load
     waiting, here = deadlock.current_load(), running_loop()
@@ -189,10 +188,10 @@ def settle_in_thread(run: Run, load: Load | Outcome, deadline: float | None) -> 
 
 
 def refuse_own_thread(run: Run, load: Load) -> None:
-    """Raise if what leads the load is a call below this one on the same thread.
+    """Raise if the leading call is below this one on the same thread.
 
-    A loader's own calls were told apart before, by the context. What is left is code that runs
-    between the steps of a call: the key's own methods, a finalizer, a handler of a signal.
+    The context told a loader's own calls apart before. The remaining case is code that runs between
+    the steps of a call: the key's own methods, a finalizer, a handler of a signal.
     """
     leader = load.run
     if (
@@ -226,10 +225,10 @@ async def settle_in_task(run: Run, load: Load | Outcome, deadline: float | None)
 
 
 def conclude(run: Run, key: Hashable, outcome: Outcome | None) -> Answer | None:
-    """Return what a load's outcome is to one of its callers, by the caller's own options.
+    """Return the answer to one caller of a load, by its outcome and the caller's own options.
 
-    None: nothing, start again (or leave the key out, if the run ran and it was absent). Raises what
-    the loader raised, or `LoadTimeoutError`.
+    None: no answer, start again (or leave the key out, if the run ran and it was absent). Raises
+    the loader's exception, or `LoadTimeoutError`.
     """
     if outcome is None:
         answer = fall_back(run, key, timed_out=True)
@@ -248,7 +247,7 @@ def conclude(run: Run, key: Hashable, outcome: Outcome | None) -> Answer | None:
         return (outcome.value,)
     answer = None
     if isinstance(error, Exception):
-        # In place of a background load its failure is no more than that of one.
+        # In place of a background load its failure counts as that of one.
         answer = fall_back(run, key, timed_out=key in run.call.in_place)
     if answer is not None:
         return answer

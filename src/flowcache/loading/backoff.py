@@ -1,4 +1,4 @@
-"""Backing off: a key whose background load failed is not loaded behind again for a while."""
+"""Backing off: after a failed background load, a key has no other for some seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ that has fewer.
 class Failure(NamedTuple):
     in_a_row: int
     again: float
-    """When the next load may begin, on the cache's clock."""
+    """The time at which the next load may begin, on the cache's clock."""
     was_cut_off: bool
     """It did not fail: its event loop ended first."""
     stamp: tuple[float, float]
@@ -35,20 +35,20 @@ class Failure(NamedTuple):
     tenant: tuple[str, ...]
 
 
-# By hashes: what is remembered keeps neither a key nor a cache alive. Should two meet, a load waits
-# a while longer.
+# By hashes: a record keeps neither a key nor a cache alive. If two hashes are equal, a load waits
+# longer.
 _failures: WeakKeyDictionary[object, dict[int, Failure]] = WeakKeyDictionary()
 
 
 def stamp_of(namespace: Any, key: Hashable) -> tuple[float, float] | None:
-    """Return bounds of the deadline of what is held for the key; None: nothing is."""
+    """Return bounds of the deadline of the key's entry; None: there is none."""
     before = namespace._now()
     held = namespace._held(key)
     return None if held is None else (before + held[1] - 1e-6, namespace._now() + held[1] + 1e-6)
 
 
 def last_failure(namespace: Any, key: Hashable) -> Failure | None:
-    """Return the failure of the load that was to replace what is held for the key now, or None."""
+    """Return the failure of the load that was to replace the key's present entry, or None."""
     store = namespace._store()
     failures = _failures.get(store) if store.backs_off else None
     failure = None if failures is None else failures.get(hash((namespace, key)))
@@ -61,15 +61,15 @@ def last_failure(namespace: Any, key: Hashable) -> Failure | None:
 
 
 def is_backing_off(namespace: Any, key: Hashable) -> bool:
-    """True while the last background load for what is held failed too recently to be repeated."""
+    """True while the last background load for the present entry failed too recently."""
     failure = last_failure(namespace, key)
     return failure is not None and namespace._now() < failure.again
 
 
 def was_cut_off(namespace: Any, key: Hashable) -> bool:
-    """True if the last background load for what is held was ended by the end of its event loop.
+    """True if the last background load for the present entry ended with its event loop.
 
-    It would be again where each request has a loop of its own: the next caller loads and waits.
+    The next one would end so too where each request has a loop: the next caller loads and waits.
     """
     failure = last_failure(namespace, key)
     return failure is not None and failure.was_cut_off
@@ -78,14 +78,14 @@ def was_cut_off(namespace: Any, key: Hashable) -> bool:
 def note_failure(namespace: Any, key: Hashable, *, cut_off: bool = False) -> None:
     """Remember that a background load failed: the delay is 1 s, then doubles up to 30 s.
 
-    One that was cut off may be repeated at once, but not in the background of an event loop.
+    A load whose loop ended may be repeated at once, but not in the background of an event loop.
     """
     try:
         stamp = stamp_of(namespace, key)
     except CacheClosedError:
         stamp = None
     if stamp is None:
-        return  # Nothing is held any more that could be served meanwhile.
+        return  # No entry is held any more that could be served meanwhile.
     failure = last_failure(namespace, key)
     in_a_row = (0 if failure is None else failure.in_a_row) + (not cut_off)
     delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(max(0, in_a_row - 1), 30))

@@ -1,4 +1,4 @@
-"""`fetch_many` and `afetch_many`: one call of a loader for all keys that no other load brings."""
+"""`fetch_many` and `afetch_many`: one call of a loader for all keys without another load."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def afetch_rest(
 
 
 class Batch:
-    """One call of `fetch_many`: what it has, and what it still has to find."""
+    """One call of `fetch_many`: its results, and its missing keys."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Batch:
         )
 
     def look_up_all(self, loop: Loop | None) -> None:
-        """Find what is held; what is due is loaded behind it, by one more call of the loader."""
+        """Find held values; start a background load of the due keys, by one call of the loader."""
         due = []
         for key in self.unseen:
             if self.context is None:

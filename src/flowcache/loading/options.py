@@ -17,17 +17,17 @@ __all__ = ["UNSET", "Call", "Loaded", "Options", "check_loader", "unpack"]
 V = TypeVar("V")
 
 UNSET: Any = _core.UNSET
-"""The default of an option for which `None` means something."""
+"""The default of an option for which `None` has a meaning."""
 
 Options = _core.Options
 
 
 @dataclass(frozen=True)  # With slots, `Loaded[int](1)` raises before 3.13.
 class Loaded(Generic[V]):
-    """What a loader returns to say how its value is to be kept; callers receive `value`.
+    """The result of a loader with options for its value; callers receive `value`.
 
-    `ttl` (seconds, a `timedelta`, or `None` for ever) takes the place of the call's, `tags` are
-    added to the call's, and `store=False` hands the value over without keeping it.
+    `ttl` (seconds, a `timedelta`, or `None` for ever) replaces that of the call, and `tags` are
+    added to those of the call. With `store=False` the value is returned and not stored.
     """
 
     value: V
@@ -37,7 +37,7 @@ class Loaded(Generic[V]):
 
 
 class Call:
-    """One call of `fetch` or its like: its options, and what it has done so far."""
+    """One call of `fetch` or its like: its options and its progress."""
 
     __slots__ = ("in_place", "joined", "on_miss", "options")
 
@@ -47,7 +47,7 @@ class Call:
         self.joined: set[Any] | tuple[()] = ()
         """The keys whose load it has joined; for the count."""
         self.in_place: set[Any] | tuple[()] = ()
-        """The keys that it loads in place of a background load that its event loop cut off."""
+        """The keys that it loads in place of a background load that ended with its event loop."""
 
     def joins(self, key: Any) -> bool:
         """Note that it joins a load of the key; False if that was known."""

@@ -1,9 +1,9 @@
-"""The threads that run the background loads that no event loop runs, for each cache on its own.
+"""The threads for background loads that no event loop runs, for each cache on its own.
 
 A thread is started when there is a load to run, takes others while there are any, and ends. The
 tenants of a cache take turns, and each has a few threads at most. A thread whose load is older than
-`max_pending_age` counts as lost: another one takes its place, and of lost ones, too, each tenant
-has a few at most. An application may give an executor, whose threads then do the same work.
+`max_pending_age` counts as lost, and another one takes its place. Each tenant has a few lost
+threads at most. An application may give an executor, whose threads then do the same work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .run import Run
 
     class Executor(Protocol):
-        """What a user's executor has to have."""
+        """The protocol of a user's executor."""
 
         def submit(self, function: Callable[[], None], /) -> Any: ...
 
@@ -43,7 +43,7 @@ LOST = 8
 MOST_LOST = 64
 """The same, of one cache."""
 QUEUED = 100
-"""Background loads of one tenant that wait for a thread; of more, none is begun."""
+"""The most background loads of one tenant that wait for a thread; no more are begun."""
 
 
 class Pool:
@@ -104,7 +104,7 @@ class Pool:
         self._started += 1
         name = f"flowcache-refresh-{self._started}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
-        # In an empty context: a thread that keeps its starter's has it as long as it lives.
+        # In an empty context: a thread with its starter's context would keep it alive.
         contextvars.Context().run(thread.start)
 
     def _take_back(self, tenant: Tenant, item: tuple[Context, Run]) -> None:
@@ -167,7 +167,7 @@ _pools: weakref.WeakKeyDictionary[object, Pool] = weakref.WeakKeyDictionary()
 
 
 def open_pool(store: object, max_pending_age: float, executor: Executor | None) -> None:
-    """Give a cache its pool; `store` is what the cache's views share."""
+    """Give a cache its pool; `store` is the object that the cache's views share."""
     _pools[store] = Pool(max_pending_age, executor)
 
 
@@ -185,4 +185,4 @@ def submit(run: Run) -> None:
     try:
         _pools[run.namespace._store()].submit(run)
     except RuntimeError:
-        run.end()  # No thread can be started, or the interpreter is on its way out.
+        run.end()  # No thread can be started, or the interpreter is exiting.

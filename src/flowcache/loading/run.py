@@ -1,10 +1,10 @@
-"""One run of a loader, for one key or for many. Whatever happens to it, its loads are settled.
+"""One run of a loader, for one key or for many. Its loads are settled in every case.
 
-A sync loader runs in the thread that asked first, an async one in a task of its own that
-belongs to no caller. A run can end in five ways, and each leaves no record in the table of
-running loads and no waiter asleep: a value; an error; an interrupt (`KeyboardInterrupt` and its
-like) or a cancellation from outside, after which the waiters lead; the close of the loop that it
-ran on; a `fork`, which leaves its thread behind.
+A sync loader runs in the thread of the leading call, an async one in a task of its own that belongs
+to no caller. A run can end in five ways. Each leaves no record in the table of running loads and no
+waiter asleep. The ways are a value; an error; an interrupt (`KeyboardInterrupt` and its like) or a
+cancellation from outside, after which a waiter leads; the close of its loop; and a `fork`, which
+leaves its thread behind.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[LoopW
 class LoopWatch:
     """Ends the runs of an event loop that closes under them.
 
-    Nothing but a timer of that loop holds it. `close()` drops the timers, and with this one the
-    runs, which no callback of the loop would ever end. It holds the runs, so that no running load
-    is collected.
+    Only a timer of that loop refers to it. `close()` drops the timers, and with this one the runs,
+    which no callback of the loop would ever end. It refers to the runs, so that no running load is
+    collected.
     """
 
     __slots__ = ("__weakref__", "itself", "runs")
@@ -83,9 +83,9 @@ class LoopWatch:
 class Run:
     """A run of `loader` for the loads that it leads."""
 
-    # What most runs never change is the class's.
+    # Attributes that most runs never change are the class's.
     is_apart = False
-    """It runs where its first caller is not: what strikes that one does not end it."""
+    """It runs apart from its first caller, and an interrupt of that caller does not end it."""
     is_started = False
     forsaken = False
     greenlet: object = None
@@ -95,7 +95,7 @@ class Run:
     handled: BaseException | None = None
     """The exception that the caller handles while the loader runs in its thread."""
     interrupted: BaseException | None = None
-    """What ended the run and is for its first caller alone."""
+    """The exception that ended the run and is for its first caller alone."""
     stands_in_for: Load | None = None
     """The registered load in whose place the result is stored, for a run beside it."""
     task: asyncio.Task[None] | None = None
@@ -137,10 +137,10 @@ class Run:
     def begin(self, key: Hashable) -> Load | tuple[Any] | None:
         """Register a load of `key` for this run, or return the one that runs already.
 
-        If what is held answers the call by now, no load is needed: (value,), or None behind it.
-        Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for an unhashable key. Near
-        the recursion limit it raises `RecursionError` before anything is registered, as no load
-        could be ended there.
+        If a held value answers the call by now, no load is needed: (value,), or None in the
+        background. Raises `TooManyLoadsError`, `CacheClosedError`, and `TypeError` for an
+        unhashable key. Near the recursion limit it raises `RecursionError` before anything is
+        registered, as no load could be ended there.
         """
         leave_room()
         step = self.namespace._begin
@@ -215,8 +215,8 @@ class Run:
     def may_be_joined(self) -> bool:
         """True if it runs. If not, it is ended, and the next to begin a load leads.
 
-        One that only waits for a thread of the pool is ended too: who asks now need not wait for
-        what is before it.
+        A run that only waits for a thread of the pool is ended too: a new call need not wait for
+        the runs before it.
         """
         if self.is_left() or (self.loop is None and self.background and self.claim()):
             self.end()
@@ -226,7 +226,7 @@ class Run:
     # Running
 
     def execute(self) -> None:
-        """Run a sync loader to its end in this thread. Raises what is for this thread alone."""
+        """Run a sync loader to its end in this thread. Raises exceptions for this thread alone."""
         self.is_started = True
         self.thread = threading.get_ident()
         self.greenlet = current_greenlet()
@@ -249,7 +249,7 @@ class Run:
             error = None  # Its traceback holds this frame.
 
     def _conclude(self, produced: Any, error: Exception | None, seconds: float) -> None:
-        """Settle the loads of a sync loader. Raises what is for the first caller alone."""
+        """Settle the loads of a sync loader. Raises exceptions for the first caller alone."""
         if error is None and not is_plain(produced) and is_awaitable(produced):
             refused = refuse_awaitable(produced)
             if not self.background:
@@ -261,7 +261,7 @@ class Run:
             self._fail_all(error, seconds)
 
     def finish(self, produced: Any, error: BaseException | None, seconds: float) -> None:
-        """End a load that compiled code led up to here. Raises what is for its caller alone."""
+        """End a load that compiled code led up to here. Raises exceptions for its caller alone."""
         self.handled = sys.exception()
         try:
             if error is not None and not isinstance(error, Exception):
@@ -288,7 +288,7 @@ class Run:
             overdue.leave_thread(self)
             self.end()
             raise
-        # Up to here a finalizer that asks for the key would wait for what it interrupts.
+        # Up to here a finalizer that fetches the key would wait for the code that it interrupts.
         if self.thread == threading.get_ident():
             self.thread = self.greenlet = None  # Not this one; the other has not begun.
 
@@ -360,7 +360,7 @@ class Run:
             self.end()
             del load  # An error's traceback holds this frame; its load holds the error.
         if task is not None:
-            task.remove_done_callback(self._task_done)  # There is nothing left for it to do.
+            task.remove_done_callback(self._task_done)  # It has no more to do.
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self.cut_off()  # It has ended by now, unless it was cancelled before its first step.
@@ -375,7 +375,7 @@ class Run:
         if any(load.waiters for load in self.loads):
             return
         # The load stays registered until the loader has really ended, so that no second one runs
-        # beside it. Who joins until then waits for that, and leads next.
+        # beside it. A call that joins until then waits for the end, and leads next.
         self.forsaken = True
         if running_loop() is loop:
             task.cancel()
@@ -386,7 +386,7 @@ class Run:
     # Ending
 
     def _be_interrupted(self, interrupt: BaseException) -> None:
-        """Keep an exception that is no `Exception` for the first caller: no other is to raise it.
+        """Keep an exception that is no `Exception` for the first caller: no other may raise it.
 
         Interrupts, killed greenlets and time-outs of greenlets and task runners are meant for the
         code that they were raised in. Of the callers that wait, one leads the next load.
@@ -399,7 +399,7 @@ class Run:
             report("WARNING", "a background load was interrupted by %s", shown(interrupt))
 
     def end(self) -> None:
-        """Abandon what is not settled and let go of everything. At any time, by anybody, again."""
+        """Abandon unsettled loads and drop all references. At any time, by any code, repeatedly."""
         for load in tuple(self.loads):
             if load.outcome is None:
                 self.namespace._abandon(load)
@@ -475,7 +475,7 @@ class Run:
             counted = 0.0
 
     def _keep(self, load: Load, produced: Any, seconds: float, counted: float) -> None:
-        """Store the value, unless an invalidation came before, and hand it to the waiters."""
+        """Store the value, unless an invalidation came before, and give it to the waiters."""
         namespace, options = self.namespace, self.call.options
         value, ttl, tags, store = produced, UNSET, (), True
         try:
@@ -485,7 +485,7 @@ class Run:
             if store and options.store_if is not None:
                 store = bool(plain_result(options.store_if(value), "store_if"))
             if store or self.stands_in_for is None:
-                # Closed: nowhere to store it. Too heavy: it is handed over all the same.
+                # Closed: no store takes it. Too heavy: the waiters receive it all the same.
                 target = self.stands_in_for or load
                 namespace._finish(target, options, value, ttl, tags, store, counted)
             else:  # Beside a registered load, to which it leaves the entry.
@@ -502,7 +502,7 @@ class Run:
             namespace._emit("refresh", load.key, None, value, None, seconds)
 
     def _leave_out(self, load: Load) -> None:
-        """End a load of a key that a batch loader left out: what it was to replace goes."""
+        """End a load of a key that a batch loader left out: the entry to replace is removed."""
         if self.stands_in_for is None:
             self.namespace._finish(load, self.call.options, None, keep=False)
         backoff.forget_failures(self.namespace, load.key)
