@@ -26,6 +26,7 @@
 #   tree       the structs of a namespace (Node) and of a cache (Core); the tree; the idle
 #   fairness   the namespace that gives way
 #   loads      running loads, and their fences
+#   contexts   changes of context variables, and collections within them
 #   current    the load that the calling code is part of
 # one cache
 #   store      Store, which owns a Core; keys and tags by name
@@ -154,6 +155,7 @@ include "_core/options.pyx"
 include "_core/tree.pyx"
 include "_core/fairness.pyx"
 include "_core/loads.pyx"
+include "_core/contexts.pyx"
 include "_core/current.pyx"
 
 include "_core/store.pyx"

@@ -1,12 +1,6 @@
 # The load that the calling code is part of: a context variable, since tasks and threads that a
 # loader starts with a copy of its context are part of it too.
 
-cdef extern from "Python.h":
-    object PyContextVar_New(const char* name, PyObject* default)
-    int PyContextVar_Get(object variable, PyObject* default, PyObject** value) except -1
-    object PyContextVar_Set(object variable, object value)
-    int PyContextVar_Reset(object variable, object token) except -1
-
 cdef object load_variable = PyContextVar_New(b"flowcache_load", NULL)
 
 
@@ -56,11 +50,11 @@ def current_load():
 def enter_load(Load load not None):
     """Make ``load`` the current load of this context; return the arguments of ``leave_load``."""
     cdef LoadScope scope = scope_of_load(load)
-    return scope, PyContextVar_Set(load_variable, scope)
+    return scope, context_set(load_variable, scope)
 
 
 def leave_load(LoadScope scope not None, token):
     """End what ``enter_load`` began; without the token where the context ends as well."""
     scope_empty(scope)
     if token is not None:
-        PyContextVar_Reset(load_variable, token)
+        context_reset(load_variable, token)

@@ -153,7 +153,7 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
         scope = scope_of_load(load)
         outer = load_current()
         loop = asked_of(ASYNCIO, "_get_running_loop")
-        token = PyContextVar_Set(load_variable, scope)
+        token = context_set(load_variable, scope)
         # The edges that a search for rings follows. These close none: the load has no edge yet.
         if outer is not None:
             load_edges(outer).append(load)
@@ -167,13 +167,13 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
             value = <object>produced
             Py_DECREF(value)                      # the reference of the call; `value` has its own
         seconds = clock_read_fine() - seconds
-        PyContextVar_Reset(load_variable, token)
+        context_reset(load_variable, token)
         token = None
         lead_leave(load, scope, outer, loop)
     except BaseException:
         try:
             if token is not None:
-                PyContextVar_Reset(load_variable, token)
+                context_reset(load_variable, token)
             lead_leave(load, scope, outer, loop)
         finally:
             load_give_up(load)

@@ -16,38 +16,13 @@
 #   all blocks it changes that of the context.
 #
 # - Before 3.12 a collection can start within the change of any variable of a context, and end a
-#   generator. CPython then goes on reading contents of the context that a change in the finalizer
-#   has dropped, and forgets that change. So the contents are held, and a block that ends there is
-#   lost too.
+#   generator. CPython then forgets what the finalizer changed (see contexts), so that a block that
+#   ends there is lost too.
 #
 # get() pays for one look at the variable and one at the block. All else happens at the ends.
 
 cdef extern from *:
     """
-    /* The context that this thread runs in, borrowed; NULL until something is set in it. */
-    static inline PyObject *flowcache_context(void) {
-        return PyThreadState_Get()->context;
-    }
-    /* Before 3.12 an allocation may start a collection, and that end a generator, and so a block of
-       this very context, between a look at the variable and its change. */
-    #if PY_VERSION_HEX < 0x030C0000
-    #define FLOWCACHE_COLLECTS_ANYWHERE 1
-    static PyObject *flowcache_collected = NULL;
-    static inline int flowcache_collections_off(void) { return PyGC_Disable(); }
-    static inline void flowcache_collections_on(int were) { if (were) PyGC_Enable(); }
-    #else
-    #define FLOWCACHE_COLLECTS_ANYWHERE 0
-    #define flowcache_collected ((PyObject *)NULL)
-    static inline int flowcache_collections_off(void) { return 0; }
-    static inline void flowcache_collections_on(int were) { (void)were; }
-    #endif
-    static inline void flowcache_collected_set(PyObject *context) {
-    #if FLOWCACHE_COLLECTS_ANYWHERE
-        flowcache_collected = context;
-    #else
-        (void)context;
-    #endif
-    }
     /* Without the GIL the thread whose context it is may be using it. */
     #ifdef Py_GIL_DISABLED
     #define FLOWCACHE_MENDS_CONTEXTS 0
@@ -55,17 +30,9 @@ cdef extern from *:
     #define FLOWCACHE_MENDS_CONTEXTS 1
     #endif
     """
-    bint COLLECTS_ANYWHERE "FLOWCACHE_COLLECTS_ANYWHERE"
-    # The context in which a collection started that is not over; compared, never followed.
-    PyObject* context_collected "flowcache_collected"
-    void context_collected_set "flowcache_collected_set"(PyObject* context)
-    PyObject* context_running "flowcache_context"()
-    int collections_off "flowcache_collections_off"()
-    void collections_on "flowcache_collections_on"(int were)
     bint MENDS_CONTEXTS "FLOWCACHE_MENDS_CONTEXTS"
 
 cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
     int PyContext_Enter(PyObject* context)
     int PyContext_Exit(PyObject* context)
     object PyWeakref_NewRef(PyObject* target, PyObject* callback)
@@ -73,7 +40,6 @@ cdef extern from "Python.h":
 
 cdef object scope_variable = PyContextVar_New(b"flowcache.tenancy.scope", NULL)
 cdef object NO_TENANT = object()              # in a scope: none is current
-cdef list contents_held = []                  # copies of contexts, whose contents may be in use
 cdef str NOT_SET = 'no current tenant is set: use `with tenant("..."):` or the middleware'
 
 cdef enum:
@@ -111,23 +77,11 @@ cdef inline Scope scope_innermost():
     return <Scope>found
 
 
-cdef int scope_store(Scope innermost) except -1:
+cdef inline int scope_store(Scope innermost) except -1:
     """Make this the innermost scope of the running context."""
-    if context_collected is not NULL and context_collected is context_running():
-        contents_held.append(PyContext_CopyCurrent())
+    context_hold()
     PyContextVar_Set(scope_variable, innermost)
-    if PyList_GET_SIZE(contents_held) and context_collected is NULL:
-        contents_held.clear()                 # no collection runs, so that no change is interrupted
-    return 0
-
-
-def _note_collection(phase, info):
-    """Of `gc.callbacks`: note the context in which a collection starts, until it stops."""
-    context_collected_set(context_running() if phase == "start" else NULL)
-
-
-if COLLECTS_ANYWHERE:
-    gc.callbacks.append(_note_collection)
+    return context_let_go()
 
 
 cdef inline bint is_running(object context):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flowcache import CacheClosedError, Namespace, create_cache
+from harness.support import run_isolated
 
 MANY = 9_000
 """Entries beyond which clear() cuts a namespace's entries off instead of removing them."""
@@ -216,3 +217,43 @@ def test_a_cache_that_a_collection_closes_while_a_removal_is_told_of_stays_whole
         told += "key" in [event.key for event in heard]
         cache._check()
     assert told == nth
+
+
+def test_a_load_by_a_finalizer_within_the_change_of_a_context_variable() -> None:
+    """Before 3.12 CPython reads contents there that the change in the finalizer has freed."""
+    run_isolated(
+        """
+    import contextvars, gc
+    from flowcache import create_cache
+    cache = create_cache(default_ttl=None, max_entries=100)
+    variables = [contextvars.ContextVar(f"other{n}") for n in range(40)]
+    loads = 0
+
+    def load():
+        global loads
+        loads += 1
+        return loads
+
+    class Finalized:
+        def __init__(self):
+            self.me = self
+        def __del__(self):
+            cache.fetch(object(), load)
+
+    def run():
+        for turn in range(150):
+            for variable in variables:
+                Finalized()
+                variable.set(turn)
+                assert variable.get() == turn
+                cache.fetch(object(), load)
+
+    gc.freeze()
+    for threshold in range(1, 12):
+        gc.set_threshold(threshold)
+        contextvars.copy_context().run(run)
+    gc.collect()
+    assert loads == 2 * 11 * 150 * 40
+    cache._check()
+    """
+    )
