@@ -50,7 +50,7 @@ cdef list contents_held = []                  # copies of contexts, whose conten
 
 
 cdef inline int context_hold() except -1:
-    """Before a change of a variable: hold the contents that a change of other code may still read."""
+    """Before a change: hold the contents that an interrupted change may still read."""
     if context_collected is not NULL and context_collected is context_running():
         contents_held.append(PyContext_CopyCurrent())
     return 0
