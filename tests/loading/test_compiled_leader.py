@@ -181,8 +181,9 @@ def test_a_recursion_goes_deep(how: str) -> None:
     def fetched(depth: int) -> int:
         return cache.fetch(depth, lambda: 0 if depth == 0 else 1 + fetched(depth - 1))
 
+    # 3.12 lets 800 calls of C be nested, whatever the limit is: each load of `cached` takes one.
     limit = sys.getrecursionlimit()
-    depth, f = (limit * 4 // 5, cached) if how == "cached" else (limit * 3 // 10, fetched)
+    depth, f = (limit * 3 // 5, cached) if how == "cached" else (limit // 4, fetched)
     assert Caller(lambda: f(depth)).result() == depth  # Of a stack of its own.
     cache.clear()
     with pytest.raises(RecursionError):
