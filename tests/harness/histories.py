@@ -710,7 +710,7 @@ class Round:
         try:
             found = await self.places[name].afetch_many(keys, load_later, **options)
             call.found |= {(name, key): value for key, value in found.items()}
-        except Exception as error:
+        except (Exception, Foreign) as error:
             call.error = error
         finally:
             calling.reset(token)
