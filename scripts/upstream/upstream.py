@@ -61,6 +61,8 @@ KNOWN = {
     ),
 }
 
+# The markers are those of plugins that its suite uses and that are not installed: each test runs
+# once, in one process.
 OF_LITESTAR = Suite(
     "litestar",
     "litestar_suite.py",
