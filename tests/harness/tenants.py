@@ -98,6 +98,15 @@ def in_place(place: Place, function: Callable[..., Any], *given: Any) -> Any:
     return function(*given)
 
 
+def loading_tenant() -> str:
+    """Return the current tenant; the error that there is none tells the place of the load."""
+    try:
+        return current_tenant.get()
+    except TenantNotSetError as error:
+        error.place = here.get()  # type: ignore[attr-defined]
+        raise
+
+
 def loop_runs() -> bool:
     try:
         asyncio.get_running_loop()
@@ -204,13 +213,13 @@ class Program:
 
         @self.mine.cached(ttl=60)
         def plain(key: int) -> str:
-            return f"{current_tenant.get()}'s"
+            return f"{loading_tenant()}'s"
 
         @self.mine.cached(ttl=60)
         async def later(key: int) -> str:
-            before = current_tenant.get()
+            before = loading_tenant()
             await asyncio.sleep(0)
-            return f"{before}'s" if current_tenant.get() == before else "changed"
+            return f"{before}'s" if loading_tenant() == before else "changed"
 
         self.plain, self.later = plain, later
 
@@ -218,14 +227,18 @@ class Program:
 
     def check(self, allowed: set[str], made: Callable[[], Any], what: str) -> None:
         """Make a call for one of the tenants that may be current, and check what it gives."""
+        # The context of an awaitable call is a copy of this one, in which its loader runs.
+        copied = Place(here.get())
+        token = here.set(copied)
         try:
             value = made()
         except TenantNotSetError:
             self.refused(allowed, what)
             return
+        finally:
+            here.reset(token)
         if isinstance(value, Awaitable):
-            # Its context is that of the call: a copy of this one.
-            self.calls.append((Place(here.get()), value))
+            self.calls.append((copied, value))
         else:
             self.see(allowed, value, what)
 
@@ -261,7 +274,7 @@ class Program:
         mine, value = self.mine, f"{now}'s"
 
         def load() -> str:
-            return f"{current_tenant.get()}'s"
+            return f"{loading_tenant()}'s"
 
         def load_many(keys: list[int]) -> dict[int, str]:
             return dict.fromkeys(keys, load())
@@ -603,8 +616,9 @@ class Program:
     async def answer(self, place: Place, made: Awaitable[Any]) -> None:
         try:
             value = await made
-        except TenantNotSetError:
-            self.refused(place.accepts(), "awaited")
+        except TenantNotSetError as error:
+            # The call may have joined a load of another place, whose loader has no tenant.
+            self.refused(getattr(error, "place", place).accepts(), "awaited")
         else:
             self.counts["seen in awaited"] += 1
             self.see({place.current()}, value, "awaited")
