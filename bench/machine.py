@@ -29,16 +29,9 @@ RIVALS = (
 
 def environment() -> dict[str, Any]:
     """Return the environment of the figures."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit or "unknown",
+        "commit": commit(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "system": platform.system(),
@@ -46,6 +39,24 @@ def environment() -> dict[str, Any]:
         "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
         "rivals": {name: installed(name) for name in RIVALS},
     }
+
+
+def commit() -> str:
+    """Return the commit, marked where the tree is not that of it.
+
+    The files that the benchmarks write do not count: the first part of a run would mark all others.
+    """
+    name = git("rev-parse", "--short", "HEAD")
+    others = [f":(top,exclude){path}" for path in ("README.md", "bench/results")]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *others)
+    return f"{name}-dirty" if name and changed else name or "unknown"
+
+
+def git(*arguments: str) -> str:
+    """Return what git prints; nothing outside a checkout."""
+    return subprocess.run(
+        ["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def cpu_model() -> str:
