@@ -20,8 +20,11 @@ cdef Load load_current():
         return None
     cdef LoadScope scope = <LoadScope>value
     Py_DECREF(scope)                              # PyContextVar_Get gave one reference
+    cdef Load load
     with cython.critical_section(scope):
-        return scope.load
+        load = scope.load
+    # An interrupt may have come before the end emptied the scope.
+    return None if load is None or load.outcome is not None else load
 
 
 cdef inline Load load_waiting():

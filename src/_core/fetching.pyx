@@ -1,5 +1,51 @@
 # The steps of a loading call, each of them one call from the face: look up, begin, finish or fail.
 
+cdef extern from *:
+    """
+    /* So many calls can be nested from here before the interpreter refuses one. */
+    static inline int flowcache_frames_left(void) {
+        PyThreadState *state = PyThreadState_Get();
+    #if PY_VERSION_HEX < 0x030C0000
+        return state->recursion_remaining;
+    #elif PY_VERSION_HEX < 0x030E0000
+        return state->py_recursion_remaining < state->c_recursion_remaining
+            ? state->py_recursion_remaining : state->c_recursion_remaining;
+    #else
+        return state->py_recursion_remaining;
+    #endif
+    }
+    /* 1: neither awaitable nor an iterator nor of the type, by the slots of its type alone. */
+    static inline int flowcache_is_plain(PyObject *produced, PyObject *loaded) {
+        PyTypeObject *type = Py_TYPE(produced);
+        return type->tp_iternext == NULL
+            && (type->tp_as_async == NULL || (type->tp_as_async->am_await == NULL
+                                              && type->tp_as_async->am_anext == NULL))
+            && type != (PyTypeObject *)loaded
+            && (type->tp_base == &PyBaseObject_Type
+                || !PyType_IsSubtype(type, (PyTypeObject *)loaded));
+    }
+    """
+    int frames_left "flowcache_frames_left"()
+    bint is_plain_object "flowcache_is_plain"(PyObject* produced, PyObject* loaded)
+
+cdef PyObject* loaded_type = NULL              # the face's Loaded, which it owns: see _connect
+
+cdef enum:
+    ROOM = 50                         # calls that the end of a load may nest, in Python
+
+
+def is_plain(produced):
+    """Return whether a loader's result is neither an awaitable nor an iterator nor ``Loaded``."""
+    return is_plain_object(<PyObject*>produced, loaded_type)
+
+
+cdef int leave_room() except -1:
+    """Raise ``RecursionError`` if the calls that end a load cannot be nested from here."""
+    if frames_left() < ROOM:
+        raise RecursionError("maximum recursion depth exceeded: no room for the end of a load")
+    return 0
+
+
 cdef Kind look_up(Store store, Node* node, object key, uint32_t hash, Options options, bint anew,
                   PyObject** found, bint* due) except KINDS_COUNT:
     """HIT, STALE_HIT or MISS: whether the entry answers the call. Counted, with its event.
@@ -45,13 +91,19 @@ cdef Kind look_up(Store store, Node* node, object key, uint32_t hash, Options op
     return kind
 
 
-cdef tuple looked_up(Store store, Node* node, object key, Options options, bint anew):
-    """(value, whether it is due) if the entry answers the call, or None."""
+cdef object looked_up(Store store, Node* node, object view, object key, Options options,
+                      bint in_task):
+    """(value, whether it is due) if what is held answers the call; None: a miss.
+
+    False: a miss of a call in a task, which takes the place of a load behind that its event loop
+    cut off.
+    """
     cdef PyObject* found = NULL
     cdef bint due = False
+    cdef bint in_place = in_task and store.backs_off and face.was_cut_off(view, key)
     try:
-        if look_up(store, node, key, key_hash(node, key), options, anew, &found, &due) == MISS:
-            return None
+        if look_up(store, node, key, key_hash(node, key), options, in_place, &found, &due) == MISS:
+            return False if in_place else None
         return (<object>found, due)
     finally:
         Py_XDECREF(found)
@@ -116,14 +168,18 @@ cdef object load_begin(Store store, Node* node, object view, object key, Options
     """Register a load for a run, and return it, or the running one to join.
 
     The run's own is put into `loads`, its list, in the same step: no interrupt comes between.
-    Another load may have ended since the look-up. If the entry now answers the call, no load is
-    registered and (value,) returned, or None for a load `behind` the call; not with `anew`.
+    Another load may have ended since the look-up. If what is held now answers the call, nothing is
+    registered and (value,) returned, or None from a load `behind` the call; not with `anew`. None
+    also from a load `behind` while the key backs off.
     """
     cdef Core* core = &store.core
     cdef double now = store_now(store)
     cdef Load load, running
     cdef bint needless = False
+    leave_room()
     node_guard(store, node)
+    if behind and store.backs_off and face.is_backing_off(view, key):
+        return None
     load = load_new(key, options.tags)
     load.hash = key_hash(node, key)
     load.started = now
@@ -195,6 +251,34 @@ cdef bint load_finish(Store store, Node* node, Load load, Options options, objec
     if seconds >= 0:
         load_count(&store.core, node, seconds, False)
     return stored
+
+
+cdef int load_complete(Store store, Node* node, object view, Load load, Options options,
+                       object produced, double seconds, double counted, bint anew) except -1:
+    """End a load that its run led: store what the loader produced, and hand it to the waiters.
+
+    A failure before the waiters have it leaves the load without an outcome.
+    """
+    cdef Load target = load if load.stands_in_for is None else load.stands_in_for
+    cdef bint keep = True
+    value, ttl, tags = produced, UNSET, ()
+    if not is_plain_object(<PyObject*>produced, loaded_type):
+        value, ttl, tags, keep = face.unpack_checked(produced)
+    if keep and options.store_if is not None:
+        keep = face.plain_result(options.store_if(value), "store_if")
+    if keep or target is load:
+        load_finish(store, node, target, options, value, ttl, tags, keep, counted)
+    else:                                         # beside a load that keeps the entry as it is
+        load_count(&store.core, node, counted, False)
+    if store.backs_off:
+        face.forget_failures(view, load.key)
+    # Now that no call can join it any more.
+    load_settle(load, face.Outcome(value, None, load.loss))
+    if core_hears(&store.core, LOAD):
+        emit(store, node, LOAD, load.key, None, value, None, seconds)
+    if anew and core_hears(&store.core, REFRESH):
+        emit(store, node, REFRESH, load.key, None, value, None, seconds)
+    return 0
 
 
 cdef int terms_of_options(Node* node, Terms* terms, Options options, object ttl) except -1:

@@ -8,18 +8,6 @@
 
 cdef extern from *:
     """
-    /* So many calls can be nested from here before the interpreter refuses one. */
-    static inline int flowcache_frames_left(void) {
-        PyThreadState *state = PyThreadState_Get();
-    #if PY_VERSION_HEX < 0x030C0000
-        return state->recursion_remaining;
-    #elif PY_VERSION_HEX < 0x030E0000
-        return state->py_recursion_remaining < state->c_recursion_remaining
-            ? state->py_recursion_remaining : state->c_recursion_remaining;
-    #else
-        return state->py_recursion_remaining;
-    #endif
-    }
     /* The exception that is set, normalized and with its traceback; takes it away. */
     static PyObject *flowcache_raised(void) {
     #if PY_VERSION_HEX < 0x030C0000
@@ -35,20 +23,8 @@ cdef extern from *:
         return PyErr_GetRaisedException();
     #endif
     }
-    /* 1: neither awaitable nor an iterator nor of the type, by the slots of its type alone. */
-    static inline int flowcache_is_plain(PyObject *produced, PyObject *loaded) {
-        PyTypeObject *type = Py_TYPE(produced);
-        return type->tp_iternext == NULL
-            && (type->tp_as_async == NULL || (type->tp_as_async->am_await == NULL
-                                              && type->tp_as_async->am_anext == NULL))
-            && type != (PyTypeObject *)loaded
-            && (type->tp_base == &PyBaseObject_Type
-                || !PyType_IsSubtype(type, (PyTypeObject *)loaded));
-    }
     """
-    int frames_left "flowcache_frames_left"()
     object error_raised "flowcache_raised"()
-    bint is_plain_object "flowcache_is_plain"(PyObject* produced, PyObject* loaded)
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
@@ -56,24 +32,8 @@ cdef extern from "Python.h":
     PyObject* PyObject_Vectorcall(PyObject* function, PyObject** args, size_t nargs,
                                   PyObject* names) noexcept
 
-cdef PyObject* loaded_type = NULL              # the face's Loaded, which it owns: see _connect
 cdef str ASYNCIO = "asyncio"
 cdef str GREENLET = "greenlet"
-
-cdef enum:
-    ROOM = 50                         # calls that the end of a load may nest, in Python
-
-
-def is_plain(produced):
-    """Return whether a loader's result is neither an awaitable nor an iterator nor ``Loaded``."""
-    return is_plain_object(<PyObject*>produced, loaded_type)
-
-
-def leave_room():
-    """Raise ``RecursionError`` if the calls that end a load cannot be nested from here."""
-    if frames_left() < ROOM:
-        raise RecursionError("maximum recursion depth exceeded: no room for the end of a load")
-
 
 cdef inline object asked_of(str name, str attribute):
     """The result of a function of a module; None if the module is not, or only partly, imported."""

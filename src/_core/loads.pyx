@@ -59,6 +59,7 @@ cdef class Load:
         if self.lost is not None:
             raise RuntimeError("a Load is initialised once")
         self.key = key
+        self.forks = process_forks
         self.borne = checked
         self.many_borne = frozenset(checked) if len(checked) > FEW_TAGS else None
         self.lost = lost                          # made here: a fence must not need memory

@@ -489,9 +489,9 @@ and does not suspend. Its result can be awaited once, gathered, made a task, or 
         return fetch_missing(self.store, self.node, self, key, key_hash(self.node, key), options,
                              loader, NULL, 0, NULL, on_miss, NULL)
 
-    def _look_up(self, key, Options options not None, bint anew=False):
-        """(value, whether it is due) if what is held answers a call, else None. Counted."""
-        return looked_up(self.store, self.node, key, options, anew)
+    def _look_up(self, key, Options options not None, bint in_task=False):
+        """(value, whether it is due) if what is held answers a call, else None or False."""
+        return looked_up(self.store, self.node, self, key, options, in_task)
 
     def _stand_in(self, key, Options options not None, bint timed_out):
         """(value,) if what is held may stand in for a load that raised or is late, else None."""
@@ -502,10 +502,14 @@ and does not suspend. Its result can be awaited once, gathered, made a task, or 
         """Register a load for a run, or find the one to join, or that none is needed."""
         return load_begin(self.store, self.node, self, key, options, run, loads, behind, anew)
 
-    def _finish(self, Load load not None, Options options not None, value, ttl=UNSET, tags=(),
-                bint keep=True, double seconds=-1.0):
-        """End a load: store its value if nothing has invalidated it; say whether it was stored."""
-        return load_finish(self.store, self.node, load, options, value, ttl, tags, keep, seconds)
+    def _finish(self, Load load not None, Options options not None, produced, double seconds,
+                double counted, bint anew=False):
+        """End a load: store the loader's result if nothing has invalidated it, and hand it over."""
+        load_complete(self.store, self.node, self, load, options, produced, seconds, counted, anew)
+
+    def _leave_out(self, Load load not None, Options options not None):
+        """End a load of a key that is to be absent: what it was to replace goes."""
+        load_finish(self.store, self.node, load, options, None, UNSET, (), False, -1)
 
     def _abandon(self, Load load not None, double seconds=-1.0, bint failed=False):
         """End a load without a value; one that took some seconds, 0 or more, is counted."""

@@ -10,6 +10,7 @@ from .listing import Items, KeysView, Values
 from .loading import (
     ABANDONED,
     Loaded,
+    Outcome,
     aanswer,
     afetch,
     afetch_many,
@@ -21,13 +22,16 @@ from .loading import (
     fetch_rest,
     finish_led,
     forget_failures,
+    is_backing_off,
     load_anew,
     load_missing,
     refresh,
     run_of,
     settle_led,
     unblock_loop,
+    unpack_checked,
     wake,
+    was_cut_off,
 )
 from .stats import Stats
 from .tenancy import for_current_tenant, names_in
@@ -42,6 +46,7 @@ __all__ = [
     "KeysView",
     "Limits",
     "Loaded",
+    "Outcome",
     "Stats",
     "Values",
     "aanswer",
@@ -60,6 +65,7 @@ __all__ = [
     "for_current_tenant",
     "forget_failures",
     "is_async",
+    "is_backing_off",
     "load_anew",
     "load_missing",
     "names_in",
@@ -69,6 +75,8 @@ __all__ = [
     "settle_led",
     "subscribe",
     "unblock_loop",
+    "unpack_checked",
     "wake",
+    "was_cut_off",
     "wrap",
 ]

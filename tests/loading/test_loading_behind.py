@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import warnings
 import weakref
@@ -16,6 +17,7 @@ import pytest
 
 from flowcache import Cache, Event, Namespace, TooManyLoadsError, create_cache
 from flowcache.loading import backoff, pool
+from flowcache.loading.load import Load
 from harness.loading_support import (
     AsyncGate,
     Caller,
@@ -724,3 +726,33 @@ def test_by_the_real_clock() -> None:
     wait_until(lambda: cache.get("k") is None)
     assert cache.fetch("k", lambda: "new", ttl=60) == "old"
     loaded(cache, "new")
+
+
+def test_a_stale_answer_with_its_load_makes_six_calls_into_the_core() -> None:
+    cache, clock = new_cache()
+    cache.set("k", "old", ttl=10, stale=True)
+    clock.advance(11)
+    told: list[str] = []
+
+    def profile(frame: Any, event: str, called: Any) -> None:
+        of = getattr(called, "__self__", None)
+        in_core = getattr(called, "__module__", None) == "flowcache._core" or isinstance(
+            of, (Namespace, Load)
+        )
+        if event == "c_call" and in_core:
+            told.append(called.__name__)
+
+    async def load() -> str:
+        return "new"
+
+    async def main() -> None:
+        sys.setprofile(profile)
+        try:
+            assert await cache.afetch("k", load, stale=True) == "old"
+            await settle()
+        finally:
+            sys.setprofile(None)
+
+    asyncio.run(main())
+    assert cache.peek("k") == "new"
+    assert told == ["afetch", "_look_up", "_begin", "enter_load", "_finish", "leave_load"]

@@ -14,11 +14,11 @@ Each module imports only those that stand before it:
 - `single`, `batch`: the calls for one key, and for many
 """
 
-from .backoff import forget_failures
+from .backoff import forget_failures, is_backing_off, was_cut_off
 from .batch import afetch_many, afetch_rest, fetch_many, fetch_rest
 from .deadlock import block_loop, unblock_loop
-from .load import ABANDONED, wake
-from .options import Loaded
+from .load import ABANDONED, Outcome, wake
+from .options import Loaded, unpack_checked
 from .run import run_of
 from .single import (
     aanswer,
@@ -35,6 +35,7 @@ from .single import (
 __all__ = [
     "ABANDONED",
     "Loaded",
+    "Outcome",
     "aanswer",
     "afetch",
     "afetch_many",
@@ -46,11 +47,14 @@ __all__ = [
     "fetch_rest",
     "finish_led",
     "forget_failures",
+    "is_backing_off",
     "load_anew",
     "load_missing",
     "refresh",
     "run_of",
     "settle_led",
     "unblock_loop",
+    "unpack_checked",
     "wake",
+    "was_cut_off",
 ]

@@ -13,7 +13,7 @@ import threading
 from flowcache.errors import LoadTimeoutError, RecursiveLoadError, TooManyLoadsError
 from flowcache.reports import shown
 
-from . import backoff, deadlock, pool
+from . import deadlock, pool
 from .load import (
     ABANDONED,
     ABSENT,
@@ -52,15 +52,16 @@ __all__ = [
 def look_up(
     namespace: Any, key: Hashable, call: Call, *, in_task: bool = False
 ) -> tuple[Any, bool] | None:
-    """Return the held value if it answers the call, and whether a background load is due."""
-    in_place = in_task and namespace._store().backs_off and backoff.was_cut_off(namespace, key)
-    found: tuple[Any, bool] | None = namespace._look_up(key, call.options, in_place)
-    if found is None:
-        if in_place:
-            call.in_place = {*call.in_place, key}
-        if call.on_miss is not None:
-            call.on_miss()
-    return found
+    """Return what is held if it answers the call, and whether it is to be loaded behind it."""
+    found = namespace._look_up(key, call.options, in_task)
+    if found:
+        answer: tuple[Any, bool] = found
+        return answer
+    if found is False:
+        call.in_place = {*call.in_place, key}
+    if call.on_miss is not None:
+        call.on_miss()
+    return None
 
 
 def fall_back(run: Run, key: Hashable, *, timed_out: bool) -> Answer | None:
@@ -76,11 +77,9 @@ def load_behind(run: Run, keys: list[Hashable]) -> None:
     """
     try:
         for key in keys:
-            if backoff.is_backing_off(run.namespace, key):
-                continue
             try:
                 load = run.begin(key)
-                while isinstance(load, Load) and load.run.is_left():
+                while isinstance(load, Load) and load.run is not run and load.run.is_left():
                     load.run.cut_off()
                     load = run.begin(key)
             except TooManyLoadsError:

@@ -11,7 +11,7 @@ from flowcache.errors import CacheClosedError
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-__all__ = ["forget_failures", "is_backing_off", "note_failure"]
+__all__ = ["forget_failures", "is_backing_off", "note_failure", "was_cut_off"]
 
 SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 30.0

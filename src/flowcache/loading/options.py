@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flowcache import _core
+from flowcache.coroutines import refuse_one_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import timedelta
 
-__all__ = ["UNSET", "Call", "Loaded", "Options", "check_loader", "unpack"]
+__all__ = ["UNSET", "Call", "Loaded", "Options", "check_loader", "unpack", "unpack_checked"]
 
 V = TypeVar("V")
 
@@ -73,3 +74,10 @@ def unpack(produced: Any) -> tuple[Any, Any, Any, bool]:
     if not isinstance(produced, Loaded):
         return produced, UNSET, (), True
     return produced.value, produced.ttl, produced.tags, produced.store
+
+
+def unpack_checked(produced: Any) -> tuple[Any, Any, Any, bool]:
+    """Return the same; `TypeError` for a value that can be read once only."""
+    unpacked = unpack(produced)
+    refuse_one_use(unpacked[0], "loader")
+    return unpacked

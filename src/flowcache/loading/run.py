@@ -19,14 +19,14 @@ from contextlib import suppress
 from time import perf_counter
 from types import CoroutineType
 
-from flowcache._core import forks_since_import, is_plain, leave_room
-from flowcache.coroutines import is_awaitable, plain_result, refuse_one_use
+from flowcache._core import forks_since_import, is_plain
+from flowcache.coroutines import is_awaitable
 from flowcache.errors import TooManyLoadsError
 from flowcache.reports import report, shown
 
 from . import backoff, deadlock, overdue
 from .load import ABANDONED, ABSENT, Load, Outcome, running_loop
-from .options import UNSET, Call, Options, unpack
+from .options import Call, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,6 @@ class Run:
         self.is_refresh = is_refresh
         self.background = self.detached = background
         """Detached: it runs on when no call waits for it."""
-        self.forks = forks_since_import()
         self.loads: list[Load] = []
         self.tickets: list[None] = []
         """One, while a thread of the pool may claim the run."""
@@ -142,7 +141,6 @@ class Run:
         unhashable key. Near the recursion limit it raises `RecursionError` before anything is
         registered, as no load could be ended there.
         """
-        leave_room()
         step = self.namespace._begin
         given = key, self.call.options, self, self.loads, self.background, self.is_refresh
         begun: Load | tuple[Any] | None
@@ -208,9 +206,9 @@ class Run:
 
     def is_left(self) -> bool:
         """True if it cannot go on: a fork left its thread behind, or its loop stands."""
-        return self.forks != forks_since_import() or (
-            self.loop is not None and not self.loop.is_running()
-        )
+        if self.loop is not None and not self.loop.is_running():
+            return True
+        return any(load.forks != forks_since_import() for load in self.loads)
 
     def may_be_joined(self) -> bool:
         """True if it runs. If not, it is ended, and the next to begin a load leads.
@@ -404,7 +402,8 @@ class Run:
             if load.outcome is None:
                 self.namespace._abandon(load)
             # Where the outcome was published, an interrupt may have come before the waiters woke.
-            load.settle(ABANDONED)
+            if load.outcome is None or load.waiters:
+                load.settle(ABANDONED)
         watch = None if self.watch is None else self.watch()
         if watch is not None:
             watch.runs.discard(self)
@@ -475,36 +474,20 @@ class Run:
             counted = 0.0
 
     def _keep(self, load: Load, produced: Any, seconds: float, counted: float) -> None:
-        """Store the value, unless an invalidation came before, and give it to the waiters."""
-        namespace, options = self.namespace, self.call.options
-        value, ttl, tags, store = produced, UNSET, (), True
+        """Store the value, unless an invalidation came before, and hand it to the waiters."""
+        anew = self.is_refresh or self.background
         try:
-            if not is_plain(produced):
-                value, ttl, tags, store = unpack(produced)
-                refuse_one_use(value, "loader")
-            if store and options.store_if is not None:
-                store = bool(plain_result(options.store_if(value), "store_if"))
-            if store or self.stands_in_for is None:
-                # Closed: no store takes it. Too heavy: the waiters receive it all the same.
-                target = self.stands_in_for or load
-                namespace._finish(target, options, value, ttl, tags, store, counted)
-            else:  # Beside a registered load, to which it leaves the entry.
-                namespace._abandon(load, counted)
+            options = self.call.options
+            self.namespace._finish(load, options, produced, seconds, counted, anew)
         except Exception as error:
+            if load.outcome is not None:
+                raise  # The waiters have it: what failed came after.
             self._fail(load, error, seconds, counted)
-            return
-        if namespace._store().backs_off:
-            backoff.forget_failures(namespace, load.key)
-        # Now that no call can join it any more.
-        load.settle(Outcome(value, None, load.loss))
-        namespace._emit("load", load.key, None, value, None, seconds)
-        if self.is_refresh or self.background:
-            namespace._emit("refresh", load.key, None, value, None, seconds)
 
     def _leave_out(self, load: Load) -> None:
         """End a load of a key that a batch loader left out: the entry to replace is removed."""
         if self.stands_in_for is None:
-            self.namespace._finish(load, self.call.options, None, keep=False)
+            self.namespace._leave_out(load, self.call.options)
         backoff.forget_failures(self.namespace, load.key)
         load.settle(ABSENT)
 
@@ -573,7 +556,7 @@ def run_of(load: Load) -> Run:
     """Return the record of a run that compiled code leads, for a call that joins its load."""
     run = Run(load.namespace, no_loader, PLAIN)
     run.is_started = True
-    run.thread, run.greenlet, run.forks = load.thread, load.greenlet, load.forks
+    run.thread, run.greenlet = load.thread, load.greenlet
     run.loads.append(load)
     return run
 

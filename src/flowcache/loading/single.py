@@ -67,12 +67,7 @@ def aanswer(
     async def afetch() -> Any:
         loop = own_loop()
         call = Call(options, on_miss)
-        if namespace._store().backs_off:
-            found = context.run(look_up, namespace, key, call, in_task=True)
-        else:
-            found = context.run(namespace._look_up, key, options)
-            if found is None and on_miss is not None:
-                on_miss()
+        found = context.run(look_up, namespace, key, call, in_task=True)
         if found is None:
             in_place = key in call.in_place
             return await load_in_task(namespace, key, loader, call, context, loop, in_place)
