@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import random
 import statistics
 from collections.abc import Callable, Coroutine, Iterator
@@ -145,6 +146,42 @@ def awaited_in_hundreds(call: Callable[[list[str]], Any], keys: list[str]) -> Ti
         begun = perf_counter()
         for batch in batches:
             await call(batch)
+        return (perf_counter() - begun) / len(keys)
+
+    return once
+
+
+def fresh_keys() -> Callable[[], list[str]]:
+    """Keys of a pass that no pass before had: each is a miss."""
+    passes = itertools.count()
+    return lambda: [
+        f"contacts:{number}:{nth}" for nth in (next(passes),) for number in range(1_000)
+    ]
+
+
+def missed(call: Callable[[str], Any]) -> Timed:
+    """A contestant: one pass of plain calls for keys that none asked for; seconds a call."""
+    keys_of_pass = fresh_keys()
+
+    async def once() -> float:
+        keys = keys_of_pass()
+        begun = perf_counter()
+        for key in keys:
+            call(key)
+        return (perf_counter() - begun) / len(keys)
+
+    return once
+
+
+def awaited_missed(call: Callable[[str], Any]) -> Timed:
+    """A contestant: one pass of awaited calls for keys that none asked for; seconds a call."""
+    keys_of_pass = fresh_keys()
+
+    async def once() -> float:
+        keys = keys_of_pass()
+        begun = perf_counter()
+        for key in keys:
+            await call(key)
         return (perf_counter() - begun) / len(keys)
 
     return once
@@ -434,3 +471,33 @@ def test_set_many_beside_a_loop_of_set(contest: Contest, entries: int) -> None:
         set_many=timed_in_hundreds(lambda batch: ns.set_many(batches[batch[0]]), keys),
     )
     contest.claim("set_many", 1.0, "loop")
+
+
+def test_sync_miss_beside_others(contest: Contest) -> None:
+    """A load of a trivial function, stored in a cache that is full; all but one with a TTL."""
+    views = [create_cache(max_entries=1_000, default_ttl=TTL).namespace("acme") for _ in range(2)]
+    moka = moka_py.Moka(1_000, ttl=TTL)
+    contest.enter(
+        fetch=missed(lambda key: views[0].fetch(key, str)),
+        cached=missed(views[1].wrap(str.upper)),
+        cachebox=missed(cachebox.cached(cachebox.TTLCache(1_000, TTL))(str.upper)),
+        cachetools=missed(cachetools.cached(cachetools.TTLCache(1_000, ttl=TTL))(str.upper)),
+        moka_py=missed(lambda key: moka.get_with(key, str)),
+        lru_cache=missed(functools.lru_cache(maxsize=1_000)(str.upper)),
+    )
+    contest.claim("cached", 1.0, "cachebox", ROUNDS_AMONG_RIVALS)
+
+
+def test_async_miss_beside_async_lru(contest: Contest) -> None:
+    views = [create_cache(max_entries=1_000, default_ttl=TTL).namespace("acme") for _ in range(2)]
+
+    async def given() -> str:
+        return "given"
+
+    contest.enter(
+        afetch=awaited_missed(lambda key: views[0].afetch(key, given)),
+        cached=awaited_missed(views[1].wrap(upstream)),
+        async_lru=awaited_missed(alru_cache(maxsize=1_000, ttl=TTL)(upstream)),
+        async_lru_without_ttl=awaited_missed(alru_cache(maxsize=1_000)(upstream)),
+    )
+    contest.claim("afetch", 0.8, "async_lru", ROUNDS_AMONG_RIVALS)
