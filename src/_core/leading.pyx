@@ -35,6 +35,32 @@ cdef extern from "Python.h":
 cdef str ASYNCIO = "asyncio"
 cdef str GREENLET = "greenlet"
 
+# The loads that block an event loop, by the loop: `deadlock` searches them. A loop's own thread
+# alone enters and leaves its edges, so that one step at a time is enough.
+cdef dict blocked_loops = {}
+globals()["blocked_loops"] = blocked_loops
+
+
+cdef int loop_block(object loop, Load load) except -1:
+    """Enter the edge from a loop to a new load that its own thread runs: it closes no ring."""
+    blocking = blocked_loops.get(loop)
+    if blocking is None:
+        blocked_loops[loop] = [load]
+    else:
+        (<list>blocking).append(load)
+    return 0
+
+
+cdef int loop_unblock(object loop, Load load) except -1:
+    """Take back what loop_block entered, if it did."""
+    blocking = blocked_loops.get(loop)
+    if blocking is not None and load in <list>blocking:
+        (<list>blocking).remove(load)
+        if not blocking:
+            del blocked_loops[loop]
+    return 0
+
+
 cdef inline object asked_of(str name, str attribute):
     """The result of a function of a module; None if the module is not, or only partly, imported."""
     cdef PyObject* module = PyDict_GetItemWithError(<object>PyImport_GetModuleDict(), name)
@@ -86,7 +112,7 @@ cdef int lead_leave(Load load, LoadScope scope, Load outer, object loop) except 
     if outer is not None and load in load_edges(outer):
         load_edges(outer).remove(load)
     if loop is not None:
-        face.unblock_loop(loop, load)
+        loop_unblock(loop, load)
     return 0
 
 
@@ -118,7 +144,7 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
         if outer is not None:
             load_edges(outer).append(load)
         if loop is not None:
-            face.block_loop(loop, load)
+            loop_block(loop, load)
         seconds = clock_read_fine()
         produced = PyObject_Vectorcall(<PyObject*>function, args, nargs, names)
         if produced == NULL:

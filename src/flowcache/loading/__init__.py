@@ -16,7 +16,6 @@ Each module imports only those that stand before it:
 
 from .backoff import forget_failures, is_backing_off, was_cut_off
 from .batch import afetch_many, afetch_rest, fetch_many, fetch_rest
-from .deadlock import block_loop, unblock_loop
 from .load import ABANDONED, Outcome, wake
 from .options import Loaded, unpack_checked
 from .run import run_of
@@ -41,7 +40,6 @@ __all__ = [
     "afetch_many",
     "afetch_rest",
     "arefresh",
-    "block_loop",
     "fetch",
     "fetch_many",
     "fetch_rest",
@@ -53,7 +51,6 @@ __all__ = [
     "refresh",
     "run_of",
     "settle_led",
-    "unblock_loop",
     "unpack_checked",
     "wake",
     "was_cut_off",

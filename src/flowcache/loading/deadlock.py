@@ -26,13 +26,11 @@ if TYPE_CHECKING:
     from .load import Load
 
 __all__ = [
-    "block_loop",
     "current_load",
     "enter_load",
     "leave_load",
     "may_wait",
     "stop_waiting",
-    "unblock_loop",
     "wait_for",
 ]
 
@@ -42,7 +40,7 @@ enter_load = _core.enter_load
 leave_load = _core.leave_load
 
 _lock = threading.RLock()
-_blocked: dict[asyncio.AbstractEventLoop, list[Load]] = {}
+_blocked: dict[asyncio.AbstractEventLoop, list[Load]] = _core.blocked_loops
 
 
 def _forked() -> None:
@@ -117,30 +115,13 @@ def stop_waiting(
         if waiting is not None:
             waiting.waits.remove(target)
         if blocking is not None:
-            _unblock(blocking, target)
+            blockers = _blocked[blocking]
+            blockers.remove(target)
+            if not blockers:
+                del _blocked[blocking]
 
 
 def wait_for(waiting: Load, target: Load) -> None:
     """Enter the edge of a load that cannot end before `target` does."""
     with _lock:
         waiting.waits.append(target)
-
-
-def block_loop(loop: asyncio.AbstractEventLoop, load: Load) -> None:
-    """Enter the edge from a loop to a new load that its own thread runs: it closes no ring."""
-    with _lock:
-        _blocked.setdefault(loop, []).append(load)
-
-
-def unblock_loop(loop: asyncio.AbstractEventLoop, load: Load) -> None:
-    """Remove the edge that `block_loop` entered, if any."""
-    with _lock:
-        if load in _blocked.get(loop, ()):
-            _unblock(loop, load)
-
-
-def _unblock(loop: asyncio.AbstractEventLoop, load: Load) -> None:
-    blockers = _blocked[loop]
-    blockers.remove(load)
-    if not blockers:
-        del _blocked[loop]
