@@ -226,4 +226,22 @@ cdef tuple tags_checked(object tags, bint bounded=True):
     return tags_once(tuple(exact))
 
 
-cdef object MISSING = object()
+cdef class _Missing:
+    """What a loader with ``pass_old=True`` is called with where nothing is held."""
+
+    def __repr__(self):
+        return "flowcache.MISSING"
+
+    def __reduce__(self):
+        return "MISSING"
+
+
+# As UNSET.
+cdef object MISSING = _Missing()
+
+globals()["MISSING"] = MISSING
+
+
+cdef double ttl_told(object tell, object value) except? -1:
+    """The TTL in seconds that a callable tells of a value."""
+    return seconds_of(face.plain_result(tell(value), "ttl"), "ttl", True)

@@ -147,7 +147,7 @@ cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObj
             names_of_tags, n_tags = &tags, 1
         else:
             plain = False
-    if plain and stale == NULL:
+    if plain and stale == NULL and not PyCallable_Check(<object>ttl):
         if ttl != <PyObject*>UNSET:
             seconds = seconds_of(<object>ttl, "ttl", True)
         dropped[0] = NULL

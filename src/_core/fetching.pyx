@@ -46,18 +46,21 @@ cdef int leave_room() except -1:
     return 0
 
 
-cdef Kind look_up(Store store, Node* node, object key, uint32_t hash, Options options, bint anew,
-                  PyObject** found, bint* due) except KINDS_COUNT:
+cdef Kind look_up(Store store, Node* node, object view, object key, uint32_t hash,
+                  Options options, bint anew, PyObject** found, bint* due) except KINDS_COUNT:
     """HIT, STALE_HIT or MISS: whether the entry answers the call. Counted, with its event.
 
     `found` receives the value, which the caller then owns, and `due` whether a background load is
-    due. With `anew`, a due entry is a miss.
+    due. With `anew`, a due entry is a miss. A key backs off after a failed load that the entry
+    covered: it is served the entry that covers the error.
     """
     cdef Core* core = &store.core
     cdef uint32_t i
     cdef double now = store_now(store)
     cdef Kind kind = MISS
     cdef Entry* e
+    cdef bint rests = (store.backs_off and options.stale_if_error >= 0
+                       and face.is_backing_off(view, key))
     due[0] = False
     lock_acquire(&core.lock)
     try:
@@ -71,6 +74,8 @@ cdef Kind look_up(Store store, Node* node, object key, uint32_t hash, Options op
             elif options_take_stale(options, e, now):
                 kind = STALE_HIT
                 due[0] = True
+            elif rests and options_cover(options, e, now, False):
+                kind = STALE_HIT
             if due[0] and anew:
                 kind = MISS
         if kind == MISS:
@@ -102,7 +107,8 @@ cdef object looked_up(Store store, Node* node, object view, object key, Options 
     cdef bint due = False
     cdef bint in_place = in_task and store.backs_off and face.was_cut_off(view, key)
     try:
-        if look_up(store, node, key, key_hash(node, key), options, in_place, &found, &due) == MISS:
+        if look_up(store, node, view, key, key_hash(node, key), options, in_place, &found,
+                   &due) == MISS:
             return False if in_place else None
         return (<object>found, due)
     finally:
@@ -213,13 +219,14 @@ cdef object load_begin(Store store, Node* node, object view, object key, Options
 
 
 cdef bint load_finish(Store store, Node* node, Load load, Options options, object value,
-                      object ttl, object tags, bint keep, double seconds) except -1:
+                      object ttl, object tags, bint keep, double seconds,
+                      object stale=UNSET) except -1:
     """End a load: store its value if nothing has invalidated it, and count it. True: stored.
 
-    `ttl` and `tags` are those of its loader, beside the options. A value is not stored without
-    `keep`, with a TTL of 0, if it is too heavy, or with too many tags, those of joined calls
-    included. Then the entry that the load was to replace is removed. A load that took no `seconds`,
-    but a negative number, is not counted.
+    `ttl`, `tags` and `stale` are those of its loader, beside the options. A value is not stored
+    without `keep`, with a TTL of 0, if it is too heavy, or with too many tags, those of joined
+    calls included. Then the entry that the load was to replace is removed. A load that took no
+    `seconds`, but a negative number, is not counted.
     """
     cdef Terms terms
     cdef bint stored = False
@@ -227,9 +234,12 @@ cdef bint load_finish(Store store, Node* node, Load load, Options options, objec
     try:
         if tags is not ():
             every = tags_once(every + (tags_checked(tags) or ()))
-        terms_of_options(node, &terms, options, ttl)
+        terms_of_options(node, &terms, options, ttl, stale)
         if not keep:
             terms.ttl = 0
+        elif ttl is UNSET and options.ttl_of is not None:
+            terms.ttl = ttl_told(options.ttl_of, value)
+        terms.ttl = ttl_drawn(&store.core, terms.ttl, options.jitter)
         if (load.node == node and relaxed_load_flag(&load.registered)
                 and not relaxed_load_flag(&load.fenced) and not core_is_closed(&store.core)):
             if terms.ttl > 0 and store.weigher is not None:
@@ -238,7 +248,8 @@ cdef bint load_finish(Store store, Node* node, Load load, Options options, objec
             if borne is not None and len(borne) > MOST_TAGS:
                 terms.ttl = 0
             try:
-                stored = put(store, node, load.key, value, &terms, borne, load.hash, load)
+                stored = put(store, node, load.key, value, &terms, borne, load.hash, load,
+                             options.sliding)
             except EntryTooHeavyError:
                 terms.ttl = 0
                 put(store, node, load.key, value, &terms, borne, load.hash, load)
@@ -261,13 +272,13 @@ cdef int load_complete(Store store, Node* node, object view, Load load, Options 
     """
     cdef Load target = load if load.stands_in_for is None else load.stands_in_for
     cdef bint keep = True
-    value, ttl, tags = produced, UNSET, ()
+    value, ttl, tags, stale = produced, UNSET, (), UNSET
     if not is_plain_object(<PyObject*>produced, loaded_type):
-        value, ttl, tags, keep = face.unpack_checked(produced)
+        value, ttl, tags, keep, stale = face.unpack_checked(produced)
     if keep and options.store_if is not None:
         keep = face.plain_result(options.store_if(value), "store_if")
     if keep or target is load:
-        load_finish(store, node, target, options, value, ttl, tags, keep, counted)
+        load_finish(store, node, target, options, value, ttl, tags, keep, counted, stale)
     else:                                         # beside a load that keeps the entry as it is
         load_count(&store.core, node, counted, False)
     if store.backs_off:
@@ -281,7 +292,9 @@ cdef int load_complete(Store store, Node* node, object view, Load load, Options 
     return 0
 
 
-cdef int terms_of_options(Node* node, Terms* terms, Options options, object ttl) except -1:
+cdef int terms_of_options(Node* node, Terms* terms, Options options, object ttl,
+                          object stale) except -1:
+    cdef double window
     if ttl is not UNSET:
         terms.ttl = seconds_of(ttl, "ttl", True)
     elif options.has_ttl:
@@ -290,6 +303,12 @@ cdef int terms_of_options(Node* node, Terms* terms, Options options, object ttl)
         terms.ttl = relaxed_load_double(&node.default_ttl)
     terms.grace = options_grace(options)
     terms.stale_ok = options_stale_ok(options)
+    if stale is not UNSET:
+        window = 0 if stale is None else seconds_of(stale, "stale", False, True)
+        terms.grace = fmax(window, options.stale_if_error)
+        terms.stale_ok = 0 < window >= options.stale_if_error
+        if terms.grace < 0:
+            terms.grace = 0
     terms.only_absent = False
     terms.found = False
     terms.weight = 0

@@ -90,7 +90,8 @@ cdef Load load_lead_begin(Store store, Node* node, object view, object key, uint
     """Register a load for compiled code to lead; None if the call needs more than that."""
     cdef Load load
     cdef double now
-    if options.timeout is not None or frames_left() < ROOM + 5:
+    if (options.timeout is not None or options.pass_old or store.around_load is not None
+            or frames_left() < ROOM + 5):
         return None
     now = store_now(store)
     load = load_new(key, options.tags)
@@ -198,7 +199,7 @@ cdef object fetch_missing(Store store, Node* node, object view, object key, uint
     """
     cdef PyObject* found = NULL
     cdef bint due = False
-    if look_up(store, node, key, hash, options, False, &found, &due) == MISS:
+    if look_up(store, node, view, key, hash, options, False, &found, &due) == MISS:
         if misses != NULL:
             count_up(misses)
         if on_miss is not None:

@@ -111,9 +111,8 @@ dictionary look-up a name where the namespaces exist.
     def enabled(self):
         """Whether entries are stored here; ``False`` switches off all that is here and below.
 
-        To set it to ``False`` clears the namespace and fences its loads. From then on every look-up
-        misses and nothing is stored; calls for one key share one load all the same, and
-        invalidations take effect. What is off here is off below, whatever a switch there says.
+        ``False`` clears the namespace and fences its loads. Then each look-up misses, and nothing
+        is stored here or below; calls for one key share one load all the same.
         """
         return not relaxed_load_flag(&self.node.is_off)
 
@@ -169,14 +168,13 @@ dictionary look-up a name where the namespaces exist.
     def set(self, key, value, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None):
         """Store ``value``, replacing value, TTL and tags of ``key``. O(1) but for evictions.
 
-        ``ttl``: seconds, a ``timedelta``, or ``None`` for never; by default the namespace's
-        ``default_ttl``; 0 stores nothing, and removes the old entry. ``tags``: non-empty ``str`` of
-        at most 256 characters, one or several. ``stale``: seconds past the TTL (``True``: no end)
-        in which ``fetch`` may serve the value while it loads a new one. ``sliding``: seconds;
-        without a hit for so long the entry ends, and a hit renews it, never beyond its TTL.
-        ``jitter``: from 0 to below 1; the TTL is drawn from ``ttl * [1 - jitter, 1]`` for each
-        store. Raises ``TypeError`` or ``ValueError`` for bad arguments, ``EntryTooHeavyError``,
-        ``WeigherError``.
+        ``ttl``: seconds, a ``timedelta``, ``None`` for never, or a callable that tells them of the
+        value; by default ``default_ttl``; 0 stores nothing, and removes the old entry. ``tags``:
+        non-empty ``str`` of at most 256 characters, one or several. ``stale``: seconds past the TTL
+        (``True``: no end) in which ``fetch`` may serve the value while it loads a new one.
+        ``sliding``: seconds; without a hit for so long the entry ends, and a hit renews it, never
+        beyond its TTL. ``jitter``: from 0 to below 1; the TTL is drawn from ``ttl * [1 - jitter,
+        1]``. Raises ``TypeError``, ``ValueError``, ``EntryTooHeavyError``, ``WeigherError``.
         """
         set_one(self.store, self.node, key, value, ttl, tags, stale, sliding, jitter)
 
@@ -272,10 +270,7 @@ dictionary look-up a name where the namespaces exist.
         return look_many(self.store, self.node, keys)
 
     def set_many(self, mapping, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None):
-        """Store each item of a mapping with one TTL and tags; all are checked before any is.
-
-        With ``jitter`` each has a TTL of its own.
-        """
+        """Store each item of a mapping with one TTL and tags; all are checked before any is."""
         set_many(self.store, self.node, pairs_of(mapping), ttl, tags, stale, sliding, jitter)
 
     def delete_many(self, keys, /):
@@ -316,9 +311,8 @@ dictionary look-up a name where the namespaces exist.
     def invalidate_where(self, predicate, /):
         """Remove the entries, here and below, of which ``predicate(key, value)`` is true.
 
-        Returns their number. No load that runs here or below is stored, for its value is not known
-        yet. All entries are examined before any is removed: if ``predicate`` raises, none is. Costs
-        a call for each entry, and O(entries) of memory.
+        Returns their number. No load that runs here or below is stored. All entries are examined
+        first: if ``predicate`` raises, none is removed. A call and O(1) of memory for each entry.
         """
         return invalidate_where(self.store, self.node, predicate)
 
@@ -364,7 +358,8 @@ dictionary look-up a name where the namespaces exist.
     def fetch(self, key, loader, /, **options):
         """\
 fetch($self, key, loader, /, *, ttl=..., tags=(), stale=None, stale_if_error=None, \
-refresh_ahead=None, store_if=None, timeout=None)
+fallback_on=None, refresh_ahead=None, sliding=None, jitter=None, store_if=None, pass_old=False, \
+timeout=None)
 --
 
 Return the fresh value of ``key``; load it if there is none.
@@ -374,9 +369,12 @@ for the key, from threads, tasks or other event loops, wait for that load. They 
 raise its exception. An exception is not stored. A loader made with ``async def`` makes this
 :meth:`afetch`: await the result.
 
-``ttl``, ``tags``, ``stale`` as for :meth:`set`. ``stale_if_error``: seconds past the TTL in which
-the old value stands in for a load that raises. ``refresh_ahead``: the part of the TTL, between 0
-and 1, after which a hit starts a background load. ``store_if(value)``: whether to store it.
+``ttl``, ``tags``, ``stale``, ``sliding``, ``jitter`` as for :meth:`set`. ``stale_if_error``:
+seconds past the TTL in which the old value stands in for a load that raises; the key is then not
+tried again for a second, doubling to 30. ``fallback_on``: the exception types, or a predicate, that
+it covers; by default every ``Exception``. ``refresh_ahead``: the part of the TTL, between 0
+and 1, after which a hit starts a background load. ``store_if(value)``: whether to keep it.
+``pass_old``: the loader is called with the value that is held, stale or fresh, or ``MISSING``.
 ``timeout``: seconds to wait; then the stale value, else ``LoadTimeoutError``; the load goes on.
 
 Raises the loader's exceptions, ``RecursiveLoadError``, ``LoadTimeoutError``, ``TooManyLoadsError``,
@@ -389,7 +387,8 @@ hit costs one look-up, and reads no option but ``refresh_ahead``.
     def afetch(self, key, loader, /, **options):
         """\
 afetch($self, key, loader, /, *, ttl=..., tags=(), stale=None, stale_if_error=None, \
-refresh_ahead=None, store_if=None, timeout=None)
+fallback_on=None, refresh_ahead=None, sliding=None, jitter=None, store_if=None, pass_old=False, \
+timeout=None)
 --
 
 Await the fresh value of ``key``; load it if there is none.
@@ -430,9 +429,9 @@ and does not suspend. Its result can be awaited once, gathered, made a task, or 
 
         ``key`` and ``tags`` may be callables of the arguments. Without ``key`` the key is the
         function's qualified name and its arguments, as a tuple. ``typed=True`` tells ``1`` from
-        ``1.0`` and ``True``. ``ttl``, ``stale``, ``stale_if_error``, ``refresh_ahead``,
-        ``store_if``, ``timeout`` as for :meth:`fetch`. Without parentheses, ``@ns.cached``, all of
-        them are the defaults.
+        ``1.0`` and ``True``; ``bind=True`` makes one key of ``f(1)``, ``f(x=1)`` and a call that
+        leaves out a default. All other options but ``pass_old`` are those of :meth:`fetch`. Without
+        parentheses, ``@ns.cached``, all of them are the defaults.
 
         ``tenant="tenant_id"``: the function's parameter of that name says whose call it is, and the
         result is kept in that tenant's namespace below this one: ``path(tenant)``, by default

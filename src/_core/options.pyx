@@ -2,7 +2,8 @@
 # the call. Only this room applies them to an entry.
 
 cdef tuple OPTIONS = (
-    "ttl", "tags", "stale", "stale_if_error", "refresh_ahead", "store_if", "timeout")
+    "ttl", "tags", "stale", "stale_if_error", "fallback_on", "refresh_ahead", "sliding", "jitter",
+    "store_if", "pass_old", "timeout")
 
 
 @cython.final
@@ -15,6 +16,11 @@ cdef class Options:
     cdef bint has_window
     cdef double window                # seconds past its TTL in which a stale value is served
     cdef double stale_if_error        # seconds past it in which it may cover an error; -1: never
+    cdef double sliding               # seconds for which a hit renews the entry; 0: none does
+    cdef double jitter                # the part of the TTL that may be taken off it
+    cdef object ttl_of                # None, or tells the TTL of a value
+    cdef readonly object fallback_on  # None: each Exception; a tuple of types, or a predicate
+    cdef readonly bint pass_old       # the loader takes what is held
     cdef double refresh_ahead         # the part of a TTL after which a hit loads; INFINITY: never
     cdef readonly tuple tags          # of exact str; () for none
     cdef readonly object store_if     # None, or tells whether to store a value
@@ -33,9 +39,15 @@ cdef class Options:
         for option, value in given.items():
             if not options_take(self, option, value):
                 unknown.append(option)
+        options_check(self, name)
         if unknown:
             raise TypeError(f"{name}() got an unexpected option {shown(min(unknown))}; "
                             f"accepted are {', '.join(OPTIONS)}")
+
+    @property
+    def covers_errors(self):
+        """Whether ``stale_if_error`` was given."""
+        return self.stale_if_error >= 0
 
     def with_tags(self, tags, /, *more):
         """Return the same options with other tags, and `more` beside them."""
@@ -49,7 +61,12 @@ cdef class Options:
         other.has_window = self.has_window
         other.window = self.window
         other.stale_if_error = self.stale_if_error
+        other.fallback_on = self.fallback_on
         other.refresh_ahead = self.refresh_ahead
+        other.sliding = self.sliding
+        other.jitter = self.jitter
+        other.ttl_of = self.ttl_of
+        other.pass_old = self.pass_old
         other.store_if = self.store_if
         other.timeout = self.timeout
         other.tags = checked
@@ -59,8 +76,11 @@ cdef class Options:
 cdef bint options_take(Options options, str option, object value) except -1:
     """Check one option and take it; False if there is none of that name. May run user code."""
     if option == "ttl":
-        options.has_ttl = value is not UNSET
-        if options.has_ttl:
+        if callable(value):
+            face.check_sync(value, "ttl")
+            options.ttl_of = value
+        elif value is not UNSET:
+            options.has_ttl = True
             options.ttl = seconds_of(value, "ttl", True)
     elif option == "tags":
         options.tags = (() if value is () else tags_checked(value)) or ()
@@ -71,6 +91,16 @@ cdef bint options_take(Options options, str option, object value) except -1:
     elif option == "stale_if_error":
         if value is not None:
             options.stale_if_error = seconds_of(value, "stale_if_error", False)
+    elif option == "fallback_on":
+        options.fallback_on = errors_named(value)
+    elif option == "sliding":
+        options.sliding = sliding_of(value)
+    elif option == "jitter":
+        options.jitter = jitter_of(value)
+    elif option == "pass_old":
+        if not isinstance(value, bool):
+            raise TypeError(f"pass_old: must be a bool, got {type(value).__name__}")
+        options.pass_old = value
     elif option == "refresh_ahead":
         if value is not None:
             options.refresh_ahead = fraction_of(value, "refresh_ahead")
@@ -88,6 +118,33 @@ cdef bint options_take(Options options, str option, object value) except -1:
     return True
 
 
+cdef int options_check(Options options, str name) except -1:
+    """Refuse what has no meaning together."""
+    if options.sliding > 0 and not isinf(options.refresh_ahead):
+        raise ValueError("sliding: has no meaning with refresh_ahead=, as hits move the deadline")
+    if options.pass_old and name in ("fetch_many", "afetch_many", "wrap"):
+        raise TypeError(f"pass_old: {name} does not take it: its loader has arguments of its own")
+    return 0
+
+
+cdef object errors_named(object errors):
+    """Exception types as a tuple, a predicate as it is, or None."""
+    if errors is None:
+        return None
+    if isinstance(errors, type) or isinstance(errors, tuple):
+        several = errors if isinstance(errors, tuple) else (errors,)
+        for one in several:
+            if not isinstance(one, type) or not issubclass(one, Exception):
+                raise TypeError("fallback_on: each type must be a subclass of Exception, "
+                                f"got {shown(one)}")
+        return several
+    if not callable(errors):
+        raise TypeError("fallback_on: must be an exception type, a tuple of them, a predicate or "
+                        f"None, got {type(errors).__name__}")
+    face.check_sync(errors, "fallback_on")
+    return errors
+
+
 cdef Options options_plain = Options.__new__(Options)         # those of a call that names none
 
 
@@ -103,6 +160,7 @@ cdef Options options_named(str name, PyObject* names, PyObject** values):
     for n in range(PyTuple_GET_SIZE(names)):
         if not options_take(options, <object>PyTuple_GET_ITEM(names, n), <object>values[n]):
             unknown.append(<object>PyTuple_GET_ITEM(names, n))
+    options_check(options, name)
     if unknown:
         raise TypeError(f"{name}() got an unexpected option {shown(min(unknown))}; "
                         f"accepted are {', '.join(OPTIONS)}")

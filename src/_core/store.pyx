@@ -27,6 +27,7 @@ cdef class Store:
     cdef Core core
     cdef readonly object clock        # None: the monotonic clock
     cdef readonly object weigher      # None: nothing is weighed
+    cdef public object around_load    # None, or makes a context manager around each loader
     cdef readonly str name
     cdef public bint backs_off        # a load behind a call has failed; the face knows of which key
     cdef object __weakref__

@@ -265,6 +265,14 @@ cdef int terms_of(Store store, Node* node, Terms* terms, object ttl, object stal
     return 0
 
 
+cdef object ttl_given(object ttl):
+    """A TTL that is to be told of the value as one that is not known yet."""
+    if not callable(ttl):
+        return ttl
+    face.check_sync(ttl, "ttl")
+    return UNSET
+
+
 cdef int64_t weigh(Store store, object key, object value) except -1:
     """The weight of an entry. Runs user code; 0 without a weigher."""
     if store.weigher is None:
@@ -312,7 +320,9 @@ cdef bint put(Store store, Node* node, object key, object value, Terms* terms, t
         try:
             stored = store_put_locked(store, node, key, hash, value, terms, tags, now, load,
                                       dropped, sliding)
-            if load is None and node_has_loads(node) and (stored or not terms.only_absent):
+            # Where the namespace is off, `add` says that it stored, and ends the load as well.
+            if (load is None and node_has_loads(node)
+                    and (stored or not terms.only_absent or (node.is_off and not terms.found))):
                 fence_key_locked(core, node, running, hash, begun)
         finally:
             lock_release(&core.lock)
@@ -335,12 +345,14 @@ cdef int set_one(Store store, Node* node, object key, object value, object ttl, 
     cdef uint32_t hash
     cdef double slides = 0
     node_guard(store, node)
-    terms_of(store, node, &terms, ttl, stale)
+    terms_of(store, node, &terms, ttl_given(ttl), stale)
     if sliding is not None or jitter is not None:
         slides = sliding_of(sliding)
         terms.ttl = ttl_drawn(&store.core, terms.ttl, jitter_of(jitter))
     checked = None if tags is () else tags_checked(tags)
     hash = key_hash(node, key)
+    if callable(ttl):
+        terms.ttl = ttl_drawn(&store.core, ttl_told(ttl, value), jitter_of(jitter))
     if store.weigher is not None:
         terms.weight = weigh(store, key, value)
     put(store, node, key, value, &terms, <tuple>checked, hash, None, slides)
@@ -356,13 +368,15 @@ cdef bint add_one(Store store, Node* node, object key, object value, object ttl,
     cdef bint stored
     cdef double slides = 0
     node_guard(store, node)
-    terms_of(store, node, &terms, ttl, stale)
+    terms_of(store, node, &terms, ttl_given(ttl), stale)
     if sliding is not None or jitter is not None:
         slides = sliding_of(sliding)
         terms.ttl = ttl_drawn(&store.core, terms.ttl, jitter_of(jitter))
     terms.only_absent = True
     checked = None if tags is () else tags_checked(tags)
     hash = key_hash(node, key)
+    if callable(ttl):
+        terms.ttl = ttl_drawn(&store.core, ttl_told(ttl, value), jitter_of(jitter))
     if store.weigher is not None:
         terms.weight = weigh(store, key, value)
     stored = put(store, node, key, value, &terms, <tuple>checked, hash, None, slides)
@@ -480,10 +494,10 @@ cdef object set_many(Store store, Node* node, dict items, object ttl, object tag
     cdef PyObject** names = NULL
     cdef PyObject* dropped[2]
     cdef Py_ssize_t n = 0, at = 0, count = len(items), n_names = 0
-    cdef list weights = None
+    cdef list weights = None, told = None
     cdef bint plain
     node_guard(store, node)
-    terms_of(store, node, &terms, ttl, stale)
+    terms_of(store, node, &terms, ttl_given(ttl), stale)
     seconds = terms.ttl
     tags = None if tags is () else tags_checked(tags)
     if tags is not None:
@@ -499,11 +513,15 @@ cdef object set_many(Store store, Node* node, dict items, object ttl, object tag
             hashes[n] = key_hash(node, key)
             n += 1
         count = n
+        if callable(ttl):
+            told = []
+            for value in items.values():
+                told.append(ttl_told(ttl, value))
         if store.weigher is not None:
             weights = []
             for key, value in PyDict_Items(items):
                 weights.append(weigh(store, key, value))
-            if terms.ttl > 0:
+            if terms.ttl > 0 or told is not None:
                 for weight in weights:
                     node_check_weight(node, <int64_t>weight)
         n = 0
@@ -515,7 +533,7 @@ cdef object set_many(Store store, Node* node, dict items, object ttl, object tag
                 buckets_ask(core, hashes + n, min(count - n, <Py_ssize_t>AHEAD))
             dropped[0] = NULL
             dropped[1] = NULL
-            terms.ttl = ttl_drawn(core, seconds, part)
+            terms.ttl = ttl_drawn(core, seconds if told is None else told[n], part)
             if plain and store_put_plain(store, node, given[0], given[1], terms.ttl, names, n_names,
                                          dropped):
                 Py_XDECREF(dropped[0])            # what Entry.value owned

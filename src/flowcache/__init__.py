@@ -30,10 +30,11 @@ from .errors import (
 from .events import Event
 from .inspection import Child, Children, Inspection
 from .limits import Limits
-from .loading import Loaded
+from .loading import MISSING, Loaded
 from .stats import Stats
 
 __all__ = [
+    "MISSING",
     "Cache",
     "CacheClosedError",
     "Child",

@@ -52,12 +52,21 @@ _V_co = TypeVar("_V_co", covariant=True)
 
 _Seconds: TypeAlias = float | timedelta
 _Tags: TypeAlias = str | Iterable[str]
+_TTL: TypeAlias = _Seconds | Callable[[Any], _Seconds | None] | None
+_Errors: TypeAlias = (
+    type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], object] | None
+)
 
 @final
 class _Unset:
     def __reduce__(self) -> str: ...
 
+@final
+class _Missing:
+    def __reduce__(self) -> str: ...
+
 UNSET: Final[_Unset]
+MISSING: Final[_Missing]
 KINDS: Final[tuple[str, ...]]
 CAUSES: Final[tuple[str, ...]]
 
@@ -73,18 +82,16 @@ class _Settings(TypedDict, total=False):
 
 @type_check_only
 class _Storing(TypedDict, total=False):
-    ttl: _Seconds | None
+    ttl: _TTL
     tags: _Tags
     stale: _Seconds | bool | None
-
-@type_check_only
-class _Keeping(_Storing, total=False):
     sliding: _Seconds | None
     jitter: float | None
 
 @type_check_only
 class _Loading(_Storing, Generic[_V], total=False):
     stale_if_error: _Seconds | None
+    fallback_on: _Errors
     refresh_ahead: float | None
     store_if: Callable[[_V], object] | None
     timeout: _Seconds | None
@@ -94,12 +101,16 @@ class _Loading(_Storing, Generic[_V], total=False):
 class _Wrapping(TypedDict, total=False):
     key: Hashable
     typed: bool
+    bind: bool
     tenant: str | None
     path: Callable[[str], str | Iterable[str]] | None
     tags: _Tags | Callable[..., _Tags]
-    ttl: _Seconds | None
+    ttl: _TTL
     stale: _Seconds | bool | None
+    sliding: _Seconds | None
+    jitter: float | None
     stale_if_error: _Seconds | None
+    fallback_on: _Errors
     refresh_ahead: float | None
     store_if: Callable[[Any], object] | None
     timeout: _Seconds | None
@@ -158,6 +169,7 @@ def check_settings(settings: AnyMapping[str, object]) -> None: ...
 
 class Store:
     backs_off: bool
+    around_load: Any
     def __init__(self, *args: object, **kwargs: object) -> None: ...
     @property
     def clock(self) -> Callable[[], float] | None: ...
@@ -211,8 +223,8 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
     def peek(self, key: Hashable, /, default: None = None) -> _V | None: ...
     @overload
     def peek(self, key: Hashable, /, default: _V | _D) -> _V | _D: ...
-    def set(self, key: Hashable, value: _V, /, **options: Unpack[_Keeping]) -> None: ...
-    def add(self, key: Hashable, value: _V, /, **options: Unpack[_Keeping]) -> bool: ...
+    def set(self, key: Hashable, value: _V, /, **options: Unpack[_Storing]) -> None: ...
+    def add(self, key: Hashable, value: _V, /, **options: Unpack[_Storing]) -> bool: ...
     def delete(self, key: Hashable, /) -> bool: ...
     @overload
     def pop(self, key: Hashable, /) -> _V: ...
@@ -258,7 +270,7 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
         self,
         mapping: _Pairs[_V] | Iterable[tuple[Hashable, _V]],
         /,
-        **options: Unpack[_Keeping],
+        **options: Unpack[_Storing],
     ) -> None: ...
     def delete_many(self, keys: Iterable[Hashable], /) -> int: ...
     def clear(self) -> int: ...  # type: ignore[override]
@@ -283,6 +295,8 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
         key: Hashable,
         loader: Callable[[], Coroutine[Any, Any, _V | Loaded[_V]]],
         /,
+        *,
+        pass_old: Literal[False] = False,
         **options: Unpack[_Loading[_V]],
     ) -> Coroutine[Any, Any, _V]: ...
     @overload
@@ -291,13 +305,48 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
         key: Hashable,
         loader: Callable[[], _V | Loaded[_V]],
         /,
+        *,
+        pass_old: Literal[False] = False,
         **options: Unpack[_Loading[_V]],
     ) -> _V: ...
+    @overload
+    def fetch(
+        self,
+        key: Hashable,
+        loader: Callable[[Any], Coroutine[Any, Any, _V | Loaded[_V]]],
+        /,
+        *,
+        pass_old: Literal[True],
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def fetch(
+        self,
+        key: Hashable,
+        loader: Callable[[Any], _V | Loaded[_V]],
+        /,
+        *,
+        pass_old: Literal[True],
+        **options: Unpack[_Loading[_V]],
+    ) -> _V: ...
+    @overload
     def afetch(
         self,
         key: Hashable,
         loader: Callable[[], Awaitable[_V | Loaded[_V]] | _V | Loaded[_V]],
         /,
+        *,
+        pass_old: Literal[False] = False,
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def afetch(
+        self,
+        key: Hashable,
+        loader: Callable[[Any], Awaitable[_V | Loaded[_V]] | _V | Loaded[_V]],
+        /,
+        *,
+        pass_old: Literal[True],
         **options: Unpack[_Loading[_V]],
     ) -> Coroutine[Any, Any, _V]: ...
     @overload
@@ -306,6 +355,8 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
         key: Hashable,
         loader: Callable[[], Coroutine[Any, Any, _V | Loaded[_V]]],
         /,
+        *,
+        pass_old: Literal[False] = False,
         **options: Unpack[_Loading[_V]],
     ) -> Coroutine[Any, Any, _V]: ...
     @overload
@@ -314,13 +365,48 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
         key: Hashable,
         loader: Callable[[], _V | Loaded[_V]],
         /,
+        *,
+        pass_old: Literal[False] = False,
         **options: Unpack[_Loading[_V]],
     ) -> _V: ...
+    @overload
+    def refresh(
+        self,
+        key: Hashable,
+        loader: Callable[[Any], Coroutine[Any, Any, _V | Loaded[_V]]],
+        /,
+        *,
+        pass_old: Literal[True],
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def refresh(
+        self,
+        key: Hashable,
+        loader: Callable[[Any], _V | Loaded[_V]],
+        /,
+        *,
+        pass_old: Literal[True],
+        **options: Unpack[_Loading[_V]],
+    ) -> _V: ...
+    @overload
     def arefresh(
         self,
         key: Hashable,
         loader: Callable[[], Awaitable[_V | Loaded[_V]] | _V | Loaded[_V]],
         /,
+        *,
+        pass_old: Literal[False] = False,
+        **options: Unpack[_Loading[_V]],
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def arefresh(
+        self,
+        key: Hashable,
+        loader: Callable[[Any], Awaitable[_V | Loaded[_V]] | _V | Loaded[_V]],
+        /,
+        *,
+        pass_old: Literal[True],
         **options: Unpack[_Loading[_V]],
     ) -> Coroutine[Any, Any, _V]: ...
     @overload
@@ -443,6 +529,12 @@ class Options:
     def store_if(self) -> Callable[[Any], Any] | None: ...
     @property
     def timeout(self) -> float | None: ...
+    @property
+    def fallback_on(self) -> tuple[type[Exception], ...] | Callable[[Exception], Any] | None: ...
+    @property
+    def pass_old(self) -> bool: ...
+    @property
+    def covers_errors(self) -> bool: ...
     def with_tags(self, tags: _Tags, /, *more: str) -> Options: ...
 
 @final

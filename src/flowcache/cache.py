@@ -17,11 +17,14 @@ from .loading import pool
 from .reports import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
+    from contextlib import AbstractContextManager
     from datetime import timedelta
 
     from .limits import Limits
     from .loading.pool import Executor
+
+    AroundLoad = Callable[[tuple[str, ...], Hashable], AbstractContextManager[object]]
 
 __all__ = ["Cache", "Namespace", "create_cache"]
 
@@ -53,6 +56,7 @@ class Cache(Namespace[V]):
         name: str = "flowcache",
         executor: Executor | None = None,
         enabled: bool = True,
+        around_load: AroundLoad | None = None,
     ) -> None:
         """Make an empty cache. Raises ``TypeError`` or ``ValueError`` that names the argument."""
         for argument, function in (("weigher", weigher), ("clock", clock)):
@@ -74,6 +78,7 @@ class Cache(Namespace[V]):
         if max_idle_namespaces < 0:
             raise ValueError(f"max_idle_namespaces: must be at least 0, got {max_idle_namespaces}")
         check_executor(executor)
+        check_around_load(around_load)
         pending_age = _core.duration(max_pending_age, "max_pending_age")
         interval = None
         if sweep_interval is not None:
@@ -94,11 +99,27 @@ class Cache(Namespace[V]):
         )
         if enabled is not True:
             self.enabled = enabled
+        self.around_load = around_load
         pool.open_pool(self._store(), pending_age, executor)
         self._sweeper = None
         if interval is not None:
             self._sweeper = Sweeper(self, interval)
             self._sweeper.start()
+
+    @property
+    def around_load(self) -> AroundLoad | None:
+        """``around_load(path, key)`` makes a context manager around each loader; ``None``: none.
+
+        For traces: what the loader does is within it. ``path`` is that of the namespace; for
+        ``fetch_many`` ``key`` is a tuple of the keys. It may be assigned while the cache is used.
+        """
+        around: AroundLoad | None = self._store().around_load
+        return around
+
+    @around_load.setter
+    def around_load(self, around_load: AroundLoad | None) -> None:
+        check_around_load(around_load)
+        self._store().around_load = around_load
 
     def close(self) -> None:
         """Drop every entry and refuse all further use, of this cache and of its views.
@@ -136,6 +157,13 @@ class Cache(Namespace[V]):
     async def __aexit__(self, *exc: object) -> None:
         """Close the cache."""
         self.close()
+
+
+def check_around_load(around_load: object) -> None:
+    """Raise `TypeError` for what cannot make a context manager."""
+    if around_load is not None and not callable(around_load):
+        raise TypeError(f"around_load: must be callable or None, got {type(around_load).__name__}")
+    check_sync(around_load, "around_load")
 
 
 def check_executor(executor: object) -> None:
@@ -236,6 +264,7 @@ def create_cache(
     name: str = "flowcache",
     executor: Executor | None = None,
     enabled: bool = True,
+    around_load: AroundLoad | None = None,
 ) -> Cache[Any]:
     """Make a cache, to be shared by every tenant of this process.
 
@@ -251,6 +280,7 @@ def create_cache(
     returns seconds, for tests; the monotonic clock by default. ``name``: a label. ``executor``:
     runs the background loads of threads, by its ``submit(function)``; ``None``: threads of the
     cache's own. ``enabled``: ``False`` stores nothing, until ``cache.enabled`` is set to ``True``.
+    ``around_load(path, key)``: makes a context manager around each loader, for traces.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
@@ -268,4 +298,5 @@ def create_cache(
         name=name,
         executor=executor,
         enabled=enabled,
+        around_load=around_load,
     )

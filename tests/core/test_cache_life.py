@@ -38,6 +38,7 @@ def test_create_cache_and_cache_take_the_same_parameters() -> None:
         "name": "flowcache",
         "executor": None,
         "enabled": True,
+        "around_load": None,
     }
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in made.parameters.values())
 

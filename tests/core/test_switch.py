@@ -82,6 +82,18 @@ def test_a_load_that_begins_while_it_is_off_stores_once_it_is_on() -> None:
     assert cache["k"] == 1
 
 
+def test_add_ends_a_running_load_as_it_says_that_it_stored() -> None:
+    cache, _ = new_cache(enabled=False)
+
+    def load() -> int:
+        assert cache.add("k", 2) is True
+        cache.enabled = True
+        return 1
+
+    assert cache.fetch("k", load) == 1
+    assert "k" not in cache
+
+
 def test_one_namespace_is_off_and_what_is_below_it() -> None:
     cache, _ = new_cache()
     acme, beta = cache.namespace("acme"), cache.namespace("beta")

@@ -519,6 +519,10 @@ class Round:
                 call.falls_back = True
             if chance.random() < 0.3:
                 options["refresh_ahead"] = 0.5
+            elif chance.random() < 0.3:
+                options["sliding"] = self.unit
+            if chance.random() < 0.3:
+                options["jitter"] = 0.5
         if chance.random() < 0.03:
             options["timeout"] = chance.choice((0, 0.0005))
             call.timeout = True
@@ -772,7 +776,16 @@ class Round:
             where, place_name = (place, name) if chance.random() < 0.7 else (self.cache, None)
             with history.invalidation(place_name, lambda other: True, f"clear {place_name}"):
                 where.clear()
-        elif draw < 0.93:
+        elif draw < 0.9:
+            with history.invalidation(name, lambda other: True, f"switch of {name}"):
+                place.enabled = False
+                place.enabled = True
+        elif draw < 0.92:
+            # The value is served for a while; its running load ends in vain.
+            begin = history.ticket()
+            place.expire(key)
+            history.lost.append((begin, history.ticket(), name, lambda other: other == key))
+        elif draw < 0.95:
             mark = chance.choice(MARKS)
             begin = history.ticket()
             place.invalidate_tag(mark)

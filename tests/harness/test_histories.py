@@ -31,7 +31,7 @@ def store_although_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
     def keep_anyway(job: Run, load: Running, produced: Any, *seconds: float) -> None:
         keep(job, load, produced, *seconds)
         if load.fenced:
-            value, _, tags, _ = unpack(produced)
+            value, _, tags, *_ = unpack(produced)
             job.namespace.set(load.key, value, tags=(*job.call.options.tags, *tags))
 
     monkeypatch.setattr(Run, "_keep", keep_anyway)
@@ -103,7 +103,7 @@ def keep_what_is_not_to_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     keep = Run._keep
 
     def keep_anyway(job: Run, load: Running, produced: Any, *seconds: float) -> None:
-        value, ttl, tags, _ = unpack(produced)
+        value, ttl, tags, *_ = unpack(produced)
         keep(job, load, Loaded(value, ttl=ttl, tags=tags), *seconds)
 
     monkeypatch.setattr(Run, "_keep", keep_anyway)

@@ -50,7 +50,8 @@ def test_a_stub_that_does_not_agree_is_found(tmp_path: Path) -> None:
 
 
 def test_fetch_and_afetch_tell_their_signatures() -> None:
-    options = ["ttl", "tags", "stale", "stale_if_error", "refresh_ahead", "store_if", "timeout"]
+    options = ["ttl", "tags", "stale", "stale_if_error", "fallback_on", "refresh_ahead", "sliding"]
+    options += ["jitter", "store_if", "pass_old", "timeout"]
     for call in (_core.Namespace.fetch, _core.Namespace.afetch):
         assert list(inspect.signature(call).parameters) == ["self", "key", "loader", *options]
 

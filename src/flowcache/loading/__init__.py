@@ -17,7 +17,7 @@ Each module imports only those that stand before it:
 from .backoff import forget_failures, is_backing_off, was_cut_off
 from .batch import afetch_many, afetch_rest, fetch_many, fetch_rest
 from .load import ABANDONED, Outcome, wake
-from .options import Loaded, unpack_checked
+from .options import MISSING, Loaded, unpack_checked
 from .run import run_of
 from .single import (
     aanswer,
@@ -33,6 +33,7 @@ from .single import (
 
 __all__ = [
     "ABANDONED",
+    "MISSING",
     "Loaded",
     "Outcome",
     "aanswer",

@@ -13,7 +13,7 @@ import threading
 from flowcache.errors import LoadTimeoutError, RecursiveLoadError, TooManyLoadsError
 from flowcache.reports import shown
 
-from . import deadlock, pool
+from . import backoff, deadlock, pool
 from .load import (
     ABANDONED,
     ABSENT,
@@ -25,6 +25,7 @@ from .load import (
     wait_in_task,
     wait_in_thread,
 )
+from .options import covers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +137,9 @@ def begin(run: Run, key: Hashable) -> Load | Outcome:
     while True:
         try:
             load = run.begin(key)
-        except TooManyLoadsError:
+        except TooManyLoadsError as full:
+            if not covers(run.call.options, full):
+                raise
             answer = fall_back(run, key, timed_out=False)
             if answer is None:
                 raise
@@ -247,7 +250,12 @@ def conclude(run: Run, key: Hashable, outcome: Outcome | None) -> Answer | None:
     answer = None
     if isinstance(error, Exception):
         # In place of a background load its failure counts as that of one.
-        answer = fall_back(run, key, timed_out=key in run.call.in_place)
+        in_place = key in run.call.in_place
+        if in_place or covers(run.call.options, error):
+            answer = fall_back(run, key, timed_out=in_place)
+        if answer is not None and outcome.was_raised_by(run) and not in_place:
+            # The old value serves for a while, before the key is tried again.
+            backoff.note_failure(run.namespace, key)
     if answer is not None:
         return answer
     error = outcome.error_for(run)

@@ -96,6 +96,10 @@ class Outcome:
             # itself.
             self._traceback = error.__traceback__
 
+    def was_raised_by(self, run: Leader) -> bool:
+        """True if the run is the one whose loader raised the error."""
+        return run is self._leader
+
     def error_for(self, run: Leader) -> BaseException:
         """Return the error for a caller to raise: the loader's own for its leader, else a copy."""
         assert self.error is not None

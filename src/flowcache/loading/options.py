@@ -7,18 +7,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flowcache import _core
-from flowcache.coroutines import refuse_one_use
+from flowcache.coroutines import plain_result, refuse_one_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import timedelta
 
-__all__ = ["UNSET", "Call", "Loaded", "Options", "check_loader", "unpack", "unpack_checked"]
+__all__ = [
+    "MISSING",
+    "UNSET",
+    "Call",
+    "Loaded",
+    "Options",
+    "check_loader",
+    "covers",
+    "unpack",
+    "unpack_checked",
+]
 
 V = TypeVar("V")
 
 UNSET: Any = _core.UNSET
 """The default of an option for which `None` has a meaning."""
+
+MISSING: Any = _core.MISSING
+"""What a loader with `pass_old=True` is called with where nothing is held."""
 
 Options = _core.Options
 
@@ -27,14 +40,16 @@ Options = _core.Options
 class Loaded(Generic[V]):
     """The result of a loader with options for its value; callers receive `value`.
 
-    `ttl` (seconds, a `timedelta`, or `None` for ever) replaces that of the call, and `tags` are
-    added to those of the call. With `store=False` the value is returned and not stored.
+    `ttl` (seconds, a `timedelta`, or `None` for ever) and `stale` (seconds past it in which the
+    value may be served, `True`: no end) replace those of the call, and `tags` are added to those of
+    the call. With `store=False` the value is returned and not stored.
     """
 
     value: V
     ttl: float | timedelta | None = UNSET
     tags: str | Iterable[str] = ()
     store: bool = True
+    stale: float | timedelta | bool | None = UNSET
 
 
 class Call:
@@ -69,15 +84,25 @@ def check_loader(loader: object) -> None:
         raise TypeError(f"loader: must be callable, got {type(loader).__name__}")
 
 
-def unpack(produced: Any) -> tuple[Any, Any, Any, bool]:
-    """Return the value, TTL and tags that a loader asks for, and whether to store it."""
+def unpack(produced: Any) -> tuple[Any, Any, Any, bool, Any]:
+    """Return the value, TTL and tags that a loader asks for, whether to store it, and `stale`."""
     if not isinstance(produced, Loaded):
-        return produced, UNSET, (), True
-    return produced.value, produced.ttl, produced.tags, produced.store
+        return produced, UNSET, (), True, UNSET
+    return produced.value, produced.ttl, produced.tags, produced.store, produced.stale
 
 
-def unpack_checked(produced: Any) -> tuple[Any, Any, Any, bool]:
+def unpack_checked(produced: Any) -> tuple[Any, Any, Any, bool, Any]:
     """Return the same; `TypeError` for a value that can be read once only."""
     unpacked = unpack(produced)
     refuse_one_use(unpacked[0], "loader")
     return unpacked
+
+
+def covers(options: Options, error: Exception) -> bool:
+    """True if an old value may stand in for a load that raised this, by `fallback_on`."""
+    which = options.fallback_on
+    if which is None:
+        return True
+    if isinstance(which, tuple):
+        return isinstance(error, which)
+    return bool(plain_result(which(error), "fallback_on"))

@@ -26,7 +26,7 @@ from flowcache.reports import report, shown
 
 from . import backoff, deadlock, overdue
 from .load import ABANDONED, ABSENT, Load, Outcome, running_loop
-from .options import Call, Options
+from .options import MISSING, Call, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,7 +234,8 @@ class Run:
         try:
             produced = error = None
             try:
-                produced = self._produce()
+                around = self.namespace._store().around_load
+                produced = self._produce() if around is None else self._produce_within(around)
             except Exception as failure:
                 error = failure
             self._conclude(produced, error, perf_counter() - began)
@@ -335,7 +336,8 @@ class Run:
         began = perf_counter()
         try:
             try:
-                produced = self._produce()
+                around = self.namespace._store().around_load
+                produced = self._produce() if around is None else self._await_within(around)
                 if type(produced) is CoroutineType or (
                     not is_plain(produced) and is_awaitable(produced)
                 ):
@@ -444,7 +446,38 @@ class Run:
     def _produce(self) -> Any:
         loader = self.loader
         assert loader is not None
-        return loader([load.key for load in self.loads]) if self.many else loader()
+        if self.many:
+            return loader([load.key for load in self.loads])
+        if self.call.options.pass_old:
+            held = self.namespace._held(self.loads[0].key)
+            return loader(MISSING if held is None else held[0])
+        return loader()
+
+    def _surroundings(self, around: Callable[..., Any]) -> Any:
+        """Return the context manager that `around_load` makes: for a batch, of all its keys."""
+        keys = tuple(load.key for load in self.loads)
+        return around(self.namespace.path, keys if self.many else keys[0])
+
+    def _produce_within(self, around: Callable[..., Any]) -> Any:
+        produced: Any = MISSING
+        with self._surroundings(around):
+            produced = self._produce()
+        return self._not_suppressed(produced)
+
+    async def _await_within(self, around: Callable[..., Any]) -> Any:
+        produced: Any = MISSING
+        with self._surroundings(around):
+            produced = self._produce()
+            if not is_plain(produced) and is_awaitable(produced):
+                produced = await produced
+        return self._not_suppressed(produced)
+
+    @staticmethod
+    def _not_suppressed(produced: Any) -> Any:
+        """Return what was loaded: no value takes the place of an exception."""
+        if produced is MISSING:
+            raise RuntimeError("around_load: its context manager suppressed the loader's exception")
+        return produced
 
     def _deliver(self, produced: Any, seconds: float) -> None:
         # Others may have ended the run meanwhile: then there is no load to settle.
