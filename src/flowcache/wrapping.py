@@ -28,6 +28,7 @@ from .reports import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, MutableMapping
+    from inspect import Signature
     from typing import Concatenate, Protocol, Self
 
     Q = ParamSpec("Q")
@@ -250,6 +251,31 @@ def place_of_argument(function: Callable[..., Any], name: Any) -> tuple[int, boo
     return position, named.kind is not Parameter.POSITIONAL_ONLY, default
 
 
+OWN_NAMES = (
+    "cache_key",
+    "invalidate",
+    "refresh",
+    "cache_contains",
+    "cache_info",
+    "cache_parameters",
+    "cache_clear",
+)
+"""What a wrapper bears itself."""
+
+
+def signature_to_bind(function: Callable[..., Any]) -> Signature:
+    """Return the signature by which `bind=True` brings arguments into one form.
+
+    That of the function itself: one that passes all on to another may pass on other defaults.
+    """
+    from inspect import signature
+
+    try:
+        return signature(function, follow_wrapped=False)
+    except ValueError:
+        raise TypeError(f"bind: the parameters of {function!r} are not known") from None
+
+
 class Cached(_core.Called, Generic[P, R]):
     """A function whose results are kept in a namespace, or in each tenant's.
 
@@ -263,6 +289,7 @@ class Cached(_core.Called, Generic[P, R]):
         *,
         key: Any = None,
         typed: bool = False,
+        bind: bool = False,
         tags: str | Iterable[str] | Callable[P, str | Iterable[str]] = (),
         tenant: str | None = None,
         path: Callable[[str], str | Iterable[str]] | None = None,
@@ -275,8 +302,11 @@ class Cached(_core.Called, Generic[P, R]):
             raise TypeError("function: what a generator function returns can be used only once")
         if not isinstance(typed, bool):
             raise TypeError(f"typed: must be a bool, got {type(typed).__name__}")
-        if typed and key is not None:
-            raise TypeError("typed: has no meaning with key=, which makes the key itself")
+        if not isinstance(bind, bool):
+            raise TypeError(f"bind: must be a bool, got {type(bind).__name__}")
+        for name, given in (("typed", typed), ("bind", bind)):
+            if given and key is not None:
+                raise TypeError(f"{name}: has no meaning with key=, which makes the key itself")
         for name, made in (("key", key), ("tags", tags)):
             if callable(made):
                 check_sync(made, name)
@@ -287,9 +317,10 @@ class Cached(_core.Called, Generic[P, R]):
         self.__wrapped__: Callable[P, R]
         self.__qualname__: str
         functools.update_wrapper(self, function)
-        for name in ("cache_key", "invalidate", "refresh", "cache_info", "cache_clear"):
+        for name in OWN_NAMES:
             self.__dict__.pop(name, None)  # The function's own attributes must not hide it.
         inner, self._args, self._kwargs = unfold(function)
+        self._signature = signature_to_bind(inner) if bind else None
         self._label = label_with_tags(label_of(inner), tags if callable(tags) else own_tags)
         self._key = key
         self._typed = typed
@@ -317,7 +348,8 @@ class Cached(_core.Called, Generic[P, R]):
         self._set_up(self._is_async, options.get("refresh_ahead") is None)
         if key is None and not typed and not self._args and not self._kwargs:
             self._take_short_cut(namespace if self._tenants is None else None, self._label)
-            if self._tags is None:
+            # Of the keys that it looks for, a bound one is the same where all is given by position.
+            if self._tags is None and not bind:
                 self._call_directly(function, self._options)
 
     def _name_tenant(self, name: str, path: Any) -> None:
@@ -364,11 +396,16 @@ class Cached(_core.Called, Generic[P, R]):
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result of this call; False if none was held.
 
-        A result that is being loaded is not stored. Give the arguments as the call does: by
-        position or by keyword.
+        A result that is being loaded is not stored. Give the arguments as the call does, by
+        position or by keyword, unless ``bind=True`` makes them the same.
         """
         self._check_arguments(args, kwargs)
         return self._place(args, kwargs).delete(self._key_of(args, kwargs))
+
+    def cache_contains(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Tell whether a fresh result of this call is held. Does not count."""
+        self._check_arguments(args, kwargs)
+        return self._key_of(args, kwargs) in self._place(args, kwargs)
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function though its result be fresh, and store and return what it gives."""
@@ -395,6 +432,14 @@ class Cached(_core.Called, Generic[P, R]):
             misses = sum(counts.misses for counts in counted)
         held = place._tagged(self._own_tag)
         return CacheInfo(max(0, calls - misses), misses, place.limits.max_entries, held)
+
+    def cache_parameters(self, *, tenant: str | None = None) -> dict[str, Any]:
+        """Return ``maxsize`` and ``typed`` by name, as ``functools.lru_cache`` does.
+
+        ``maxsize`` and ``tenant`` as for :meth:`cache_info`.
+        """
+        place = self._counted_place(tenant)
+        return {"maxsize": place.limits.max_entries, "typed": self._typed}
 
     def cache_clear(self, *, tenant: str | None = None) -> None:
         """Remove this function's results, and no other entry, and set its counts to zero.
@@ -484,7 +529,12 @@ class Cached(_core.Called, Generic[P, R]):
     def _key_of(self, args: Arguments, kwargs: Keywords) -> Hashable:
         if self._key is None:
             every = {**self._kwargs, **kwargs} if self._kwargs else kwargs
-            return make_key(self._label, (*self._args, *args), every, self._typed)
+            args = (*self._args, *args)
+            if self._signature is not None:
+                bound = self._signature.bind(*args, **every)
+                bound.apply_defaults()
+                args, every = bound.args, bound.kwargs
+            return make_key(self._label, args, every, self._typed)
         key: Hashable = self._key
         if callable(self._key):
             key = plain_result(self._key(*args, **kwargs), "key")
@@ -533,6 +583,10 @@ class Bound(Generic[P, R]):
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result of this call; False if none was held."""
         return self.__func__.invalidate(self.__self__, *args, **kwargs)
+
+    def cache_contains(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Tell whether a fresh result of this call is held. Does not count."""
+        return self.__func__.cache_contains(self.__self__, *args, **kwargs)
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the method though its result be fresh, and store and return what it gives."""
