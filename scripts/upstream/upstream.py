@@ -51,6 +51,7 @@ KNOWN = {
     ),
     "dogpile": Suite("dogpile.cache", "dogpile_suite.py"),
     "cachelib": Suite("cachelib", "cachelib_suite.py", ("tests",)),
+    "cachetools": Suite("cachetools", "cachetools_suite.py", ("tests",)),
     "flask_caching": Suite("Flask-Caching", "flask_caching_suite.py", ("tests",)),
     "aiocache": Suite(
         "aiocache",
