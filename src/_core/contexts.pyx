@@ -86,10 +86,29 @@ cdef int context_reset(object variable, object token) except -1:
     return context_let_go()
 
 
-def _note_collection(phase, info):
-    """Of `gc.callbacks`: note the context in which a collection starts, until it stops."""
-    context_collected_set(context_running() if phase == "start" else NULL)
+def _note_start(phase, info):
+    """Of `gc.callbacks`, the first: note the context in which a collection starts.
+
+    The callbacks of other code run within the collection too. So the one that notes its end is made
+    the last of them: the interpreter is at the first then, and so passes none by.
+    """
+    if phase != "start":
+        return
+    context_collected_set(context_running())
+    cdef list callbacks = gc.callbacks
+    cdef Py_ssize_t n = len(callbacks)
+    if n == 0 or callbacks[n - 1] is not _note_stop:
+        if _note_stop in callbacks:
+            callbacks.remove(_note_stop)
+        callbacks.append(_note_stop)
+
+
+def _note_stop(phase, info):
+    """Of `gc.callbacks`, the last: note the end of a collection."""
+    if phase == "stop":
+        context_collected_set(NULL)
 
 
 if COLLECTS_ANYWHERE:
-    gc.callbacks.append(_note_collection)
+    gc.callbacks.insert(0, _note_start)
+    gc.callbacks.append(_note_stop)

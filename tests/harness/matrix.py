@@ -327,7 +327,7 @@ def collecting(scene: Scene) -> Iterator[None]:
     try:
         yield
     finally:
-        gc.callbacks.clear()
+        gc.callbacks.remove(collected)
         gc.set_threshold(*threshold)
 
 
