@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,13 +257,14 @@ def measured_with(results: Results) -> str:
     one = environments[-1]
     commits = ", ".join(sorted({f"`{each['commit']}`" for each in environments}))
     versions = ", ".join(f"{name} {number}" for name, number in one["rivals"].items() if number)
-    return (
+    paragraph = (
         f"{one['python']}, {one['cpu']}, {one['cores']} cores, {one['system']}; commit {commits}, "
         f"{one['date']}; {versions}. Medians of rounds that are interleaved in one process, plain "
         "calls in a loop, with `str` keys equal to those stored but not the same objects. "
         "flowcache is a namespace's view with `default_ttl=3600`, limits and counters on. "
         "**Bold**: misses its target."
     )
+    return textwrap.fill(paragraph, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def write_readme(folder: Path, readme: Path, *, write: bool) -> str:
