@@ -191,6 +191,7 @@ cdef object load_begin(Store store, Node* node, object view, object key, Options
     load.started = now
     load.background = behind
     load.leader = run
+    load.around_load = store.around_load
     # No call waits for a background load: it takes a place even within another load.
     running = load_register(core, node, view, load, None if behind else load_waiting(), now)
     if running is not load:

@@ -44,6 +44,7 @@ cdef class Load:
     cdef object leader                # the record of its run, or None: see load_leader
     cdef readonly object outcome      # None until it is settled
     cdef dict sleepers                # the calls that wait for it; None: none has yet
+    cdef public object around_load    # that of its cache when it began: see Store
     cdef public Load stands_in_for    # a registered load in whose place it is stored, or None
     cdef list edges                   # loads that its loader waits for; None: none yet
     cdef bint is_led                  # led by compiled code; the fields below tell where

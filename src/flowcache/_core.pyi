@@ -540,6 +540,7 @@ class Options:
 @final
 class Load:
     run: Any
+    around_load: Any
     stands_in_for: Load | None
     def __init__(self, key: Hashable, tags: _Tags = ()) -> None: ...
     @property

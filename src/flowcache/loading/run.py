@@ -171,6 +171,7 @@ class Run:
         load = Load(target.key, self.call.options.tags)
         load.run = self
         load.stands_in_for = self.stands_in_for = target
+        load.around_load = target.around_load
         self.loads.append(load)
         return load
 
@@ -234,7 +235,7 @@ class Run:
         try:
             produced = error = None
             try:
-                around = self.namespace._store().around_load
+                around = self.loads[0].around_load
                 produced = self._produce() if around is None else self._produce_within(around)
             except Exception as failure:
                 error = failure
@@ -336,7 +337,7 @@ class Run:
         began = perf_counter()
         try:
             try:
-                around = self.namespace._store().around_load
+                around = load.around_load
                 produced = self._produce() if around is None else self._await_within(around)
                 if type(produced) is CoroutineType or (
                     not is_plain(produced) and is_awaitable(produced)
