@@ -31,6 +31,7 @@
 # one cache
 #   store      Store, which owns a Core; keys and tags by name
 #   settings   limits: their checks, and the effect of a change
+#   recording  samples of the keys that are looked up
 #   events     listeners
 #   reclaim    entries that leave: limbo, debris, drops
 #   expiring   entries that are due
@@ -52,6 +53,7 @@
 #   fastcall   the hot calls, with their arguments parsed by hand
 #   tenants    the namespaces of tenants below one; the calls of the current tenant's
 #   cached     hits of cached functions
+#   surveying  the counts of many namespaces, and the running loads, for metrics
 #   testing    probes for tests and benches
 #
 # GLOSSARY
@@ -160,6 +162,7 @@ include "_core/current.pyx"
 
 include "_core/store.pyx"
 include "_core/settings.pyx"
+include "_core/recording.pyx"
 include "_core/events.pyx"
 include "_core/reclaim.pyx"
 include "_core/expiring.pyx"
@@ -185,6 +188,7 @@ include "_core/awaitable.pyx"
 include "_core/fastcall.pyx"
 include "_core/tenants.pyx"
 include "_core/cached.pyx"
+include "_core/surveying.pyx"
 include "_core/testing.pyx"
 
 

@@ -15,6 +15,8 @@ cdef tuple listeners_of_locked(Store store, Node* node, Kind kind):
         if ancestor.listeners != NULL:
             for mask, listener in <list>ancestor.listeners:
                 if <int>mask & (1 << <int>kind):
+                    if type(listener) is Recorder and not recorder_is_due(<Recorder>listener):
+                        continue
                     if wanted is None:
                         wanted = []
                     wanted.append(listener)

@@ -161,7 +161,7 @@ cdef object reset_counts(Store store, Node* node):
     memset(&total, 0, sizeof(Counters))
     lock_acquire(&core.lock)
     node_total_locked(node, &total)
-    node_reset_locked(node)
+    node_reset_locked(core, node)
     if node.parent != NULL:
         counters_add(&node.parent.forgotten, &total)
     lock_release(&core.lock)

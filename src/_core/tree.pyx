@@ -48,6 +48,7 @@ cdef struct Node:
     bint is_idle                  # here, because the making and the end of a view ask
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
+    uint64_t life                 # another for each node, and each time that it counts from zero
 
     Node* parent                 # NULL: the root, or a namespace that is no more
     Node* child                  # first child
@@ -91,6 +92,13 @@ cdef struct Node:
     Node* idle_newer
     Node* idle_older
 
+# A walk over a namespace and all below it, a slice at a time: parents before children, so that
+# counts which a forgotten namespace leaves to its parent are never met twice.
+cdef struct Walk:
+    Node* top
+    Node* at                      # the namespace that comes next; NULL: the walk has ended
+    Walk* next                    # in the list of Core.walks
+
 cdef struct Core:
     Slab slab
     Table table
@@ -128,6 +136,8 @@ cdef struct Core:
     uint64_t loads_begun          # loads registered so far
     uint64_t loads_changes        # goes up with each that begins or ends
     uint64_t draws                # the state of the random numbers that jitter draws
+    uint64_t lives                # numbers of Node.life handed out
+    Walk* walks                   # those under way; each belongs to its Survey
     PyObject* place_newest        # Loads that have a place, by age: see loads. Borrowed
     PyObject* place_oldest
     Lock lock
@@ -333,13 +343,49 @@ cdef void node_total_locked(Node* node, Counters* into) noexcept nogil:
         child = child.next
 
 
-cdef void node_reset_locked(Node* node) noexcept nogil:
+cdef void node_reset_locked(Core* core, Node* node) noexcept nogil:
     cdef Node* child = node.child
+    core.lives += 1
+    node.life = core.lives
     memset(&node.counters, 0, sizeof(Counters))
     memset(&node.forgotten, 0, sizeof(Counters))
     while child != NULL:
-        node_reset_locked(child)
+        node_reset_locked(core, child)
         child = child.next
+
+
+# ------------------------------------------------------------------------------------------- walks
+
+cdef inline Node* node_after_locked(Node* node, Node* top) noexcept nogil:
+    """The first namespace of a walk below `top` that comes after all that is below `node`."""
+    while node != top:
+        if node.next != NULL:
+            return node.next
+        node = node.parent
+    return NULL
+
+
+cdef inline void walk_step_locked(Walk* walk) noexcept nogil:
+    walk.at = walk.at.child if walk.at.child != NULL else node_after_locked(walk.at, walk.top)
+
+
+cdef void walk_end_locked(Core* core, Walk* walk) noexcept nogil:
+    """Take the walk out of the list, if it is there."""
+    cdef Walk** link = &core.walks
+    while link[0] != NULL and link[0] != walk:
+        link = &link[0].next
+    if link[0] != NULL:
+        link[0] = walk.next
+    walk.at = NULL
+
+
+cdef inline void walks_leave_locked(Core* core, Node* node) noexcept nogil:
+    """Let no walk come to a namespace that is about to be forgotten; it has none below."""
+    cdef Walk* walk = core.walks
+    while walk != NULL:
+        if walk.at == node:
+            walk.at = node_after_locked(node, walk.top)
+        walk = walk.next
 
 
 # --------------------------------------------------------------------------------- birth and death
@@ -426,6 +472,8 @@ cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children)
     node.parent = parent
     node.member.rank = core.next_rank
     core.next_rank += 1
+    core.lives += 1
+    node.life = core.lives
     core.salts += 1
     node.salt = (core.secret ^ core.salts) * <uint64_t>0x9E3779B97F4A7C15
     node.salt ^= node.salt >> 29
@@ -473,6 +521,7 @@ cdef void node_forget_locked(Core* core, Node* node) noexcept:
     cdef int64_t before = node_demand_locked(parent)
     if node.is_idle:
         idle_unlink_locked(core, node)
+    walks_leave_locked(core, node)
     node_total_locked(node, &parent.forgotten)
     parent.reserved_below -= node_demand_locked(node)
     node_demand_changed_locked(parent, before)

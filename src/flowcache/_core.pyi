@@ -33,7 +33,7 @@ from typing import (
     type_check_only,
 )
 
-from .events import Listener
+from .events import Event, Listener
 from .inspection import Children, Inspection
 from .limits import Limits
 from .loading.load import Outcome
@@ -518,6 +518,47 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
     def _store(self) -> Store: ...
     def _check(self) -> None: ...
 
+@final
+class Recorder:
+    def __init__(
+        self, every: int, seconds: float, most: int, on_end: Callable[[], object]
+    ) -> None: ...
+    @property
+    def seen(self) -> int: ...
+    @property
+    def samples(self) -> list[tuple[str, tuple[str, ...], Hashable]]: ...
+    def __call__(self, event: Event) -> None: ...
+
+FIGURES: Final[tuple[str, ...]]
+
+@final
+class Survey:
+    def __init__(
+        self,
+        namespace: Namespace[Any],
+        names: Iterable[str] = (),
+        top: int = 0,
+        by: str = "entries",
+    ) -> None: ...
+    def step(self) -> bool: ...
+    @property
+    def total(self) -> Stats: ...
+    @property
+    def own_entries(self) -> int: ...
+    @property
+    def named(self) -> dict[str, tuple[int, float, Stats]]: ...
+    @property
+    def leading(self) -> list[tuple[str, int, float, Stats]]: ...
+    @property
+    def children(self) -> int: ...
+    @property
+    def shares(self) -> float: ...
+    @property
+    def life(self) -> int: ...
+
+def running_loads(
+    namespace: Namespace[Any], most: int
+) -> list[tuple[tuple[str, ...], Hashable, float, bool]]: ...
 def _root_of(store: Store) -> Namespace[Any]: ...
 
 @final
