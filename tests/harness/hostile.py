@@ -18,7 +18,6 @@ fault handler and the debug allocator: a crash is a failure with a trace.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import faulthandler
 import gc
 import logging
@@ -28,12 +27,13 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from flowcache import FlowcacheError, Limits, Loaded, create_cache
-from flowcache.tenancy import tenant
+from harness import calls
+from harness.guests import BoomError, House, Key, Value
 
 DEEPEST = 4
 """Calls within calls by guests; deeper guests are harmless."""
@@ -57,58 +57,8 @@ EXPECTED = (
 """The exceptions that a call may raise. SystemError, AssertionError and their like are faults."""
 
 
-class BoomError(Exception):
-    """The exception of a guest."""
-
-
 class StopNowError(BaseException):
     """The same as an interrupt: no ``Exception``."""
-
-
-class Roll:
-    """The guests that are alive: by identity, since a set would hash and compare them."""
-
-    def __init__(self) -> None:
-        self._refs: dict[int, weakref.ref[Any]] = {}
-
-    def add(self, guest: Any) -> None:
-        key, refs = id(guest), self._refs
-        refs[key] = weakref.ref(guest, lambda _: refs.pop(key, None))
-
-    def __len__(self) -> int:
-        return len(self._refs)
-
-
-class Key:
-    """Equal by its label, most of the time; its hash collides with many."""
-
-    def __init__(self, world: World, label: int) -> None:
-        self.world = world
-        self.label = label
-        world.alive.add(self)
-
-    def __hash__(self) -> int:
-        self.world.visit("hash")
-        return self.label % 3
-
-    def __eq__(self, other: object) -> bool:
-        self.world.visit("eq")
-        return isinstance(other, Key) and self.label == other.label
-
-    def __del__(self) -> None:
-        self.world.visit("del")
-
-
-class Value:
-    """Refers to its holder: only the collector ends it, and it calls back then."""
-
-    def __init__(self, world: World, refers: Any) -> None:
-        self.world = world
-        self.refers = refers
-        world.alive.add(self)
-
-    def __del__(self) -> None:
-        self.world.visit("del")
 
 
 class Text(str):  # noqa: SLOT000  its world is no slot of a str
@@ -134,17 +84,17 @@ class Number(int):
     __lt__ = __ge__ = __gt__ = __le__
 
 
-class World:
+class World(House):
     """One program: its tape, its cache, and all of its guests."""
 
     def __init__(self, tape: bytes) -> None:
+        super().__init__()
         self.tape = tape
         self.at = 0
         self.depth = 0
         self.calls = 0
         self.visits = 0
         self.over = False
-        self.alive = Roll()
         self.watched: list[weakref.ref[Any]] = []
         self.kept: list[Any] = []
         self.threads: list[threading.Thread] = []
@@ -167,7 +117,8 @@ class World:
     def visit(self, place: str) -> None:
         """A guest's code runs: it does nothing, calls back or raises."""
         self.visits += 1
-        if self.over or self.depth >= DEEPEST or self.draw(4):
+        # A cache that is being made reads its clock, and nothing can be called on it yet.
+        if self.over or not self.views or self.depth >= DEEPEST or self.draw(4):
             return
         what = self.draw(8)
         if what == 1:
@@ -207,12 +158,20 @@ class World:
         if kind == 1:
             return f"key:{label}"
         if kind == 2:
-            return (f"key:{label}", Key(self, label))
+            return (f"key:{label}", self.guest(label))
         if kind == 3:
-            text = Text(f"key:{label}")
-            text.world = self
-            return text
-        return Key(self, label)
+            return self.text(f"key:{label}")
+        return self.guest(label)
+
+    held = new = number = key
+
+    def guest(self, label: int) -> Key:
+        return Key(self, label, label % 3)
+
+    def text(self, plain: str) -> Text:
+        text = Text(plain)
+        text.world = self
+        return text
 
     def value(self) -> Any:
         kind = self.draw(5)
@@ -229,15 +188,8 @@ class World:
         if kind == 1:
             return "red"
         if kind == 2:
-            return self.yielding(["red", "blue", Text("green")][: 1 + self.draw(3)])
+            return self.several(*["red", "blue", self.text("green")][: 1 + self.draw(3)])
         return ((), ("red", "green"))[kind == 3]
-
-    def yielding(self, items: list[Any]) -> Iterator[Any]:
-        for item in items:
-            if isinstance(item, Text):
-                item.world = self
-            self.visit("iterable")
-            yield item
 
     def view(self) -> Any:
         return self.views[self.draw(len(self.views))]
@@ -249,12 +201,6 @@ class World:
         self.visit("loader")
         return (1, self.value(), Loaded(self.value(), ttl=3, tags="red"))[self.draw(3)]
 
-    async def load_async(self) -> Any:
-        self.visit("loader")
-        await asyncio.sleep(0)
-        self.visit("loader")
-        return self.value()
-
     def load_many(self, keys: list[Any]) -> dict[Any, Any]:
         self.visit("loader")
         return {key: self.value() for key in keys[self.draw(2) :]}
@@ -263,8 +209,9 @@ class World:
         self.visit("store_if")
         return self.draw(3) != 1
 
-    def listen(self, event: Any) -> None:
-        self.visit("listener")
+    @property
+    def cache(self) -> Any:
+        return self.caches[-1]
 
     # ------------------------------------------------------------------ calls
 
@@ -298,7 +245,7 @@ class World:
         self.threads.append(thread)
 
     def patience(self) -> dict[str, Any]:
-        """A time-out but on the main thread.
+        """A time-out but on the main thread, where without one the loader runs on that thread.
 
         A finalizer on a thread that is being started may wait for a load of the thread that starts
         it. That wait never ends, and cannot be detected.
@@ -320,41 +267,9 @@ class World:
     def fetch(self, view: Any) -> None:
         view.fetch(self.key(), self.load, **self.options())
 
-    def fetch_plainly(self, view: Any) -> None:
-        """On the caller's own thread: without a time-out the loader is not given another."""
-        if threading.current_thread() is threading.main_thread():
-            view.fetch(self.key(), self.load, tags=self.tags())
-
     def afetch(self, view: Any) -> None:
-        options = self.options()
-        ready = view.afetch(self.key(), (self.load_async, self.load)[self.draw(2)], **options)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            asyncio.run(awaited(ready))
-        else:
-            ready.close()
-
-    def called(self, view: Any) -> None:
-        by_tenant = {"tenant": "who", "path": lambda who: who} if self.draw(2) else {}
-        cached = view.cached(tags=self.tags(), **by_tenant, **self.patience())(self.square)
-        for _ in range(1 + self.draw(3)):
-            if self.draw(2):
-                cached(self.key())
-            else:
-                cached(also=self.key(), key=self.key(), who=f"n{self.draw(5)}")
-        (cached.cache_info, cached.cache_clear, cached.cache_info)[self.draw(3)]()
-
-    def current(self, view: Any) -> None:
-        mine = view.for_current_tenant(lambda who: (who,) if self.draw(2) else who)
-        with tenant(f"n{self.draw(5)}"):
-            self.fetch(mine)
-            mine.get(self.key())
-            mine.set(self.key(), self.value())
-
-    def square(self, key: Any, who: str = "n1", also: Any = None) -> Any:
-        self.visit("loader")
-        return self.value()
+        loader = (self.load_async, self.load)[self.draw(2)]
+        calls.finish(view.afetch(self.key(), loader, **self.options()))
 
     def begin(self, view: Any) -> None:
         """A view of a namespace, which may be new and may be kept, and may lie below."""
@@ -430,53 +345,15 @@ class World:
             cache._check()
 
 
-async def awaited(what: Any) -> Any:
-    return await what
+OWN = ("close", "enabled", "configure", "configure, evicting", "fetch, timeout")
+"""Calls that would end what a program can do, or take long, if they were as they are elsewhere."""
 
-
-CALLS: list[Callable[[World, Any], Any]] = [
-    lambda w, v: v.get(w.key()),
-    lambda w, v: v.set(w.key(), w.value(), ttl=w.ttl(), tags=w.tags()),
-    lambda w, v: v.set(w.key(), w.value()),
-    lambda w, v: v.set(w.key(), w.value(), tags=w.tags(), stale=True),
-    lambda w, v: v.peek(w.key()),
-    lambda w, v: v.add(w.key(), w.value(), tags=w.tags()),
-    lambda w, v: v.delete(w.key()),
-    lambda w, v: v.pop(w.key(), None),
-    lambda w, v: v.popitem(),
-    lambda w, v: v.touch(w.key(), w.ttl()),
-    lambda w, v: v.ttl(w.key()),
-    lambda w, v: v.incr(w.key(), 1),
-    lambda w, v: v.get_many(w.yielding([w.key(), w.key()])),
-    lambda w, v: v.get_many([w.key() for _ in range(w.draw(90))]),
-    lambda w, v: v.set_many({w.key(): w.value(), w.key(): w.value()}, tags=w.tags()),
-    lambda w, v: v.delete_many(w.yielding([w.key(), w.key()])),
-    lambda w, v: v.setdefault(w.key(), w.value()),
-    lambda w, v: v.update([(w.key(), w.value())]),
-    lambda w, v: (v[w.key()], len(v)),
-    lambda w, v: (w.key() in v, list(v), list(v.values()), v.items()),
-    lambda w, v: v.clear(),
-    lambda w, v: w.caches[-1].clear(),
-    lambda w, v: v.invalidate_tag("red"),
-    lambda w, v: v.invalidate_tags(w.tags(), match=("any", "all")[w.draw(2)]),
-    lambda w, v: v.invalidate_prefix("key:"),
-    lambda w, v: v.invalidate_where(lambda key, value: w.draw(2)),
-    lambda w, v: v.expire(w.key()),
-    lambda w, v: (v.expire_tag("red"), v.inspect(w.key()), v.tags(), v.children()),
-    lambda w, v: (v.stats(), v.limits, list(v.namespaces()), v.path, repr(v), hash(v), v == v),
-    lambda w, v: v.reset_stats(),
-    lambda w, v: w.caches[-1].sweep(),
+CALLS: list[calls.Call] = [
+    *(call for name, call in calls.CALLS.items() if name not in OWN),
     lambda w, v: gc.collect(),
     World.fetch,
     World.fetch,
-    World.fetch_plainly,
     World.afetch,
-    lambda w, v: v.refresh(w.key(), w.load, **w.options()),
-    lambda w, v: v.fetch_many(
-        w.yielding([w.key(), w.key()]), w.load_many, tags=w.tags(), **w.patience()
-    ),
-    World.called,
-    World.current,
     World.begin,
     World.begin,
     World.configure,
@@ -550,6 +427,8 @@ def tape_of(seed: int, n: int) -> bytes:
 def child() -> None:
     """Read tapes, one a line, in hexadecimal; answer each with its counts."""
     logging.getLogger("flowcache").setLevel(logging.CRITICAL)
+    # A guest may raise between a call and the begin of the coroutine that it has made.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     for line in sys.stdin:
         faulthandler.dump_traceback_later(3 * PATIENCE, exit=True)
         world = run_tape(bytes.fromhex(line.strip()))

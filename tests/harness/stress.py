@@ -263,6 +263,8 @@ class Worker:
     def look_around(self, place: Any, tenant: str, key: Any) -> None:
         len(place), list(place), list(place.values()), key in place
         place.stats(), place.limits, list(self.stress.cache.namespaces()), self.stress.cache.stats()
+        place.keys(), place.name, place.maxsize, place.currsize
+        place.inspect(key), self.stress.cache.tags(), self.stress.cache.children(top=3)
         place.touch(key, self.some_ttl())
         with contextlib.suppress(KeyError):
             place.ttl(key)
@@ -371,6 +373,15 @@ class Worker:
             tenant, [key for key in KEYS if isinstance(key, str) and key[:5] == "key:1"], number
         )
 
+    def invalidate_where(self, place: Any, tenant: str, key: Any) -> None:
+        keys, number = self.draw.sample(KEYS, 4), next(self.stress.numbers)
+        place.invalidate_where(lambda key, value: key in keys)
+        self.stress.gone(tenant, keys, number)
+
+    def expire(self, place: Any, tenant: str, key: Any) -> None:
+        place.expire(key)
+        place.expire_tag(self.draw.choice(TAGS))
+
     def invalidate_tag(self, place: Any, tenant: str, key: Any) -> None:
         self.draw.choice((place, self.stress.cache)).invalidate_tag(self.draw.choice(TAGS))
 
@@ -446,6 +457,8 @@ CALLS: dict[str, float] = {
     "clear": 1,
     "clear_all": 0.3,
     "invalidate_prefix": 1,
+    "invalidate_where": 1,
+    "expire": 1,
     "invalidate_tag": 2,
     "invalidate_tags": 2,
     "wander": 4,

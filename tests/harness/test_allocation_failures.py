@@ -44,7 +44,7 @@ def test_memory_that_is_out_is_an_error_and_nothing_else(shim: Path, burst: int)
         | {
             "LD_PRELOAD": str(shim),
             "PYTHONMALLOC": "malloc",
-            "PYTHONPATH": support.SOURCE_FOLDER,
+            "PYTHONPATH": os.pathsep.join([support.SOURCE_FOLDER, support.TESTS_FOLDER]),
         },
         capture_output=True,
         text=True,

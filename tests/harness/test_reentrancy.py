@@ -42,7 +42,7 @@ def test_random_programs_are_survived(runner: hostile.Runner) -> None:
 
 def test_each_call_survives_each_thing_done_at_each_place_in_it() -> None:
     printed = run_isolated(
-        "import sys; sys.argv[1:] = ['--every', '5']; import harness.matrix as m; m.main()"
+        "import sys; sys.argv[1:] = ['--every', '7']; import harness.matrix as m; m.main()"
     )
 
     assert int(printed.split()[0].replace(",", "")) > 1_500

@@ -1,0 +1,229 @@
+"""Every public call of a namespace and of a cache, once.
+
+The harnesses that make all calls draw from here: hostile programs, the matrix, failing allocations,
+leaks, forks. A call is given guests, which make its arguments, and the namespace that it is made
+on. `test_calls.py` holds that no public name is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from flowcache import Cache, Limits
+from flowcache.tenancy import tenant
+
+
+class Guests(Protocol):
+    """The arguments of calls, and the code that the cache runs in them."""
+
+    @property
+    def cache(self) -> Cache[Any]: ...
+    def held(self) -> Any:
+        """Return a key that has an entry, where one has."""
+
+    def new(self) -> Any:
+        """Return a key that has none, where one has none."""
+
+    def number(self) -> Any:
+        """Return a key whose value is an int, where one is."""
+
+    def value(self) -> Any: ...
+    def ttl(self) -> Any: ...
+    def tags(self) -> Any: ...
+    def several(self, *items: Any) -> Iterable[Any]: ...
+    def load(self) -> Any: ...
+    async def load_async(self) -> Any: ...
+    def load_many(self, keys: list[Any]) -> dict[Any, Any]: ...
+    def store_if(self, value: Any) -> bool: ...
+    def matches(self, key: Any, value: Any) -> bool: ...
+    def listen(self, event: Any) -> None: ...
+    def patience(self) -> dict[str, Any]:
+        """Return the options of a call that may wait."""
+
+
+Call = Callable[[Any, Any], Any]
+"""Makes a call, with guests and on a namespace. What it returns is seen by the harness."""
+
+
+async def awaited(what: Any) -> Any:
+    return await what
+
+
+def finish(ready: Any) -> Any:
+    """Await it in an event loop, but within one: a loop runs no other."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        try:
+            return asyncio.run(awaited(ready))
+        finally:
+            ready.close()  # An error may come before it is begun.
+    ready.close()
+    return None
+
+
+def drive(ready: Any) -> Any:
+    """Await a hit, without an event loop."""
+    try:
+        ready.send(None)
+    except StopIteration as stop:
+        return stop.value
+    return ready.close()
+
+
+def with_cached(g: Guests, ns: Any) -> Any:
+    function = ns.cached(tags=g.tags(), **g.patience())(lambda key: g.load())
+    first, again = function(g.held()), function(g.held())
+    told = function.cache_info(), function.invalidate(g.held()), function.cache_clear()
+    return first, again, told
+
+
+def with_async_cached(g: Guests, ns: Any) -> Any:
+    @ns.cached(ttl=5, **g.patience())
+    async def function(key: Any) -> Any:
+        return await g.load_async()
+
+    return finish(function(g.new()))
+
+
+def with_keywords(g: Guests, ns: Any) -> Any:
+    function = ns.cached(tags=g.tags(), **g.patience())(lambda key, *, also: g.load())
+    return [function(g.held(), also=g.new()) for _ in range(2)]
+
+
+def by_tenant(g: Guests, ns: Any) -> Any:
+    options = {"tenant": "who", "path": lambda who: who}
+    function = g.cache.cached(**options, **g.patience())(lambda key, who: g.load())
+    return [function(g.held(), "tenant") for _ in range(2)]
+
+
+def for_tenant(g: Guests, ns: Any) -> Any:
+    mine = g.cache.for_current_tenant(lambda who: who)
+    function = mine.cached(**g.patience())(lambda key: g.load())
+    with tenant("tenant"):
+        mine.set(g.new(), g.value(), tags=g.tags())
+        return mine.get(g.new()), mine.fetch(g.held(), g.load, **g.patience()), function(g.held())
+
+
+def with_listener(g: Guests, ns: Any) -> Any:
+    unsubscribe = ns.subscribe(g.listen, ("set", "remove"))
+    ns.set(g.held(), g.value())
+    ns.clear()
+    unsubscribe()
+
+
+def switch(g: Guests, ns: Any) -> Any:
+    ns.enabled = False
+    ns.set(g.held(), g.value())
+    ns.enabled = True
+    return ns.get(g.held())
+
+
+WHOLE: dict[str, Call] = {
+    "get": lambda g, ns: ns.get(g.held()),
+    "get, missing": lambda g, ns: ns.get(g.new()),
+    "peek": lambda g, ns: ns.peek(g.held()),
+    "set": lambda g, ns: ns.set(g.held(), g.value(), ttl=g.ttl(), tags=g.tags()),
+    "set, plain": lambda g, ns: ns.set(g.held(), g.value()),
+    "set, new": lambda g, ns: ns.set(g.new(), g.value(), ttl=g.ttl(), tags=g.tags(), stale=9),
+    "set, sliding": lambda g, ns: ns.set(g.held(), g.value(), sliding=5, jitter=0.5),
+    "set, sliding, new": lambda g, ns: ns.set(g.new(), g.value(), sliding=5, tags=g.tags()),
+    "add": lambda g, ns: ns.add(g.new(), g.value(), tags=g.tags()),
+    "delete": lambda g, ns: ns.delete(g.held()),
+    "pop": lambda g, ns: ns.pop(g.held(), None),
+    "popitem": lambda g, ns: ns.popitem(),
+    "touch": lambda g, ns: ns.touch(g.held(), g.ttl()),
+    "ttl": lambda g, ns: ns.ttl(g.held()),
+    "incr": lambda g, ns: ns.incr(g.number(), 5_000),
+    "incr, new": lambda g, ns: ns.incr(g.new(), 5_000, ttl=g.ttl()),
+    "setdefault": lambda g, ns: ns.setdefault(g.new(), g.value()),
+    "ns[key]": lambda g, ns: ns[g.held()],
+    "ns[key] = value": lambda g, ns: ns.__setitem__(g.held(), g.value()),
+    "del ns[key]": lambda g, ns: ns.__delitem__(g.held()),
+    "key in ns": lambda g, ns: g.held() in ns,
+    "len": lambda g, ns: len(ns),
+    "views": lambda g, ns: (ns.keys(), ns.values(), ns.items()),
+    "clear": lambda g, ns: ns.clear(),
+    "clear, root": lambda g, ns: g.cache.clear(),
+    "invalidate_tag": lambda g, ns: ns.invalidate_tag("red"),
+    "invalidate_tags": lambda g, ns: ns.invalidate_tags(g.tags()),
+    "invalidate_tags, all": lambda g, ns: g.cache.invalidate_tags(("red", "blue"), match="all"),
+    "invalidate_prefix": lambda g, ns: ns.invalidate_prefix("key:"),
+    "invalidate_where": lambda g, ns: ns.invalidate_where(g.matches),
+    "expire": lambda g, ns: ns.expire(g.held()),
+    "expire_tag": lambda g, ns: ns.expire_tag("red"),
+    "inspect": lambda g, ns: (ns.inspect(g.held()), ns.tags(), ns.children()),
+    "names": lambda g, ns: (ns.path, ns.name, repr(ns), hash(ns), ns == g.cache),
+    "stats": lambda g, ns: (ns.stats(), ns.limits, ns.maxsize, ns.currsize, sys.getsizeof(ns)),
+    "reset_stats": lambda g, ns: ns.reset_stats(),
+    "namespace": lambda g, ns: ns.namespace("below"),
+    "namespace, new": lambda g, ns: ns.namespace("fresh", "below", max_entries=4, share=2),
+    "namespaces": lambda g, ns: ns.namespaces(),
+    "configure": lambda g, ns: ns.configure(
+        default_ttl=9, max_entries=9, share=0.5, child_limits=Limits(max_entries=5, share=0.5)
+    ),
+    "configure, evicting": lambda g, ns: g.cache.configure(max_entries=2),
+    "enabled": lambda g, ns: setattr(ns, "enabled", False),
+    "sweep": lambda g, ns: g.cache.sweep(),
+    "close": lambda g, ns: g.cache.close(),
+    "fetch, held": lambda g, ns: ns.fetch(g.held(), g.load, **g.patience()),
+}
+"""Calls that do all of their work or nothing; those of the compiled core alone."""
+
+SEVERAL: dict[str, Call] = {
+    "afetch, held": lambda g, ns: drive(ns.afetch(g.held(), g.load)),
+    "get_many": lambda g, ns: ns.get_many(g.several(g.held(), g.new())),
+    "get_many, more": lambda g, ns: ns.get_many(g.several(g.held(), *range(100), g.new())),
+    "fetch_many, held": lambda g, ns: ns.fetch_many(
+        g.several(g.held()), g.load_many, **g.patience()
+    ),
+    "afetch_many, held": lambda g, ns: drive(ns.afetch_many(g.several(g.held()), g.load_many)),
+    "set_many, more": lambda g, ns: ns.set_many(
+        g.several(*(("key:more", g.value()), *((n, n) for n in range(100))))
+    ),
+    "set_many": lambda g, ns: ns.set_many(
+        {g.held(): g.value(), g.new(): g.value()}, tags=g.tags(), ttl=g.ttl()
+    ),
+    "enabled, again": switch,
+    "delete_many": lambda g, ns: ns.delete_many(g.several(g.held(), g.new())),
+    "update": lambda g, ns: ns.update(g.several((g.held(), g.value())), more=1),
+}
+"""Calls of several steps, each of which is whole."""
+
+FACE: dict[str, Call] = {
+    "iteration": lambda g, ns: ([*ns], [*ns.keys()], [*ns.values()], [*ns.items()]),
+    "subscribe": with_listener,
+    "fetch": lambda g, ns: ns.fetch(
+        g.new(), g.load, tags=g.tags(), store_if=g.store_if, **g.patience()
+    ),
+    "fetch, timeout": lambda g, ns: ns.fetch(g.new(), g.load, **{"timeout": 1} | g.patience()),
+    "fetch, ahead": lambda g, ns: ns.fetch(
+        g.held(), g.load, refresh_ahead=0.9, stale=True, **g.patience()
+    ),
+    "refresh": lambda g, ns: ns.refresh(g.held(), g.load, **g.patience()),
+    "fetch_many": lambda g, ns: ns.fetch_many(
+        g.several(g.held(), g.new()), g.load_many, tags=g.tags(), **g.patience()
+    ),
+    "cached": with_cached,
+    "cached, with keywords": with_keywords,
+    "cached, by tenant": by_tenant,
+    "wrap": lambda g, ns: ns.wrap(g.load, ttl=5, **g.patience())(),
+    "for_current_tenant": for_tenant,
+}
+"""Calls that Python code takes part in."""
+
+TASKS: dict[str, Call] = {
+    "afetch": lambda g, ns: finish(ns.afetch(g.new(), g.load_async, **g.patience())),
+    "afetch, plain": lambda g, ns: finish(ns.afetch(g.new(), g.load, **g.patience())),
+    "afetch_many": lambda g, ns: finish(
+        ns.afetch_many(g.several(g.held(), g.new()), g.load_many, **g.patience())
+    ),
+    "arefresh": lambda g, ns: finish(ns.arefresh(g.held(), g.load_async, **g.patience())),
+    "cached, async": with_async_cached,
+}
+"""Calls that tasks of an event loop run."""
+
+CALLS: dict[str, Call] = WHOLE | SEVERAL | FACE | TASKS
