@@ -92,7 +92,12 @@ cdef Kind look_up(Store store, Node* node, object view, object key, uint32_t has
     finally:
         lock_release(&core.lock)
     if core_hears(core, kind):
-        emit(store, node, kind, key, None, None if kind == MISS else <object>found[0])
+        try:
+            emit(store, node, kind, key, None, None if kind == MISS else <object>found[0])
+        except BaseException:
+            Py_XDECREF(found[0])                  # the caller's, which gets none
+            found[0] = NULL
+            raise
     return kind
 
 

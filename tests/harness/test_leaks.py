@@ -38,6 +38,14 @@ def fail(*_: object) -> Any:
     raise ZeroDivisionError
 
 
+class Interrupt(BaseException):
+    """No error, so that no caller of a listener handles it."""
+
+
+def interrupt(*_: object) -> Any:
+    raise Interrupt
+
+
 async def give(value: Any) -> Any:
     return value
 
@@ -143,6 +151,12 @@ PATHS: dict[str, Path] = {
         c.set(k, v, ttl=1e-9, stale=False),
         c.fetch(k, fail, stale_if_error=60),
     ),
+    "fetch, a listener of stale hits interrupts": lambda c, k, v, t: (
+        c.set(k, v, stale=True),
+        c.expire(k),
+        c.subscribe(interrupt, "stale_hit"),
+        c.fetch(k, lambda: v),
+    ),
     "fetch, timeout": lambda c, k, v, t: c.fetch(k, lambda: v, timeout=30, tags=t),
     "refresh": lambda c, k, v, t: (c.set(k, v), c.refresh(k, lambda: v), c.refresh(k, fail)),
     "fetch_many": lambda c, k, v, t: (
@@ -170,7 +184,7 @@ async def give_all(cache: Cache[Any], key: Any, value: Any, tag: str) -> None:
     await cache.afetch((key, 2), fail_later)
 
 
-REFUSED = (ZeroDivisionError, ValueError, TypeError, KeyError, RuntimeError)
+REFUSED = (ZeroDivisionError, ValueError, TypeError, KeyError, RuntimeError, Interrupt)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
