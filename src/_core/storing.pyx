@@ -444,7 +444,8 @@ cdef object add_to_counter(Store store, Node* node, object key, object delta, ob
     terms_of(store, node, &terms, ttl, None)
     terms.only_absent = True
     hash = key_hash(node, key)
-    terms.weight = weigh(store, key, default + delta)
+    begun = default + delta                       # made before the first change
+    terms.weight = weigh(store, key, begun)
     for _ in range(OFTEN):
         total = raise_counter(store, node, key, hash, delta)
         if total is not None:
@@ -452,10 +453,10 @@ cdef object add_to_counter(Store store, Node* node, object key, object delta, ob
         # ttl=0, or a cache whose room is all reserved, keeps none; but another thread
         # may have made the counter since.
         terms.found = False
-        put(store, node, key, default + delta, &terms, None, hash)
+        put(store, node, key, begun, &terms, None, hash)
         if not terms.found:
             break
-    return default + delta
+    return begun
 
 
 cdef object set_default(Store store, Node* node, object key, object default):
