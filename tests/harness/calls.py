@@ -1,8 +1,9 @@
-"""Every public call of a namespace and of a cache, once.
+"""Every public call of a namespace, of a cache and of a cached function, with every option.
 
 The harnesses that make all calls draw from here: hostile programs, the matrix, failing allocations,
 leaks, forks. A call is given guests, which make its arguments, and the namespace that it is made
-on. `test_calls.py` holds that no public name is missing.
+on. A new call is one line in the group whose promise it keeps. `test_calls.py` holds that no public
+name and no option is missing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,19 @@ class Guests(Protocol):
     def load(self) -> Any: ...
     async def load_async(self) -> Any: ...
     def load_many(self, keys: list[Any]) -> dict[Any, Any]: ...
+    def fail(self) -> Any:
+        """Load in vain: raise what `falls_back` covers."""
+
+    def falls_back(self, error: Exception) -> bool: ...
+    def lasts(self, value: Any) -> Any:
+        """Return the TTL of a value."""
+
+    def leads_to(self, tenant: str) -> Any:
+        """Return the names of a tenant's namespace."""
+
+    def around(self, path: tuple[str, ...], key: Any) -> Any:
+        """Return a context manager around a load."""
+
     def store_if(self, value: Any) -> bool: ...
     def matches(self, key: Any, value: Any) -> bool: ...
     def listen(self, event: Any) -> None: ...
@@ -74,11 +88,17 @@ def drive(ready: Any) -> Any:
     return ready.close()
 
 
-def with_cached(g: Guests, ns: Any) -> Any:
-    function = ns.cached(tags=g.tags(), **g.patience())(lambda key: g.load())
-    first, again = function(g.held()), function(g.held())
-    told = function.cache_info(), function.invalidate(g.held()), function.cache_clear()
-    return first, again, told
+def twice(cached: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Make a call of a cached function that loads, and one that finds, and ask for all it tells."""
+    made = cached(*arguments, **keywords), cached(*arguments, **keywords)
+    told = cached.cache_info(), cached.cache_parameters(), cached.cache_key(*arguments, **keywords)
+    return made, told, cached.cache_contains(*arguments, **keywords)
+
+
+def with_cached(g: Guests, ns: Any, **options: Any) -> Any:
+    function = ns.cached(**options, **g.patience())(lambda key: g.load())
+    made = twice(function, g.held())
+    return made, function.refresh(g.held()), function.invalidate(g.held()), function.cache_clear()
 
 
 def with_async_cached(g: Guests, ns: Any) -> Any:
@@ -89,23 +109,41 @@ def with_async_cached(g: Guests, ns: Any) -> Any:
     return finish(function(g.new()))
 
 
-def with_keywords(g: Guests, ns: Any) -> Any:
-    function = ns.cached(tags=g.tags(), **g.patience())(lambda key, *, also: g.load())
-    return [function(g.held(), also=g.new()) for _ in range(2)]
+def with_keywords(g: Guests, ns: Any, **options: Any) -> Any:
+    function = ns.cached(**options, **g.patience())(lambda key, *, also=1: g.load())
+    return twice(function, g.held(), also=g.new())
 
 
 def by_tenant(g: Guests, ns: Any) -> Any:
-    options = {"tenant": "who", "path": lambda who: who}
+    options = {"tenant": "who", "path": g.leads_to}
     function = g.cache.cached(**options, **g.patience())(lambda key, who: g.load())
-    return [function(g.held(), "tenant") for _ in range(2)]
+    return twice(function, g.held(), "tenant")
 
 
 def for_tenant(g: Guests, ns: Any) -> Any:
-    mine = g.cache.for_current_tenant(lambda who: who)
+    mine = g.cache.for_current_tenant(g.leads_to)
     function = mine.cached(**g.patience())(lambda key: g.load())
     with tenant("tenant"):
         mine.set(g.new(), g.value(), tags=g.tags())
-        return mine.get(g.new()), mine.fetch(g.held(), g.load, **g.patience()), function(g.held())
+        loaded = mine.fetch(g.held(), g.load, **g.patience())
+        return mine.get(g.new()), loaded, function(g.held()), function.cache_info()
+
+
+def past_its_ttl(g: Guests, ns: Any) -> Any:
+    """Return a key whose entry is past its TTL, and held for a while."""
+    ns.set(g.held(), g.value(), ttl=5, stale=60)
+    ns.expire(g.held())
+    return g.held()
+
+
+def with_fallback(g: Guests, ns: Any) -> Any:
+    covered = {"stale_if_error": 60, "fallback_on": g.falls_back}
+    return ns.fetch(past_its_ttl(g, ns), g.fail, stale=False, **covered, **g.patience())
+
+
+def around_load(g: Guests, ns: Any) -> Any:
+    g.cache.around_load = g.around
+    return g.cache.around_load, ns.fetch(g.new(), g.load, **g.patience())
 
 
 def with_listener(g: Guests, ns: Any) -> Any:
@@ -131,6 +169,7 @@ WHOLE: dict[str, Call] = {
     "set, new": lambda g, ns: ns.set(g.new(), g.value(), ttl=g.ttl(), tags=g.tags(), stale=9),
     "set, sliding": lambda g, ns: ns.set(g.held(), g.value(), sliding=5, jitter=0.5),
     "set, sliding, new": lambda g, ns: ns.set(g.new(), g.value(), sliding=5, tags=g.tags()),
+    "set, ttl of the value": lambda g, ns: ns.set(g.new(), g.value(), ttl=g.lasts),
     "add": lambda g, ns: ns.add(g.new(), g.value(), tags=g.tags()),
     "delete": lambda g, ns: ns.delete(g.held()),
     "pop": lambda g, ns: ns.pop(g.held(), None),
@@ -138,7 +177,7 @@ WHOLE: dict[str, Call] = {
     "touch": lambda g, ns: ns.touch(g.held(), g.ttl()),
     "ttl": lambda g, ns: ns.ttl(g.held()),
     "incr": lambda g, ns: ns.incr(g.number(), 5_000),
-    "incr, new": lambda g, ns: ns.incr(g.new(), 5_000, ttl=g.ttl()),
+    "incr, new": lambda g, ns: ns.incr(g.new(), delta=5_000, default=1, ttl=g.ttl()),
     "setdefault": lambda g, ns: ns.setdefault(g.new(), g.value()),
     "ns[key]": lambda g, ns: ns[g.held()],
     "ns[key] = value": lambda g, ns: ns.__setitem__(g.held(), g.value()),
@@ -155,16 +194,25 @@ WHOLE: dict[str, Call] = {
     "invalidate_where": lambda g, ns: ns.invalidate_where(g.matches),
     "expire": lambda g, ns: ns.expire(g.held()),
     "expire_tag": lambda g, ns: ns.expire_tag("red"),
-    "inspect": lambda g, ns: (ns.inspect(g.held()), ns.tags(), ns.children()),
+    "inspect": lambda g, ns: ns.inspect(g.held()),
+    "inspect, missing": lambda g, ns: ns.inspect(g.new()),
+    "tags": lambda g, ns: ns.tags(),
+    "children": lambda g, ns: g.cache.children(top=1, by="hits"),
     "names": lambda g, ns: (ns.path, ns.name, repr(ns), hash(ns), ns == g.cache),
     "stats": lambda g, ns: (ns.stats(), ns.limits, ns.maxsize, ns.currsize, sys.getsizeof(ns)),
     "reset_stats": lambda g, ns: ns.reset_stats(),
     "namespace": lambda g, ns: ns.namespace("below"),
     "namespace, new": lambda g, ns: ns.namespace("fresh", "below", max_entries=4, share=2),
+    "namespace, reserving": lambda g, ns: g.cache.namespace("fresh", reserved=1),
     "namespaces": lambda g, ns: ns.namespaces(),
     "configure": lambda g, ns: ns.configure(
-        default_ttl=9, max_entries=9, share=0.5, child_limits=Limits(max_entries=5, share=0.5)
+        default_ttl=9,
+        max_entries=9,
+        max_pending=9,
+        share=0.5,
+        child_limits=Limits(max_entries=5, share=0.5),
     ),
+    "configure, weight": lambda g, ns: ns.configure(max_weight=50),
     "configure, evicting": lambda g, ns: g.cache.configure(max_entries=2),
     "enabled": lambda g, ns: setattr(ns, "enabled", False),
     "sweep": lambda g, ns: g.cache.sweep(),
@@ -203,12 +251,26 @@ FACE: dict[str, Call] = {
     "fetch, ahead": lambda g, ns: ns.fetch(
         g.held(), g.load, refresh_ahead=0.9, stale=True, **g.patience()
     ),
+    "fetch, knobs": lambda g, ns: ns.fetch(
+        g.new(), g.load, ttl=g.lasts, sliding=5, jitter=0.5, **g.patience()
+    ),
+    "fetch, falls back": with_fallback,
+    "fetch, old value": lambda g, ns: ns.fetch(
+        past_its_ttl(g, ns), lambda old: g.load(), stale=False, pass_old=True, **g.patience()
+    ),
     "refresh": lambda g, ns: ns.refresh(g.held(), g.load, **g.patience()),
+    "refresh, old value": lambda g, ns: ns.refresh(
+        g.held(), lambda old: g.load(), pass_old=True, **g.patience()
+    ),
+    "around_load": around_load,
     "fetch_many": lambda g, ns: ns.fetch_many(
         g.several(g.held(), g.new()), g.load_many, tags=g.tags(), **g.patience()
     ),
-    "cached": with_cached,
-    "cached, with keywords": with_keywords,
+    "cached": lambda g, ns: with_cached(g, ns, tags=g.tags()),
+    "cached, tags by arguments": lambda g, ns: with_cached(g, ns, tags=lambda key: g.tags()),
+    "cached, key": lambda g, ns: with_cached(g, ns, key=lambda key: key, ttl=g.lasts),
+    "cached, with keywords": lambda g, ns: with_keywords(g, ns, typed=True),
+    "cached, bound": lambda g, ns: with_keywords(g, ns, bind=True, tags=g.tags()),
     "cached, by tenant": by_tenant,
     "wrap": lambda g, ns: ns.wrap(g.load, ttl=5, **g.patience())(),
     "for_current_tenant": for_tenant,
@@ -220,6 +282,9 @@ TASKS: dict[str, Call] = {
     "afetch, plain": lambda g, ns: finish(ns.afetch(g.new(), g.load, **g.patience())),
     "afetch_many": lambda g, ns: finish(
         ns.afetch_many(g.several(g.held(), g.new()), g.load_many, **g.patience())
+    ),
+    "afetch, old value": lambda g, ns: finish(
+        ns.afetch(past_its_ttl(g, ns), lambda old: g.load_async(), pass_old=True, **g.patience())
     ),
     "arefresh": lambda g, ns: finish(ns.arefresh(g.held(), g.load_async, **g.patience())),
     "cached, async": with_async_cached,

@@ -7,6 +7,7 @@ The roll of a house has the guests that are alive, so that a leak shows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -111,6 +112,28 @@ class House:
     def load_many(self, keys: list[Any]) -> dict[Any, Any]:
         self.visit("loader")
         return {key: self.value() for key in keys}
+
+    def fail(self) -> Any:
+        self.visit("loader")
+        raise BoomError
+
+    def falls_back(self, error: Exception) -> bool:
+        self.visit("fallback_on")
+        return True
+
+    def lasts(self, value: Any) -> Any:
+        self.visit("ttl")
+        return 5
+
+    def leads_to(self, tenant: str) -> Any:
+        self.visit("path")
+        return self.several(tenant)
+
+    @contextlib.contextmanager
+    def around(self, path: tuple[str, ...], key: Any) -> Iterator[None]:
+        self.visit("around_load")
+        yield
+        self.visit("around_load")
 
     def store_if(self, value: Any) -> bool:
         self.visit("store_if")

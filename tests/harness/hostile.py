@@ -34,6 +34,7 @@ from typing import Any
 from flowcache import FlowcacheError, Limits, Loaded, create_cache
 from harness import calls
 from harness.guests import BoomError, House, Key, Value
+from harness.support import SOURCE_FOLDER, TESTS_FOLDER
 
 DEEPEST = 4
 """Calls within calls by guests; deeper guests are harmless."""
@@ -345,7 +346,14 @@ class World(House):
             cache._check()
 
 
-OWN = ("close", "enabled", "configure", "configure, evicting", "fetch, timeout")
+OWN = (
+    "close",
+    "enabled",
+    "configure",
+    "configure, evicting",
+    "configure, weight",
+    "fetch, timeout",
+)
 """Calls that would end what a program can do, or take long, if they were as they are elsewhere."""
 
 CALLS: list[calls.Call] = [
@@ -451,7 +459,11 @@ class Runner:
             self.ran = 0
             self.process = subprocess.Popen(
                 [sys.executable, "-X", "faulthandler", "-W", "error", __file__, "--child"],
-                env=os.environ | {"PYTHONMALLOC": "debug"},
+                env=os.environ
+                | {
+                    "PYTHONMALLOC": "debug",
+                    "PYTHONPATH": os.pathsep.join([SOURCE_FOLDER, TESTS_FOLDER]),
+                },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

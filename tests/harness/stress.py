@@ -400,6 +400,8 @@ class Worker:
         place.configure(
             max_entries=self.draw.choice((20, 30, 40)), reserved=self.draw.choice((0, 5))
         )
+        around = self.draw.choice((None, lambda path, key: contextlib.nullcontext()))
+        self.stress.cache.around_load = around
 
     def listen(self, place: Any, tenant: str, key: Any) -> None:
         def listener(event: Any) -> None:

@@ -8,24 +8,58 @@ from pathlib import Path
 
 import pytest
 
+import flowcache
 from flowcache import Cache
+from flowcache.wrapping import Cached
 from harness import calls, stress
 from harness.support import run_isolated
 
 
 def names_in(source: Path) -> set[str]:
-    """The attributes that a program reads, and the functions that it defines."""
+    """The attributes that a program reads and sets, and the functions that it defines."""
     tree = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
     read = {node.attr for node in tree if isinstance(node, ast.Attribute)}
     return read | {node.name for node in tree if isinstance(node, ast.FunctionDef)}
 
 
-def public() -> set[str]:
-    return {name for name in dir(Cache) if not name.startswith("_")}
+def options_in(source: Path) -> set[str]:
+    """The names of the arguments that a program gives by name, or in a dictionary."""
+    tree = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
+    named = {node.arg for node in tree if isinstance(node, ast.keyword)}
+    keys = [key for node in tree if isinstance(node, ast.Dict) for key in node.keys]
+    return {key.value for key in keys if isinstance(key, ast.Constant)} | named
+
+
+def public(owner: type = Cache) -> set[str]:
+    return {name for name in dir(owner) if not name.startswith("_")}
+
+
+def options() -> set[str]:
+    """The options of all public calls, as the stub of the core declares them."""
+    stub = Path(flowcache.__file__).with_name("_core.pyi")
+    found = set()
+    for owner in ast.parse(stub.read_text(encoding="utf-8")).body:
+        if isinstance(owner, ast.ClassDef) and owner.name in OF_OPTIONS:
+            found |= {line.target.id for line in owner.body if isinstance(line, ast.AnnAssign)}
+        if isinstance(owner, ast.ClassDef) and owner.name == "Namespace":
+            public = (call for call in owner.body if not getattr(call, "name", "_").startswith("_"))
+            found |= {option.arg for call in public for option in call.args.kwonlyargs}
+    return found
+
+
+OF_OPTIONS = ("_Settings", "_Storing", "_Loading", "_Wrapping")
 
 
 def test_every_public_call_is_in_the_list() -> None:
-    assert public() - names_in(Path(calls.__file__)) == set()
+    listed = names_in(Path(calls.__file__))
+
+    assert public() - listed == set()
+    assert public(Cached) - listed == set()
+
+
+def test_every_option_is_in_the_list() -> None:
+    assert len(options()) > 25
+    assert options() - options_in(Path(calls.__file__)) == set()
 
 
 def test_threads_make_every_call_at_once_but_those_that_are_made_of_others() -> None:
@@ -43,7 +77,7 @@ EACH_CALL = """
 
     def make(call):
         house = guests.House()
-        house.cache = create_cache(max_entries=20)
+        house.cache = create_cache(max_entries=20, weigher=lambda key, value: 1)
         place = house.cache.namespace("tenant")
         place.set(house.held(), house.value(), tags="red")
         place.set(house.number(), 1)
