@@ -1,7 +1,11 @@
-"""What any test may ask for: a clock that it moves, and Hypothesis without timed verdicts."""
+"""What any test may ask for: a clock that it moves, and Hypothesis without timed verdicts.
+
+A collection in a test searches only what is younger than the tests themselves.
+"""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -21,6 +25,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # red run is about the change and not about the draw.
 settings.register_profile("flowcache", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("flowcache")
+
+
+def pytest_collection_finish() -> None:
+    """Have no collection search the modules and the tests, some hundred thousand objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

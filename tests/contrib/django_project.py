@@ -31,3 +31,16 @@ def caches_of(**aliases: Any) -> override_settings:
         for alias, options in {"default": {}, **aliases}.items()
     }
     return override_settings(CACHES=made)
+
+
+CURRENT = {"OPTIONS": {"TENANT": "current"}}
+
+
+def drive(coroutine: Any) -> Any:
+    """Run a coroutine that must not wait for anything; return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise AssertionError("it suspended")

@@ -31,6 +31,7 @@ from flowcache.contrib.asgi import TenantMiddleware
 from flowcache.contrib.wsgi import TenantMiddleware as WSGITenantMiddleware
 from flowcache.tenancy import current_tenant, no_tenant, tenant
 from harness.support import new_cache, run_isolated
+from harness.tenant_support import now
 
 try:
     from fastapi import Depends, FastAPI
@@ -38,10 +39,6 @@ except ImportError:  # its compiled parts have no wheels for every build without
     FastAPI = None
 
 needs_fastapi = pytest.mark.skipif(FastAPI is None, reason="FastAPI cannot be installed here")
-
-
-def now() -> Any:
-    return current_tenant.get(None)
 
 
 def ask(app: Any, *paths: str, root_path: str = "", **headers: str) -> list[httpx.Response]:

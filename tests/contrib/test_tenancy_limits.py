@@ -12,11 +12,7 @@ import pytest
 from flowcache import LoadTimeoutError, TenantNotSetError
 from flowcache.tenancy import carry, current_tenant, tenant
 from harness.support import new_cache, run_isolated
-
-
-def now() -> Any:
-    return current_tenant.get(None)
-
+from harness.tenant_support import now
 
 # trio
 

@@ -774,7 +774,6 @@ def run(programs: int, seed: int, *, seconds: float | None = None) -> Counter[st
                     gc.collect()
     finally:
         gc.enable()
-        gc.unfreeze()
     return counts
 
 
