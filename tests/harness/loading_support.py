@@ -4,17 +4,69 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flowcache import Namespace
+import pytest
+
+from flowcache import Cache, Namespace
 from flowcache.loading.load import Load
+from harness.support import VirtualClock, new_cache
 
 PATIENCE = 30.0
 """Seconds after which a test that waits has failed. Nothing waits so long in code that works."""
+
+
+Main = Callable[[], Coroutine[Any, Any, None]]
+Run = Callable[[Main], None]
+
+
+def never() -> Any:
+    """A loader that is not to be called."""
+    raise AssertionError("this loader is not to be called")
+
+
+async def async_never() -> Any:
+    """A loader of tasks that is not to be called."""
+    raise AssertionError("this loader is not to be called")
+
+
+def fail() -> Any:
+    """A loader that raises."""
+    raise OSError("down")
+
+
+def stale_cache(**settings: Any) -> tuple[Cache[Any], VirtualClock]:
+    """A cache that holds "old" for "k", past its TTL and within its window of 1,000 s."""
+    cache, clock = new_cache(**settings)
+    cache.set("k", "old", ttl=10, stale=1000, tags="t")
+    clock.advance(20)
+    return cache, clock
+
+
+def joined(namespace: Namespace[Any]) -> int:
+    """How many calls have joined a load of others."""
+    return namespace.stats().coalesced
+
+
+def loaded(namespace: Namespace[Any], value: object, key: str = "k") -> None:
+    """Wait until a background load has stored this value, and has ended."""
+    wait_until(lambda: namespace.peek(key) == value)
+    wait_until(lambda: namespace.stats().pending == 0)
+
+
+async def as_coroutine(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def asked_of(call: str) -> Any:
+    """The first argument of a loading call: one key, or a list of keys."""
+    return ["k"] if call.endswith("many") else "k"
 
 
 class Gate:
@@ -104,6 +156,25 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def loop_factories() -> list[Any]:
+    """Every kind of loop and of tasks that this Python has."""
+    kinds: list[Any] = [pytest.param(asyncio.new_event_loop, id="asyncio")]
+    if sys.version_info >= (3, 12):
+
+        def eager() -> asyncio.AbstractEventLoop:
+            loop = asyncio.new_event_loop()
+            loop.set_task_factory(asyncio.eager_task_factory)
+            return loop
+
+        kinds.append(pytest.param(eager, id="eager"))
+    # Not made for Windows, nor for every build without the GIL.
+    if importlib.util.find_spec("uvloop") is not None:
+        import uvloop
+
+        kinds.append(pytest.param(uvloop.new_event_loop, id="uvloop"))
+    return kinds
+
+
 class LoopThread:
     """An event loop on a thread of its own."""
 
@@ -151,10 +222,6 @@ def loop_thread() -> Iterator[LoopThread]:
         if not thread.loop.is_closed():
             thread.loop.run_until_complete(cancel_all())
             thread.loop.close()
-
-
-# Objects of the test run itself are not searched each time.
-gc.freeze()
 
 
 def assert_nothing_left(cache: Namespace[Any]) -> None:
