@@ -76,3 +76,18 @@ def test_the_map_names_every_room_in_its_place() -> None:
     rooms = [Path(room).stem for room in ROOMS]
 
     assert [name for name in re.findall(r"`(\w+)`", table) if name in rooms] == rooms
+
+
+def test_the_map_counts_the_rooms_that_a_call_is_read_in() -> None:
+    page = (SOURCE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `(get|set)`[^|]*\|([^|]*)\|([^|]*)\|$", page)
+    rooms = {Path(room).stem for room in ROOMS}
+    most = {"get": 5, "set": 8}
+
+    assert [call for call, *_ in rows] == ["get", "set"]
+    for call, steps, _ in rows:
+        assert int(re.findall(r"\d+", steps)[0]) <= most[call]
+    for cell in (cell for _, *cells in rows for cell in cells):
+        named = re.findall(r"`(\w+)`", cell)
+        assert len(named) == int(re.findall(r"\d+", cell)[0])
+        assert set(named) <= rooms
