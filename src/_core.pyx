@@ -41,7 +41,7 @@
 #   lookup, storing, removing, listing, fetching
 #   leading    loads that compiled code leads
 #   switching  a namespace off, and on again
-#   aging      soft invalidation: a TTL that ends now
+#   aging      another TTL for an entry; soft invalidation: a TTL that ends now
 #   matching   invalidation by a predicate
 #   inspecting one key, tags, children: read without an effect on counters
 #   check      every count recomputed

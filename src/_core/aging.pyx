@@ -1,5 +1,45 @@
-# Soft invalidation: the TTL of an entry ends now. Within its grace `fetch` serves the entry still,
-# and loads it anew.
+# The age of entries that are held: another TTL for one, and soft invalidation, by which a TTL ends
+# now. Within its grace `fetch` serves such an entry still, and loads it anew.
+
+
+cdef bint retime(Store store, Node* node, object key, object ttl) except -1:
+    """Give the fresh entry of the key another TTL; False if there is none."""
+    cdef Core* core = &store.core
+    cdef Terms terms
+    cdef uint32_t hash, i
+    cdef double now
+    cdef Entry* e
+    cdef Slide* slide
+    node_guard(store, node)
+    terms_of(store, node, &terms, ttl, None)
+    hash = key_hash(node, key)
+    now = store_now(store)
+    lock_acquire(&core.lock)
+    try:
+        i = store_find_locked(core, node, key, hash)
+        if i == NONE or entry_at(&core.slab, i).deadline <= now:
+            return False
+        if terms.ttl <= 0:
+            entry_unlink_locked(core, i, EXPIRED)
+        else:
+            if heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0:
+                raise MemoryError()
+            e = entry_at(&core.slab, i)
+            if entry_counts_as_stale(e):
+                # A clock that went back had it counted; it is fresh again.
+                entry_set_grace(e, entry_grace(e), False)
+                node.own_stale -= 1
+            e.deadline = now + terms.ttl
+            entry_set_ttl(e, terms.ttl, entry_stale_ok(e))
+            slide = entry_slide(&core.slab, i)
+            if slide != NULL:
+                slide_start(&core.slab, i, slide.seconds, terms.ttl, now)
+            entry_schedule_locked(core, node, i)
+    finally:
+        lock_release(&core.lock)
+    if core_has_limbo(core):
+        store_drain(store)
+    return True
 
 
 cdef bint entry_end_locked(Core* core, uint32_t i, double now) noexcept:

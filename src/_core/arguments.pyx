@@ -22,6 +22,7 @@ cdef extern from *:
     # By pointer: a comparison of two exact str runs no user code and takes no reference.
     bint str_equal "flowcache_str_equal"(PyObject* a, PyObject* b) nogil
     Py_hash_t str_hash "flowcache_str_hash"(PyObject* s) nogil
+    Py_ssize_t str_length "PyUnicode_GET_LENGTH"(PyObject* s) nogil
     bint may_refer "flowcache_is_tracked"(PyObject* o) nogil
     bint is_str "PyUnicode_CheckExact"(PyObject* o) nogil
     int compare_keys "PyObject_RichCompareBool"(PyObject* a, PyObject* b, int op) noexcept
@@ -168,6 +169,7 @@ def check_name(name, argument="name"):
 
 cdef enum:
     MOST_TAGS = 1024              # that an entry may bear
+    LONGEST_TAG = 256             # characters
     FEW_TAGS = 8                  # so many may be compared each with each
 
 
@@ -215,8 +217,9 @@ cdef tuple tags_checked(object tags, bint bounded=True):
         length = len(<str?>tag) if is_str(<PyObject*>tag) else str.__len__(tag)
         if length == 0:
             raise InvalidTagError("tags: a tag must not be empty")
-        if length > 256:
-            raise InvalidTagError(f"tags: a tag has at most 256 characters, got {length}")
+        if length > LONGEST_TAG:
+            raise InvalidTagError(
+                f"tags: a tag has at most {LONGEST_TAG} characters, got {length}")
         plain = plain and is_str(<PyObject*>tag)
     if plain:
         return tags_once(<tuple>tags)

@@ -7,11 +7,8 @@ cdef extern from *:
     /* Vectorcall by hand, so that a hit looks at no option: the names are compared by pointer for
        the one that concerns hits, and everything else waits for the miss. */
     typedef PyObject *(*flowcache_fast)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
-    static int flowcache_has_name(PyObject *names, PyObject *wanted) {
-        Py_ssize_t n, i;
-        if (names == NULL)
-            return 0;
-        n = PyTuple_GET_SIZE(names);
+    static int flowcache_names_hold(PyObject *names, PyObject *wanted) {
+        Py_ssize_t n = PyTuple_GET_SIZE(names), i;
         for (i = 0; i < n; i++) {
             PyObject *name = PyTuple_GET_ITEM(names, i);
             if (name == wanted || flowcache_str_equal(name, wanted))
@@ -19,6 +16,8 @@ cdef extern from *:
         }
         return 0;
     }
+    #define flowcache_has_name(names, wanted) \
+        ((names) != NULL && flowcache_names_hold((names), (wanted)))
     static PyObject *flowcache_pass_on(PyObject *function, PyObject *self, PyObject *const *args,
                                        Py_ssize_t nargs, PyObject *names) {
         PyObject *few[12], **all = few, *result;
@@ -36,6 +35,7 @@ cdef extern from *:
             PyMem_Free(all);
         return result;
     }
+    /* 0 or 1 for what can be called as well; -1: an object of another kind. */
     static int flowcache_loader_is_async(PyObject *loader) {
         if (PyMethod_Check(loader))
             loader = PyMethod_GET_FUNCTION(loader);
@@ -44,7 +44,7 @@ cdef extern from *:
                     & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
         if (PyCFunction_Check(loader) || PyType_Check(loader))
             return 0;
-        return -1;                                /* a callable object: ask Python */
+        return -1;
     }
     /* Put a function in the place of a method of the class, whose documentation it takes over. */
     static int flowcache_replace(PyTypeObject *type, PyMethodDef *def, PyObject *method,
@@ -79,6 +79,7 @@ cdef extern from *:
     bint has_name "flowcache_has_name"(PyObject* names, PyObject* wanted)
     object pass_on "flowcache_pass_on"(PyObject* function, PyObject* me, PyObject** args,
                                        Py_ssize_t nargs, PyObject* names)
+    bint is_function "PyFunction_Check"(PyObject* o)
     int loader_flag "flowcache_loader_is_async"(PyObject* loader)
     int method_replace "flowcache_replace"(PyTypeObject* type, void* definition, object method,
                                            void* function) except -1
@@ -121,7 +122,6 @@ cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObj
     cdef PyObject* tags = NULL
     cdef PyObject* stale = NULL
     cdef PyObject* name
-    cdef PyObject* dropped[2]
     cdef PyObject** names_of_tags = NULL
     cdef Py_ssize_t n, n_tags = 0
     cdef double seconds = (<Namespace>me).node.default_ttl
@@ -147,25 +147,26 @@ cdef object namespace_set(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObj
             names_of_tags, n_tags = &tags, 1
         else:
             plain = False
-    if plain and stale == NULL and not PyCallable_Check(<object>ttl):
-        if ttl != <PyObject*>UNSET:
+    if ttl != <PyObject*>UNSET and plain:
+        plain = not PyCallable_Check(<object>ttl)
+        if plain:
             seconds = seconds_of(<object>ttl, "ttl", True)
-        dropped[0] = NULL
-        dropped[1] = NULL
-        if store_put_plain((<Namespace>me).store, (<Namespace>me).node, args[0], args[1], seconds,
-                           names_of_tags, n_tags, dropped):
-            Py_XDECREF(dropped[0])                # what Entry.value owned
-            Py_XDECREF(dropped[1])                # what Entry.key owned
-            return None
+    if (plain and stale == NULL
+            and store_put_plain((<Namespace>me).store, (<Namespace>me).node, args[0], args[1],
+                                seconds, names_of_tags, n_tags)):
+        return None
     set_one((<Namespace>me).store, (<Namespace>me).node, <object>args[0], <object>args[1],
             <object>ttl, <object>tags if tags != NULL else (),
             <object>stale if stale != NULL else None)
     return None
 
 
-cdef inline bint loader_is_async(PyObject* loader) except -1:
+cdef inline int loader_kind(PyObject* loader) except -2:
+    """1: called as an `async def` is; 0: another callable; -1: cannot be called."""
     cdef int flag = loader_flag(loader)
-    return flag if flag >= 0 else object_is_async(<object>loader)
+    if flag >= 0:
+        return flag
+    return object_is_async(<object>loader) if PyCallable_Check(<object>loader) else -1
 
 
 cdef bint object_is_async(object loader) except -1:
@@ -178,26 +179,25 @@ cdef bint object_is_async(object loader) except -1:
 
 
 cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
-    if nargs == 2:
-        is_async = loader_is_async(args[1])
-        if is_async or PyCallable_Check(<object>args[1]):
-            if not has_name(names, <PyObject*>REFRESH_AHEAD):
-                value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
-                if value is not MISSING:
-                    return ready_of(value) if is_async else value
-            if not is_async:
-                options = options_named("fetch", names, args + 2)
-                return fetch_missing(
-                    (<Namespace>me).store, (<Namespace>me).node, <object>me, <object>args[0],
-                    key_hash((<Namespace>me).node, <object>args[0]), options, <object>args[1],
-                    args + 2, 0, NULL, None, NULL)
-            return face.aanswer(<object>me, <object>args[0], <object>args[1],
-                                options_named("afetch", names, args + 2))
+    cdef int kind = loader_kind(args[1]) if nargs == 2 else -1
+    if kind >= 0:
+        if not has_name(names, <PyObject*>REFRESH_AHEAD):
+            value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
+            if value is not MISSING:
+                return ready_of(value) if kind else value
+        if not kind:
+            options = options_named("fetch", names, args + 2)
+            return fetch_missing(
+                (<Namespace>me).store, (<Namespace>me).node, <object>me, <object>args[0],
+                key_hash((<Namespace>me).node, <object>args[0]), options, <object>args[1],
+                args + 2, 0, NULL, None, NULL)
+        return face.aanswer(<object>me, <object>args[0], <object>args[1],
+                            options_named("afetch", names, args + 2))
     return pass_on(<PyObject*>slow_fetch, me, args, nargs, names)
 
 
 cdef object namespace_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
-    if nargs == 2 and PyCallable_Check(<object>args[1]):
+    if nargs == 2 and (is_function(args[1]) or PyCallable_Check(<object>args[1])):
         if not has_name(names, <PyObject*>REFRESH_AHEAD):
             value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
             if value is not MISSING:
@@ -242,10 +242,11 @@ cdef object fetch_listed(PyObject* me, PyObject** args, PyObject* names, bint is
 
 
 cdef object namespace_fetch_many(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
+    cdef int kind
     if nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD):
-        is_async = loader_is_async(args[1])
-        if is_async or PyCallable_Check(<object>args[1]):
-            return fetch_listed(me, args, names, is_async)
+        kind = loader_kind(args[1])
+        if kind >= 0:
+            return fetch_listed(me, args, names, kind)
     return pass_on(<PyObject*>slow_fetch_many, me, args, nargs, names)
 
 

@@ -50,63 +50,6 @@ cdef inline bint entry_bears_all_locked(Core* core, Entry* e, PyObject** names,
     return n == 0 and at == NONE
 
 
-cdef bint store_put_plain(Store store, Node* node, PyObject* key, PyObject* value, double ttl,
-                          PyObject** names, Py_ssize_t n_tags, PyObject** dropped) noexcept:
-    """Store over a value with the same tags, or in the slot of the oldest entry, which had no tags.
-    Most stores into a full cache are of this kind. False: no change was made, and `put` must do the
-    rest.
-
-    Runs no user code: a key is an exact str with a known hash, and no entry bears an invalid tag.
-    `dropped` as in store_put_locked.
-    """
-    cdef Core* core = &store.core
-    cdef uint32_t hash, i
-    cdef Entry* e
-    cdef Terms terms
-    cdef double now, bound
-    cdef bint done = False
-    # The weigher, and not whether the slab weighs: that is written again when the cache is closed.
-    if (not is_str(key) or str_hash(key) == -1 or store.clock is not None
-            or store.weigher is not None or not ttl > 0
-            or (core.require_namespace and node.parent == NULL)):
-        return False
-    hash = hash_mix(node, str_hash(key))
-    lock_acquire(&core.lock)
-    if core.mask or node.own_pending or core.closed or node.is_off:
-        lock_release(&core.lock)
-        return False
-    table_ask(&core.table, hash)
-    now = clock_read()
-    i = store_search_locked(core, node, key, hash)
-    if (i != FAULT and not debris_is_left_locked(core) and node_bound_locked(core.root) > now
-            and heap_reserve(&node.deadlines, node.deadlines.n + 1) == 0):
-        if i != NONE:
-            e = entry_at(&core.slab, i)
-            if (e.deadline > now and not entry_counts_as_stale(e)
-                    and entry_bears_all_locked(core, e, names, n_tags)):
-                lru_touch(&core.slab, &node.order, e, i)
-                dropped[0] = e.value
-                done = True
-        elif n_tags == 0 and table_reserve(&core.table, hash) == 0:
-            i = store_reuse_locked(core, node, now, dropped)
-            if i != NONE:
-                e = entry_at(&core.slab, i)
-                Py_INCREF(<object>key)            # Entry.key owns it
-                e.key = key
-                e.hash = hash
-                table_put(&core.table, hash, i)
-                done = True
-        if done:
-            terms.ttl = ttl
-            terms.grace = 0
-            terms.stale_ok = False
-            bound = e.deadline
-            entry_fill_locked(core, node, i, value, &terms, now, bound, 0)
-            node.counters.sets += 1
-    lock_release(&core.lock)
-    return done
-
-
 cdef void store_unpin_locked(Core* core, uint32_t* pins, uint32_t n, uint32_t* few) noexcept:
     cdef uint32_t k
     for k in range(n):
@@ -116,78 +59,49 @@ cdef void store_unpin_locked(Core* core, uint32_t* pins, uint32_t n, uint32_t* f
         free(pins)
 
 
-cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, object value,
-                          Terms* terms, tuple tags, double now, Load load,
-                          PyObject** dropped, double sliding) except -1:
-    """Store; 1 if done, 0 if not (only_absent, ttl=0, no room but its own, or a load in vain).
+cdef int store_place_locked(Core* core, Node* node, PyObject* key, uint32_t hash, uint32_t i,
+                            PyObject* value, Terms* terms, PyObject** names, uint32_t n_tags,
+                            double now, PyObject** dropped, double sliding) noexcept:
+    """Store in entry i, which a look-up has found, or in a new one where it found NONE.
 
-    Runs user code only in the look-up, before the first change. `dropped` has room for a value that
-    was replaced, and for a key, whose references the caller then owns.
+    1: stored; 0: not, for all the room is reserved for others; -1: memory is out, and nothing is
+    changed. Runs no user code. `names` are valid tags of a namespace whose tags are prepared.
+    `dropped` has room for a value that was replaced, and for a key; the caller owns both.
     """
-    cdef Core* core = &store.core
-    cdef uint32_t i, j
+    cdef uint32_t j, n_pins = 0
     cdef uint32_t[16] few
     cdef uint32_t* pins = few
-    cdef uint32_t n_tags = 0
     cdef Entry* e = NULL
     cdef int64_t before = 0
     cdef double bound = INFINITY                  # no less than its key in the heap
-    cdef bint room, over = False
+    cdef bint over = False
     cdef uint32_t steps = SETTLE_A_FEW
-    while True:
-        i = store_find_locked(core, node, key, hash)
-        if tags is None or tags_are_prepared_locked(node):
-            break
-        # The first tags here, or the first since clear() took their dictionary away.
-        lock_release(&core.lock)
-        try:
-            tags_prepare(core, node)
-        finally:
-            lock_acquire(&core.lock)
-    if core_is_closed(core):
-        raise closed_error()
-    if load is not None and not load_stands_locked(load, tags, now):
-        return 0
     if i != NONE:
         e = entry_at(&core.slab, i)
         over = entry_last(e) <= now
-        if e.deadline > now and terms.only_absent:
-            terms.found = True
-            return 0
-    if terms.ttl <= 0 or node.is_off:
-        if i != NONE and not terms.only_absent:
-            entry_unlink_locked(core, i, EXPIRED if over else REPLACED)
-        return 0
-    if core.slab.weighs:
-        node_check_weight(node, terms.weight)
-        if core.root.max_weight < 0 and core.root.weight + terms.weight > <int64_t>1 << 62:
-            # No sum of weights overflows.
-            raise EntryTooHeavyError(
-                f"value: weighs {terms.weight}, and a cache holds at most 2**62 in all")
     # Every allocation comes here. A tag is pinned by a count, so that an eviction below does not
     # take its record away again.
-    if tags is not None:
-        if len(tags) > 16:
-            pins = <uint32_t*>malloc(len(tags) * sizeof(uint32_t))
-        if pins == NULL or links_reserve(&core.tags, <uint32_t>len(tags)) < 0:
+    if n_tags:
+        if n_tags > 16:
+            pins = <uint32_t*>malloc(n_tags * sizeof(uint32_t))
+        if pins == NULL or links_reserve(&core.tags, n_tags) < 0:
             if pins != few:
                 free(pins)
-            raise MemoryError()
-        for tag in tags:
-            j = tag_intern_locked(core, node, <str>tag)
+            return -1
+        for n_pins in range(n_tags):
+            j = tag_intern_locked(core, node, <str>names[n_pins])
             if j == FAULT:
-                store_unpin_locked(core, pins, n_tags, few)
-                raise MemoryError()
+                store_unpin_locked(core, pins, n_pins, few)
+                return -1
             core.tags.records[j].total += 1
-            pins[n_tags] = j
-            n_tags += 1
+            pins[n_pins] = j
     if (((i == NONE or over) and (table_reserve(&core.table, hash) < 0
                                   or slab_reserve(&core.slab, core.root.max_entries) < 0))
             or heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0
             or (sliding > 0 and slide_reserve(
                 &core.slab, slab_next(&core.slab) if i == NONE or over else i) < 0)):
         store_unpin_locked(core, pins, n_tags, few)
-        raise MemoryError()
+        return -1
 
     if over:
         entry_unlink_locked(core, i, EXPIRED)
@@ -214,16 +128,15 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
             if core.slab.weighs:
                 core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
             node_add_locked(core, node, 1, terms.weight)
-        Py_INCREF(key)                            # Entry.key owns it
-        e.key = <PyObject*>key
+        Py_INCREF(<object>key)                    # Entry.key owns it
+        e.key = key
         e.hash = hash
         table_put(&core.table, hash, i)
     else:
         lru_touch(&core.slab, &node.order, e, i)
         if core.slab.weighs:
             before = entry_weight(&core.slab, i)
-            room = node_admit_locked(core, node, 0, terms.weight - before, 1, now)
-            if not room:
+            if not node_admit_locked(core, node, 0, terms.weight - before, 1, now):
                 store_unpin_locked(core, pins, n_tags, few)
                 entry_unlink_locked(core, i, EVICTED)
                 node.counters.evictions_caused += 1
@@ -236,7 +149,7 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
         else:
             bound = e.deadline
         entry_drop_tags_locked(core, e)
-    entry_fill_locked(core, node, i, <PyObject*>value, terms, now, bound, sliding)
+    entry_fill_locked(core, node, i, value, terms, now, bound, sliding)
     if n_tags:
         for j in range(n_tags):
             if n_tags > FEW_TAGS or not entry_bears(&core.tags, e, pins[j]):
@@ -250,6 +163,146 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
     if debris_is_left_locked(core):
         debris_reclaim_locked(core, A_FEW)
     return 1
+
+
+cdef inline bint tags_are_plain(PyObject** names, Py_ssize_t n) noexcept:
+    """Whether tags_checked would return just these. False may also mean "cannot tell"."""
+    cdef Py_ssize_t k
+    if n > FEW_TAGS:
+        return False
+    for k in range(n):
+        if not is_str(names[k]) or not 0 < str_length(names[k]) <= LONGEST_TAG:
+            return False
+    return True
+
+
+cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value, double ttl,
+                         PyObject** names, Py_ssize_t n_tags) except -1:
+    """Store in one step where no user code has a part. 0: no change was made, and `put` must do it.
+
+    The key is an exact str with a known hash. Two short cuts come first, which most stores into a
+    full cache take: over a value with the same tags, and in the slot of the oldest entry, which had
+    no tags. Equal tags need no check, since no entry bears an invalid one. For the rest the search
+    is not done again.
+    """
+    cdef Core* core = &store.core
+    cdef uint32_t hash, i
+    cdef Entry* e
+    cdef Terms terms
+    cdef PyObject* dropped[2]                     # a value and a key that the store let go of
+    cdef double now, bound
+    cdef int done = 0
+    # The weigher, and not whether the slab weighs: that is written again when the cache is closed.
+    if (not is_str(key) or str_hash(key) == -1 or store.clock is not None
+            or store.weigher is not None or not ttl > 0
+            or (core.require_namespace and node.parent == NULL)):
+        return 0
+    hash = hash_mix(node, str_hash(key))
+    lock_acquire(&core.lock)
+    if core.mask or node.own_pending or core.closed or node.is_off:
+        lock_release(&core.lock)
+        return 0
+    table_ask(&core.table, hash)
+    now = clock_read()
+    i = store_search_locked(core, node, key, hash)
+    if i == FAULT:
+        lock_release(&core.lock)
+        return 0
+    dropped[0] = NULL
+    dropped[1] = NULL
+    terms.ttl = ttl
+    terms.grace = 0
+    terms.stale_ok = False
+    if (not debris_is_left_locked(core) and node_bound_locked(core.root) > now
+            and heap_reserve(&node.deadlines, node.deadlines.n + 1) == 0):
+        if i != NONE:
+            e = entry_at(&core.slab, i)
+            if (e.deadline > now and not entry_counts_as_stale(e)
+                    and entry_bears_all_locked(core, e, names, n_tags)):
+                lru_touch(&core.slab, &node.order, e, i)
+                dropped[0] = e.value
+                done = 1
+        elif n_tags == 0 and table_reserve(&core.table, hash) == 0:
+            i = store_reuse_locked(core, node, now, dropped)
+            if i != NONE:
+                e = entry_at(&core.slab, i)
+                Py_INCREF(<object>key)            # Entry.key owns it
+                e.key = key
+                e.hash = hash
+                table_put(&core.table, hash, i)
+                done = 1
+        if done:
+            bound = e.deadline
+            entry_fill_locked(core, node, i, value, &terms, now, bound, 0)
+            node.counters.sets += 1
+            lock_release(&core.lock)
+            Py_DECREF(<object>dropped[0])         # what Entry.value owned
+            Py_XDECREF(dropped[1])                # what Entry.key owned
+            return 1
+    if n_tags and not (tags_are_plain(names, n_tags) and tags_are_prepared_locked(node)):
+        lock_release(&core.lock)
+        return 0
+    terms.weight = 0
+    done = store_place_locked(core, node, key, hash, i, value, &terms, names, <uint32_t>n_tags, now,
+                              dropped, 0)
+    lock_release(&core.lock)
+    if done < 0:
+        raise MemoryError()
+    Py_XDECREF(dropped[0])
+    Py_XDECREF(dropped[1])
+    if core_has_limbo(core):
+        store_drain(store)
+    return 1                                      # also where all the room is reserved for others
+
+
+cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, object value,
+                          Terms* terms, tuple tags, double now, Load load,
+                          PyObject** dropped, double sliding) except -1:
+    """Store; 1 if done, 0 if not (only_absent, ttl=0, no room but its own, or a load in vain).
+
+    Runs user code only in the look-up, before the first change. `dropped` as in store_place_locked.
+    """
+    cdef Core* core = &store.core
+    cdef PyObject** names = NULL
+    cdef uint32_t i, n_tags = 0
+    cdef Entry* e
+    cdef int done
+    while True:
+        i = store_find_locked(core, node, key, hash)
+        if tags is None or tags_are_prepared_locked(node):
+            break
+        # The first tags here, or the first since clear() took their dictionary away.
+        lock_release(&core.lock)
+        try:
+            tags_prepare(core, node)
+        finally:
+            lock_acquire(&core.lock)
+    if core_is_closed(core):
+        raise closed_error()
+    if load is not None and not load_stands_locked(load, tags, now):
+        return 0
+    if i != NONE:
+        e = entry_at(&core.slab, i)
+        if e.deadline > now and terms.only_absent:
+            terms.found = True
+            return 0
+    if terms.ttl <= 0 or node.is_off:
+        if i != NONE and not terms.only_absent:
+            entry_unlink_locked(core, i, EXPIRED if entry_last(e) <= now else REPLACED)
+        return 0
+    if core.slab.weighs:
+        node_check_weight(node, terms.weight)
+        if core.root.max_weight < 0 and core.root.weight + terms.weight > <int64_t>1 << 62:
+            # No sum of weights overflows.
+            raise EntryTooHeavyError(
+                f"value: weighs {terms.weight}, and a cache holds at most 2**62 in all")
+    if tags is not None:
+        names, n_tags = tuple_items(<PyObject*>tags, 0), <uint32_t>len(tags)
+    done = store_place_locked(core, node, <PyObject*>key, hash, i, <PyObject*>value, terms, names,
+                              n_tags, now, dropped, sliding)
+    if done < 0:
+        raise MemoryError()
+    return done
 
 
 cdef int terms_of(Store store, Node* node, Terms* terms, object ttl, object stale) except -1:
@@ -493,7 +546,6 @@ cdef object set_many(Store store, Node* node, dict items, object ttl, object tag
     cdef uint32_t* hashes = few
     cdef PyObject* given[2]
     cdef PyObject** names = NULL
-    cdef PyObject* dropped[2]
     cdef Py_ssize_t n = 0, at = 0, count = len(items), n_names = 0
     cdef list weights = None, told = None
     cdef bint plain
@@ -532,57 +584,12 @@ cdef object set_many(Store store, Node* node, dict items, object ttl, object tag
             value = <object>given[1]
             if n % AHEAD == 0:
                 buckets_ask(core, hashes + n, min(count - n, <Py_ssize_t>AHEAD))
-            dropped[0] = NULL
-            dropped[1] = NULL
             terms.ttl = ttl_drawn(core, seconds if told is None else told[n], part)
-            if plain and store_put_plain(store, node, given[0], given[1], terms.ttl, names, n_names,
-                                         dropped):
-                Py_XDECREF(dropped[0])            # what Entry.value owned
-                Py_XDECREF(dropped[1])            # what Entry.key owned
-            else:
+            if not (plain and store_put_plain(store, node, given[0], given[1], terms.ttl, names,
+                                              n_names)):
                 terms.weight = 0 if weights is None else weights[n]
                 put(store, node, key, value, &terms, <tuple>tags, hashes[n], None, slides)
             n += 1
     finally:
         if hashes != few:
             free(hashes)
-
-
-cdef bint retime(Store store, Node* node, object key, object ttl) except -1:
-    """Give the fresh entry of the key another TTL; False if there is none."""
-    cdef Core* core = &store.core
-    cdef Terms terms
-    cdef uint32_t hash, i
-    cdef double now
-    cdef Entry* e
-    cdef Slide* slide
-    node_guard(store, node)
-    terms_of(store, node, &terms, ttl, None)
-    hash = key_hash(node, key)
-    now = store_now(store)
-    lock_acquire(&core.lock)
-    try:
-        i = store_find_locked(core, node, key, hash)
-        if i == NONE or entry_at(&core.slab, i).deadline <= now:
-            return False
-        if terms.ttl <= 0:
-            entry_unlink_locked(core, i, EXPIRED)
-        else:
-            if heap_reserve(&node.deadlines, node.deadlines.n + 1) < 0:
-                raise MemoryError()
-            e = entry_at(&core.slab, i)
-            if entry_counts_as_stale(e):
-                # A clock that went back had it counted; it is fresh again.
-                entry_set_grace(e, entry_grace(e), False)
-                node.own_stale -= 1
-            e.deadline = now + terms.ttl
-            entry_set_ttl(e, terms.ttl, entry_stale_ok(e))
-            slide = entry_slide(&core.slab, i)
-            if slide != NULL:
-                slide_start(&core.slab, i, slide.seconds, terms.ttl, now)
-            entry_schedule_locked(core, node, i)
-    finally:
-        lock_release(&core.lock)
-    if core_has_limbo(core):
-        store_drain(store)
-    return True
