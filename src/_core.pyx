@@ -28,6 +28,7 @@
 #   loads      running loads, and their fences
 #   contexts   changes of context variables, and collections within them
 #   current    the load that the calling code is part of
+#   lease      the clock of a cache with a second tier
 # one cache
 #   store      Store, which owns a Core; keys and tags by name
 #   settings   limits: their checks, and the effect of a change
@@ -54,6 +55,7 @@
 #   tenants    the namespaces of tenants below one; the calls of the current tenant's
 #   cached     hits of cached functions
 #   surveying  the counts of many namespaces, and the running loads, for metrics
+#   tiered     what a second tier asks of the process's own half
 #   testing    probes for tests and benches
 #
 # GLOSSARY
@@ -66,7 +68,9 @@
 #   debris      entries that no look-up can meet, whose memory comes back a little at a time
 #   compact     to put a heap together again after many entries gave up their heap index
 #   prefetcher  an index that goes ahead of a walk, and asks the processor for what it will touch
-#   fence       to mark a running load, so that its result is not stored
+#   fence       to mark a running load, or a fill, so that its result is not stored
+#   fill        what brings a value of the second tier into the process
+#   lease       the time until which what lies in the tier too may be served from here
 #   relaxed     loaded or stored without the lock: a hint, or a value of one word
 #   victim      the entry that gives way
 #
@@ -159,6 +163,7 @@ include "_core/fairness.pyx"
 include "_core/loads.pyx"
 include "_core/contexts.pyx"
 include "_core/current.pyx"
+include "_core/lease.pyx"
 
 include "_core/store.pyx"
 include "_core/settings.pyx"
@@ -189,6 +194,7 @@ include "_core/fastcall.pyx"
 include "_core/tenants.pyx"
 include "_core/cached.pyx"
 include "_core/surveying.pyx"
+include "_core/tiered.pyx"
 include "_core/testing.pyx"
 
 

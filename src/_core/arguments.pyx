@@ -248,3 +248,9 @@ globals()["MISSING"] = MISSING
 cdef double ttl_told(object tell, object value) except? -1:
     """The TTL in seconds that a callable tells of a value."""
     return seconds_of(face.plain_result(tell(value), "ttl"), "ttl", True)
+
+
+cdef int check_wait(object wait) except -1:
+    if wait is not None and not (isinstance(wait, str) and wait == "fleet"):
+        raise ValueError(f'wait: must be None or "fleet", got {shown(wait)}')
+    return 0

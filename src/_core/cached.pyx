@@ -340,8 +340,12 @@ cdef inline object called_hit(Called me, PyObject* place, PyObject** args, Py_ss
     cdef Bucket* bucket
     cdef Entry* e
     cdef double now = 0
-    if store.clock is not None or core_hears(core, HIT):
+    if core_hears(core, HIT):
         return MISSING
+    if store.clock is not None:
+        if store.clock is not LEASED:
+            return MISSING
+        now = store_sees(store, node)
     for n in range(nargs):
         hashed = -1
         if is_str(args[n]):
@@ -352,7 +356,7 @@ cdef inline object called_hit(Called me, PyObject* place, PyObject** args, Py_ss
     mixed = hash_mix(node, tuple_end(sum, nargs + 1))
     value = MISSING
     lock_acquire(&core.lock)
-    if node.timing:
+    if node.timing and now == 0:
         table_ask(&core.table, mixed)
         now = clock_read()
     part = table_part(&core.table, mixed)

@@ -72,6 +72,11 @@ cdef extern from *:
         type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR;
         PyType_Modified(type);
     }
+    static int flowcache_add_method(PyTypeObject *type, PyObject *name, PyObject *method) {
+        int failed = PyDict_SetItem(type->tp_dict, name, method);
+        PyType_Modified(type);
+        return failed;
+    }
     static PyMethodDef flowcache_fast_get, flowcache_fast_set, flowcache_fast_fetch;
     static PyMethodDef flowcache_fast_afetch, flowcache_fast_namespace;
     static PyMethodDef flowcache_fast_fetch_many, flowcache_fast_afetch_many;
@@ -86,6 +91,7 @@ cdef extern from *:
     void enable_vectorcall "flowcache_enable_vectorcall"(PyTypeObject* type, Py_ssize_t offset)
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
     ctypedef PyObject* (*Vectorcall "vectorcallfunc")(PyObject*, PyObject**, size_t, PyObject*)
+    int method_add "flowcache_add_method"(PyTypeObject* type, object name, object method) except -1
     void* fast_get "&flowcache_fast_get"
     void* fast_set "&flowcache_fast_set"
     void* fast_fetch "&flowcache_fast_fetch"

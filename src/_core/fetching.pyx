@@ -56,7 +56,7 @@ cdef Kind look_up(Store store, Node* node, object view, object key, uint32_t has
     """
     cdef Core* core = &store.core
     cdef uint32_t i
-    cdef double now = store_now(store)
+    cdef double now = store_sees(store, node)
     cdef Kind kind = MISS
     cdef Entry* e
     cdef bint rests = (store.backs_off and options.stale_if_error >= 0
@@ -124,7 +124,7 @@ cdef tuple stand_in(Store store, Node* node, object key, Options options, bint t
     """(value,) if it may stand in for a load that raised or takes too long, or None."""
     cdef Core* core = &store.core
     cdef uint32_t hash = key_hash(node, key), i
-    cdef double now = store_now(store)
+    cdef double now = store_sees(store, node)
     value = MISSING
     lock_acquire(&core.lock)
     try:
@@ -142,7 +142,7 @@ cdef object fresh_value(Store store, Node* node, object key, uint32_t hash):
     """The fresh value, or MISSING; neither counted nor made the newest."""
     cdef Core* core = &store.core
     cdef uint32_t i
-    cdef double now = store_now(store)
+    cdef double now = store_sees(store, node)
     value = MISSING
     lock_acquire(&core.lock)
     try:
@@ -159,7 +159,7 @@ cdef bint is_still_due(Store store, Node* node, object key, uint32_t hash,
     """Whether the entry is due for a background load by a call with these options."""
     cdef Core* core = &store.core
     cdef uint32_t i
-    cdef double now = store_now(store)
+    cdef double now = store_sees(store, node)
     cdef bint due = False
     cdef Entry* e
     lock_acquire(&core.lock)
@@ -246,6 +246,8 @@ cdef bint load_finish(Store store, Node* node, Load load, Options options, objec
         elif ttl is UNSET and options.ttl_of is not None:
             terms.ttl = ttl_told(options.ttl_of, value)
         terms.ttl = ttl_drawn(&store.core, terms.ttl, options.jitter)
+        if terms.ttl > 0 and load.until < INFINITY:
+            terms_end(&terms, load.until, store_now(store))
         if (load.node == node and relaxed_load_flag(&load.registered)
                 and not relaxed_load_flag(&load.fenced) and not core_is_closed(&store.core)):
             if terms.ttl > 0 and store.weigher is not None:
@@ -265,7 +267,7 @@ cdef bint load_finish(Store store, Node* node, Load load, Options options, objec
         load_unregister(load)
     if every:
         load.loss = load_first_loss(load, every)
-    if seconds >= 0:
+    if seconds >= 0 and not load.is_fill:
         load_count(&store.core, node, seconds, False)
     return stored
 
@@ -285,13 +287,13 @@ cdef int load_complete(Store store, Node* node, object view, Load load, Options 
         keep = face.plain_result(options.store_if(value), "store_if")
     if keep or target is load:
         load_finish(store, node, target, options, value, ttl, tags, keep, counted, stale)
-    else:                                         # beside a load that keeps the entry as it is
+    elif not load.is_fill:                        # beside a load that keeps the entry as it is
         load_count(&store.core, node, counted, False)
     if store.backs_off:
         face.forget_failures(view, load.key)
     # Now that no call can join it any more.
     load_settle(load, face.Outcome(value, None, load.loss))
-    if core_hears(&store.core, LOAD):
+    if not load.is_fill and core_hears(&store.core, LOAD):
         emit(store, node, LOAD, load.key, None, value, None, seconds)
     if anew and core_hears(&store.core, REFRESH):
         emit(store, node, REFRESH, load.key, None, value, None, seconds)
@@ -307,6 +309,7 @@ cdef int terms_of_options(Node* node, Terms* terms, Options options, object ttl,
         terms.ttl = options.ttl
     else:
         terms.ttl = relaxed_load_double(&node.default_ttl)
+    terms.age = 0
     terms.grace = options_grace(options)
     terms.stale_ok = options_stale_ok(options)
     if stale is not UNSET:

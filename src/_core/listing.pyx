@@ -22,7 +22,7 @@ cdef int list_finish(list made, Py_ssize_t n) except -1:
 cdef list fresh_keys(Store store, Node* node, Py_ssize_t most):
     """The fresh keys, least recent first; at most `most` of them (-1: all)."""
     cdef Core* core = &store.core
-    cdef double now = store_now(store)
+    cdef double now = store_sees(store, node)
     cdef uint32_t i
     cdef Py_ssize_t n
     cdef list keys
@@ -53,7 +53,7 @@ cdef list fresh_keys(Store store, Node* node, Py_ssize_t most):
 cdef tuple fresh_items(Store store, Node* node):
     """(keys, values) of the fresh entries, least recent first."""
     cdef Core* core = &store.core
-    cdef double now = store_now(store)
+    cdef double now = store_sees(store, node)
     cdef uint32_t i
     cdef Py_ssize_t n
     cdef list keys, values
@@ -136,7 +136,8 @@ cdef object stats_made(Counters* total, int64_t entries, int64_t weight, int64_t
         total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
         total.load_failures, total.load_seconds, total.sets, total.evictions,
         total.evictions_caused, total.expirations, total.invalidations, entries, weight,
-        pending)
+        pending, total.tier_hits, total.tier_misses, total.tier_stores, total.tier_errors,
+        total.untiered)
 
 
 cdef object stats_of(Store store, Node* node):

@@ -27,6 +27,8 @@ cdef class Load:
     cdef readonly bint fenced
     cdef readonly double started      # cache clock
     cdef readonly bint background
+    cdef public double until          # the latest deadline for its value, on the clock; INFINITY
+    cdef public bint is_fill          # its value comes from the tier: it is counted as no load
     cdef int64_t n_losses             # invalidations of tags that it did not bear when they came
     cdef dict lost                    # those tags, each with the number of its first
     cdef bint has_lost_all            # it is fenced and remembers none: each tag may be lost
@@ -63,6 +65,7 @@ cdef class Load:
         self.forks = process_forks
         self.borne = checked
         self.many_borne = frozenset(checked) if len(checked) > FEW_TAGS else None
+        self.until = INFINITY
         self.lost = lost                          # made here: a fence must not need memory
 
     @property
@@ -111,6 +114,7 @@ cdef Load load_new(object key, tuple tags):
     load.borne = tags
     if len(tags) > FEW_TAGS:
         load.many_borne = frozenset(tags)
+    load.until = INFINITY
     load.lost = {}
     return load
 
@@ -526,42 +530,46 @@ cdef void fence_and_forget_locked(Load load) noexcept:
     load.lost.clear()                             # of str and int: no user code
 
 
-cdef void fence_tags_locked(Core* core, Node* node, tuple tags, bint every, double now) noexcept:
-    """Fence the loads, here and below, that bear the tags; the others remember that they are lost.
+cdef void load_lose_tags_locked(Load load, tuple tags, bint every) noexcept:
+    """Fence the load if it bears the tags (`every`: all of them); else let it remember the loss.
 
-    A load may learn its tags only at its end. So with `every` each of the tags counts as lost: a
-    result that might have been covered is not stored. A load that is too old to be stored is
-    fenced, and so is one with too many tags to remember: the memory of loads is bounded.
+    A load may learn its tags only at its end, so that with `every` each of the tags counts as lost:
+    a result that might have been covered is not stored. One that would have to remember too many
+    tags is fenced: what loads remember is bounded.
     """
+    cdef Py_ssize_t borne = 0
+    if load.fenced:
+        return
+    for tag in tags:
+        borne += load_bears_locked(load, tag)
+    if borne == len(tags) if every else borne > 0:
+        relaxed_store_flag(&load.fenced, True)
+        return
+    relaxed_store_i64(&load.n_losses, load.n_losses + 1)
+    for tag in tags:
+        if load_bears_locked(load, tag) or tag in load.lost:
+            continue
+        if len(load.lost) == MOST_LOST:
+            fence_and_forget_locked(load)
+            break
+        if dict_put_number(<PyObject*>load.lost, tag, load.n_losses) < 0:
+            PyErr_Clear()                         # no memory to remember it by
+            fence_and_forget_locked(load)
+            break
+
+
+cdef void fence_tags_locked(Core* core, Node* node, tuple tags, bint every, double now) noexcept:
+    """Fence the loads, here and below, that bear the tags, and those that are too old to be stored;
+    the others remember that the tags are lost."""
     cdef Node* child = node.child
     cdef PyObject* at = node.running
-    cdef Py_ssize_t borne
     cdef Load load
     while at != NULL:
         load = <Load>at
         at = load.older
-        if load.fenced:
-            continue
-        if load_is_lost_locked(load, core, now):
+        if not load.fenced and load_is_lost_locked(load, core, now):
             fence_and_forget_locked(load)
-            continue
-        borne = 0
-        for tag in tags:
-            borne += load_bears_locked(load, tag)
-        if borne == len(tags) if every else borne > 0:
-            relaxed_store_flag(&load.fenced, True)
-            continue
-        relaxed_store_i64(&load.n_losses, load.n_losses + 1)
-        for tag in tags:
-            if load_bears_locked(load, tag) or tag in load.lost:
-                continue
-            if len(load.lost) == MOST_LOST:
-                fence_and_forget_locked(load)
-                break
-            if dict_put_number(<PyObject*>load.lost, tag, load.n_losses) < 0:
-                PyErr_Clear()                     # no memory to remember it by
-                fence_and_forget_locked(load)
-                break
+        load_lose_tags_locked(load, tags, every)
     while child != NULL:
         if child.pending:
             fence_tags_locked(core, child, tags, every, now)

@@ -8,7 +8,7 @@ cdef object look(Store store, Node* node, object key, bint counts):
     cdef Entry* e
     cdef double now = 0
     if store.clock is not None:
-        now = store_now(store)
+        now = store_sees(store, node)
     lock_acquire(&core.lock)
     try:
         if node.timing and store.clock is None:
@@ -18,7 +18,7 @@ cdef object look(Store store, Node* node, object key, bint counts):
         if i != NONE:
             e = entry_at(&core.slab, i)
             if e.deadline <= now:
-                if entry_last(e) <= now:
+                if entry_last(e) <= now and not isinf(now):
                     entry_unlink_locked(core, i, EXPIRED)
                 i = NONE
             if i != NONE:
@@ -52,7 +52,7 @@ cdef inline object fresh_hit(Store store, Node* node, object key):
     cdef Entry* e
     cdef double now = 0
     if store.clock is not None:
-        now = store_now(store)
+        now = store_sees(store, node)
     value = MISSING
     lock_acquire(&core.lock)
     try:
@@ -314,7 +314,7 @@ cdef object seconds_left(Store store, Node* node, object key):
     """The seconds that the key stays fresh, or None: for ever."""
     cdef Core* core = &store.core
     cdef uint32_t hash = key_hash(node, key), i
-    cdef double now = store_now(store), deadline = 0, most = 0
+    cdef double now = store_sees(store, node), deadline = 0, most = 0
     lock_acquire(&core.lock)
     try:
         node_guard(store, node)
@@ -336,7 +336,7 @@ cdef tuple held_for(Store store, Node* node, object key):
     """None, or (value, seconds left, ttl, seconds kept past it, kept for stale=)."""
     cdef Core* core = &store.core
     cdef uint32_t hash = key_hash(node, key), i
-    cdef double now = store_now(store), left = 0, ttl = 0, grace = 0
+    cdef double now = store_sees(store, node), left = 0, ttl = 0, grace = 0
     cdef bint stale_ok = False
     cdef Entry* e
     value = MISSING

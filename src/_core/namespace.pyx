@@ -15,7 +15,7 @@ cdef class Namespace:
     cdef Node* node
 
     def __cinit__(self):
-        if type(self) is not Namespace:
+        if view_is_root(type_of(type(self))):
             # The root: usable memory from the first moment, closed until it is opened.
             self.store = Store.__new__(Store)
             self.store.name = "flowcache"
@@ -165,7 +165,8 @@ dictionary look-up a name where the namespaces exist.
         """Return the fresh value of ``key``, else ``default``; neither order nor counts change."""
         return look_or(self.store, self.node, key, default, False)
 
-    def set(self, key, value, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None):
+    def set(self, key, value, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None,
+            wait=None):
         """Store ``value``, replacing value, TTL and tags of ``key``. O(1) but for evictions.
 
         ``ttl``: seconds, a ``timedelta``, ``None`` for never, or a callable that tells them of the
@@ -176,6 +177,7 @@ dictionary look-up a name where the namespaces exist.
         beyond its TTL. ``jitter``: from 0 to below 1; the TTL is drawn from ``ttl * [1 - jitter,
         1]``. Raises ``TypeError``, ``ValueError``, ``EntryTooHeavyError``, ``WeigherError``.
         """
+        check_wait(wait)
         set_one(self.store, self.node, key, value, ttl, tags, stale, sliding, jitter)
 
     def add(self, key, value, /, *, ttl=UNSET, tags=(), stale=None, sliding=None, jitter=None):
@@ -185,8 +187,9 @@ dictionary look-up a name where the namespaces exist.
         """
         return add_or_not(self.store, self.node, key, value, ttl, tags, stale, sliding, jitter)
 
-    def delete(self, key, /):
-        """Remove ``key``; return whether it had a fresh entry. A running load is not stored."""
+    def delete(self, key, /, *, wait=None):
+        """Remove ``key``; say whether it had a fresh entry. A running load of it is not stored."""
+        check_wait(wait)
         return delete_one(self.store, self.node, key)
 
     def pop(self, key, /, default=UNSET):
@@ -277,35 +280,39 @@ dictionary look-up a name where the namespaces exist.
         """Remove the keys; return the number of those with a fresh entry."""
         return delete_many(self.store, self.node, keys)
 
-    def clear(self):
+    def clear(self, *, wait=None):
         """Remove every entry of this namespace and of those below it, and of no other.
 
         Returns their number. Loads that run there are not stored. Costs O(namespaces below), and
         O(removed entries) up to some thousand. Later writes or ``sweep()`` release the memory of
         more, in slices.
         """
+        check_wait(wait)
         return clear_all(self.store, self.node)
 
-    def invalidate_tag(self, tag, /):
-        """Remove the entries, here and below, that bear the tag; return their number.
+    def invalidate_tag(self, tag, /, *, wait=None):
+        """Remove the entries, here and below, that bear the tag; return how many.
 
         Loads that run with the tag are not stored. Costs O(removed entries).
         """
+        check_wait(wait)
         return invalidate_tag(self.store, self.node, tag)
 
-    def invalidate_tags(self, tags, /, *, match="any"):
+    def invalidate_tags(self, tags, /, *, match="any", wait=None):
         """Remove the entries, here and below, that bear one of the tags, or (``match="all"``) each.
 
         Returns their number. Costs O(entries that bear the tags), with ``"all"`` the rarest of
         them.
         """
+        check_wait(wait)
         return invalidate_tags(self.store, self.node, tags, match)
 
-    def invalidate_prefix(self, prefix, /):
-        """Remove this namespace's own entries whose ``str`` keys start so; return their number.
+    def invalidate_prefix(self, prefix, /, *, wait=None):
+        """Remove this namespace's own entries whose ``str`` keys start so; return how many.
 
         Loads of such keys are not stored. Costs O(this namespace's own entries).
         """
+        check_wait(wait)
         return invalidate_prefix(self.store, self.node, prefix)
 
     def invalidate_where(self, predicate, /):
@@ -555,8 +562,13 @@ cdef dict pairs_of(object other, dict more=None):
 
 cdef Namespace view_new(Store store):
     """A view of nothing yet. Made before the look-up: an allocation may run the collector."""
-    cdef PyObject* spare = spare_take(type_of(Namespace))
+    cdef PyObject* spare
     cdef Namespace view
+    if store.tier is not None:
+        view = <Namespace>view_of_type(tiered_type, ())
+        view.store = store
+        return view
+    spare = spare_take(type_of(Namespace))
     if spare == NULL:
         view = Namespace.__new__(Namespace)
         view.store = store
@@ -687,12 +699,3 @@ cdef Namespace view_make_missing(Namespace self, object names, dict settings):
     if relaxed_load_u32(&core.idle_count) > core.max_idle:
         store_trim_idle(store, 4)
     return parent
-
-
-def _root_of(Store store not None):
-    """A view of a store's root, for a background thread."""
-    cdef Namespace view = view_new(store)
-    lock_acquire(&store.core.lock)
-    view_attach_locked(view, store.core.root)
-    lock_release(&store.core.lock)
-    return view

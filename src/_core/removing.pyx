@@ -124,20 +124,26 @@ cdef int64_t node_cut_off_locked(Store store, Node* node, double now) noexcept:
 
 cdef int64_t clear_locked(Store store, Node* node, double now) noexcept:
     """Remove all of a namespace and of those below it, and fence its running loads."""
-    cdef Core* core = &store.core
-    cdef int64_t removed = 0, cut
-    cdef uint32_t prefetcher
+    cdef int64_t removed = 0
     cdef Node* child = node.child
-    if node_has_loads(node):
-        fence_all_locked(node)
     while child != NULL:                          # first those below: see node_cut_off_locked
         if child.entries or child.pending:
             removed += clear_locked(store, child, now)
         child = child.next
+    return removed + clear_own_locked(store, node, now)
+
+
+cdef int64_t clear_own_locked(Store store, Node* node, double now) noexcept:
+    """The same for a namespace alone; what is below it is cleared already, or is to stay."""
+    cdef Core* core = &store.core
+    cdef int64_t removed = 0, cut
+    cdef uint32_t prefetcher
+    if node_has_loads(node):
+        fence_all_locked(node)
     if node_may_be_cut_locked(core, node):
         cut = node_cut_off_locked(store, node, now)
         if cut >= 0:
-            return removed + cut
+            return cut
     compaction_begin_locked(core, node, node.own)
     prefetcher = prefetcher_begin_locked(core, node.order.oldest)
     while node.order.oldest != NONE:

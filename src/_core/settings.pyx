@@ -1,7 +1,8 @@
 # Settings of a namespace: their checks, and those in force.
 
 cdef object SETTINGS = frozenset((
-    "default_ttl", "max_entries", "max_weight", "max_pending", "reserved", "share", "child_limits"))
+    "default_ttl", "max_entries", "max_weight", "max_pending", "reserved", "share", "tiered",
+    "child_limits"))
 
 
 cdef dict settings_checked(dict settings, int depth=0):
@@ -32,6 +33,9 @@ cdef dict settings_checked(dict settings, int depth=0):
             if not 1e-9 <= share <= 1e9:
                 raise ValueError(f"share: must be a number from 1e-9 to 1e9, got {shown(value)}")
             value = share
+        elif name == "tiered":
+            if not isinstance(value, bool):
+                raise TypeError(f"tiered: must be a bool, got {type(value).__name__}")
         elif name == "child_limits":
             if value is not None and not isinstance(value, face.Limits):
                 raise TypeError("child_limits: must be a flowcache.Limits or None, "
@@ -62,6 +66,7 @@ cdef int settings_check_weigher(Store store, dict checked) except -1:
 cdef struct Settings:
     bint has_ttl
     bint has_limits
+    bint untiered
     double default_ttl
     int64_t max_entries
     int64_t max_weight
@@ -83,6 +88,7 @@ cdef int settings_read_locked(Settings* into, Node* node, dict checked) except -
     into.max_pending = -1 if node == NULL else node.max_pending
     into.reserved = 0 if node == NULL else node.reserved
     into.share = 1.0 if node == NULL else node.share
+    into.untiered = node != NULL and node.untiered
     into.has_limits = "child_limits" in checked
     into.child_limits = NULL
     if "max_entries" in checked:
@@ -95,6 +101,11 @@ cdef int settings_read_locked(Settings* into, Node* node, dict checked) except -
         into.reserved = checked["reserved"]
     if "share" in checked:
         into.share = checked["share"]
+    if "tiered" in checked:
+        if into.untiered and checked["tiered"]:
+            raise ConfigurationError("tiered: this namespace, or one above it, was told to stay "
+                                     "in the process")
+        into.untiered = not checked["tiered"]
     if into.has_limits and checked["child_limits"] is not None:
         into.child_limits = PyDict_GetItemWithError(checked, "child_limits")
     return 0
@@ -186,6 +197,15 @@ cdef void node_inherit_ttl_locked(Node* node, double ttl) noexcept:
         child = child.next
 
 
+cdef void node_keep_here_locked(Node* node) noexcept:
+    """Let a namespace and those below it stay in the process, whatever tier there is."""
+    cdef Node* child = node.child
+    node.untiered = True
+    while child != NULL:
+        node_keep_here_locked(child)
+        child = child.next
+
+
 cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcept:
     """Put settings in force. Allocates nothing and runs no user code."""
     cdef Core* core = &store.core
@@ -195,6 +215,8 @@ cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcep
     if settings.has_ttl:
         node.own_ttl = True
         node_inherit_ttl_locked(node, settings.default_ttl)
+    if settings.untiered and not node.untiered:
+        node_keep_here_locked(node)
     node.max_entries = settings.max_entries
     relaxed_store_i64(&node.max_weight, settings.max_weight)
     node.max_pending = settings.max_pending

@@ -22,10 +22,11 @@ cdef extern from *:
             Py_TYPE(object)->tp_free(object);
     }
     static newfunc flowcache_own_new;
-    static PyTypeObject *flowcache_view_type;
+    static PyTypeObject *flowcache_view_type, *flowcache_tiered_type;
+    #define flowcache_is_root(type) ((type) != flowcache_view_type && (type) != flowcache_tiered_type)
     /* A view made by hand would be of nothing. A subclass, which is a root, is another matter. */
     static PyObject *flowcache_view_refuse(PyTypeObject *type, PyObject *args, PyObject *names) {
-        if (type != flowcache_view_type)
+        if (flowcache_is_root(type))
             return flowcache_own_new(type, args, names);
         PyErr_SetString(PyExc_TypeError, "a Namespace is made by namespace() of a cache");
         return NULL;
@@ -36,7 +37,13 @@ cdef extern from *:
         flowcache_own_new = type->tp_new;
         type->tp_new = flowcache_view_refuse;
     }
+    #define flowcache_view_new(type, none) flowcache_own_new((type), (none), NULL)
+    #define flowcache_take_tiered(type) ((void)(flowcache_tiered_type = (type)))
     """
+    bint view_is_root "flowcache_is_root"(PyTypeObject* type)
+    object view_of_type "flowcache_view_new"(PyTypeObject* type, object none)
+    void view_take_tiered "flowcache_take_tiered"(PyTypeObject* type)
+    PyTypeObject* tiered_type "flowcache_tiered_type"
     PyObject* spare_take "flowcache_spare_take"(PyTypeObject* type)
     void spare_give "flowcache_spare_give"(PyObject* view, PyTypeObject* type)
     void patch_view "flowcache_patch_view"(PyTypeObject* type, void* dealloc)

@@ -28,6 +28,7 @@ cdef class Store:
     cdef readonly object clock        # None: the monotonic clock
     cdef readonly object weigher      # None: nothing is weighed
     cdef public object around_load    # None, or makes a context manager around each loader
+    cdef readonly object tier         # the second tier, None without one
     cdef readonly str name
     cdef public bint backs_off        # a load behind a call has failed; the face knows of which key
     cdef object __weakref__
@@ -214,6 +215,8 @@ cdef inline double store_now(Store store) except? -1.0:
     cdef double seconds
     if store.clock is None:
         return clock_read()
+    if store.clock is LEASED:
+        return lease_clock()
     now = store.clock()
     if not isinstance(now, (int, float)):
         raise TypeError(f"clock: must return seconds as a float, returned {type(now).__name__}")
@@ -221,6 +224,20 @@ cdef inline double store_now(Store store) except? -1.0:
     if isnan(seconds) or isinf(seconds):
         raise ValueError(f"clock: must return a finite number of seconds, returned {shown(now)}")
     return seconds
+
+
+cdef inline double store_sees(Store store, Node* node) except? -1.0:
+    """The time, for a look at what is held: INFINITY, at which nothing is fresh, without a lease."""
+    cdef double now
+    if store.clock is not LEASED:
+        return store_now(store)
+    now = lease_clock()
+    if now < relaxed_load_double(&store.core.lease) or node.untiered:
+        return now
+    if now < relaxed_load_double(&store.core.lease_stale):
+        count_up(&store.core.lapsed_hits)
+        return now
+    return INFINITY
 
 
 cdef inline int node_guard_closed(Store store) except -1:

@@ -5,6 +5,7 @@ cdef enum:
 
 cdef struct Terms:
     double ttl            # seconds; INFINITY: never
+    double age             # seconds of the TTL that have passed: it was stored elsewhere before
     double grace           # seconds past the deadline
     bint stale_ok           # the grace was asked for by `stale=`
     bint only_absent      # store only where nothing fresh is
@@ -21,7 +22,7 @@ cdef inline int entry_fill_locked(Core* core, Node* node, uint32_t i, PyObject* 
     Py_INCREF(<object>value)                      # Entry.value owns it
     e.value = value
     entry_set_tracked(&core.slab, i, may_refer(e.key) or may_refer(value))
-    e.deadline = now + terms.ttl
+    e.deadline = now + terms.ttl - terms.age
     entry_set_ttl(e, terms.ttl, terms.stale_ok)
     entry_set_grace(e, terms.grace, False)
     if sliding > 0:
@@ -211,6 +212,7 @@ cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value
     dropped[0] = NULL
     dropped[1] = NULL
     terms.ttl = ttl
+    terms.age = 0
     terms.grace = 0
     terms.stale_ok = False
     if (not debris_is_left_locked(core) and node_bound_locked(core.root) > now
@@ -308,6 +310,7 @@ cdef int store_put_locked(Store store, Node* node, object key, uint32_t hash, ob
 cdef int terms_of(Store store, Node* node, Terms* terms, object ttl, object stale) except -1:
     terms.ttl = (relaxed_load_double(&node.default_ttl) if ttl is UNSET
                  else seconds_of(ttl, "ttl", True))
+    terms.age = 0
     terms.grace = 0
     if stale is not None:
         terms.grace = seconds_of(stale, "stale", False, True)
@@ -324,6 +327,18 @@ cdef object ttl_given(object ttl):
         return ttl
     face.check_sync(ttl, "ttl")
     return UNSET
+
+
+cdef inline void terms_end(Terms* terms, double until, double now) noexcept nogil:
+    """Let the value be fresh until then at the latest; one that is past all use is not stored."""
+    if now + terms.ttl <= until:
+        return
+    if isinf(terms.ttl):
+        terms.ttl = until - now
+    else:
+        terms.age = now + terms.ttl - until
+    if terms.ttl - terms.age + terms.grace <= 0:
+        terms.ttl = 0
 
 
 cdef int64_t weigh(Store store, object key, object value) except -1:

@@ -212,7 +212,7 @@ cdef class TenantCall:
         self.method = method
 
     def __call__(self, /, Tenants tenants not None, *args, **kwargs):
-        return self.method(tenants_current(tenants), *args, **kwargs)
+        return getattr(tenants_current(tenants), self.method.__name__)(*args, **kwargs)
 
     def __get__(self, instance, owner):
         return self if instance is None else PyMethod_New(self, instance)
@@ -243,8 +243,12 @@ cdef object tenant_call(PyObject* me, PyObject** args, size_t nargsf, PyObject* 
     if nargs == 0 or not isinstance(<object>args[0], Tenants):
         raise TypeError(f"{(<TenantCall>me).__name__}() is a call of for_current_tenant()")
     view = tenants_current(<Tenants>args[0])
-    return call_method(<PyObject*>(<TenantCall>me).method, <PyObject*>view, args + 1, nargs - 1,
-                       names)
+    if view.store.tier is None:
+        return call_method(<PyObject*>(<TenantCall>me).method, <PyObject*>view, args + 1, nargs - 1,
+                           names)
+    # Its views have calls of their own.
+    method = getattr(type(view), (<TenantCall>me).method.__name__)
+    return pass_on(<PyObject*>method, <PyObject*>view, args + 1, nargs - 1, names)
 
 
 cdef Py_ssize_t tenant_call_offset():

@@ -17,6 +17,11 @@ cdef struct Counters:
     int64_t evictions_caused      # entries of any namespace that were evicted for a store here
     int64_t expirations
     int64_t invalidations
+    int64_t tier_hits             # values that the second tier gave
+    int64_t tier_misses
+    int64_t tier_stores
+    int64_t tier_errors
+    int64_t untiered              # values that cannot travel, and stayed in the process
     double load_seconds
 
 # Kinds of events, in the order of KINDS in events.pyx.
@@ -75,6 +80,7 @@ cdef struct Node:
     bint is_off                   # nothing is stored, as it was switched off here or above
     bint own_off                  # here
     bint configured               # something was set here by name, so that it is never idle
+    bint untiered                 # stays in the process, whatever tier the cache has
     int64_t max_entries           # -1: no limit
     int64_t max_weight            # -1: no limit
     int64_t max_pending           # -1: no limit
@@ -140,6 +146,10 @@ cdef struct Core:
     Walk* walks                   # those under way; each belongs to its Survey
     PyObject* place_newest        # Loads that have a place, by age: see loads. Borrowed
     PyObject* place_oldest
+    PyObject* fills               # first of what is being brought from the tier: see lease
+    double lease                  # when it ends, on the clock of leases
+    double lease_stale            # when even stale use of what is held ends
+    int64_t lapsed_hits           # look-ups between the two
     Lock lock
 
 
@@ -330,6 +340,11 @@ cdef inline void counters_add(Counters* into, Counters* what) noexcept nogil:
     into.evictions_caused += what.evictions_caused
     into.expirations += what.expirations
     into.invalidations += what.invalidations
+    into.tier_hits += what.tier_hits
+    into.tier_misses += what.tier_misses
+    into.tier_stores += what.tier_stores
+    into.tier_errors += what.tier_errors
+    into.untiered += what.untiered
     into.load_seconds += what.load_seconds
 
 
@@ -494,6 +509,7 @@ cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children)
     node.member.heap_index[2] = NONE
     if parent != NULL:
         node.depth = parent.depth + 1
+        node.untiered = parent.untiered
         relaxed_store_double(&node.default_ttl, parent.default_ttl)
         node.is_off = parent.is_off
         node.next = parent.child

@@ -24,8 +24,10 @@ from .errors import (
     RecursiveLoadError,
     TenantNotSetError,
     TenantScopeWarning,
+    TierUnavailableError,
     TooManyLoadsError,
     WeigherError,
+    WouldBlockError,
 )
 from .events import Event
 from .inspection import Child, Children, Inspection
@@ -55,8 +57,10 @@ __all__ = [
     "Stats",
     "TenantNotSetError",
     "TenantScopeWarning",
+    "TierUnavailableError",
     "TooManyLoadsError",
     "WeigherError",
+    "WouldBlockError",
     "create_cache",
     "tenancy",
 ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import _core
 from ._core import Namespace
 from .coroutines import check_sync
-from .errors import CacheClosedError
+from .errors import CacheClosedError, ConfigurationError
 from .loading import pool
 from .reports import report
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from contextlib import AbstractContextManager
     from datetime import timedelta
+    from typing import Self
 
     from .limits import Limits
     from .loading.pool import Executor
+    from .tier import ValkeyTier
+    from .tier.loads import Tier
 
     AroundLoad = Callable[[tuple[str, ...], Hashable], AbstractContextManager[object]]
 
@@ -39,6 +42,16 @@ class Cache(Namespace[V]):
     __slots__ = ("__weakref__", "_sweeper")
 
     _sweeper: Sweeper | None
+
+    def __new__(cls, *, tier: ValkeyTier | str | None = None, **settings: Any) -> Self:
+        """Make the object; one with a tier is of a class whose calls know it."""
+        kind: Any = cls
+        if tier is not None:
+            from .tier.namespace import tiered
+
+            kind = tiered(cls)
+        made: Self = super().__new__(kind)
+        return made
 
     def __init__(
         self,
@@ -57,6 +70,8 @@ class Cache(Namespace[V]):
         executor: Executor | None = None,
         enabled: bool = True,
         around_load: AroundLoad | None = None,
+        tenant_depth: int = 1,
+        tier: ValkeyTier | str | None = None,
     ) -> None:
         """Make an empty cache. Raises ``TypeError`` or ``ValueError`` that names the argument."""
         for argument, function in (("weigher", weigher), ("clock", clock)):
@@ -79,6 +94,12 @@ class Cache(Namespace[V]):
             raise ValueError(f"max_idle_namespaces: must be at least 0, got {max_idle_namespaces}")
         check_executor(executor)
         check_around_load(around_load)
+        if isinstance(tenant_depth, bool) or not isinstance(tenant_depth, int):
+            raise TypeError(f"tenant_depth: must be an int, got {type(tenant_depth).__name__}")
+        if not 1 <= tenant_depth <= 64:
+            raise ValueError(f"tenant_depth: must be an int from 1 to 64, got {tenant_depth}")
+        if tier is not None and clock is not None:
+            raise ConfigurationError("clock: a cache with a tier goes by the clock of leases")
         pending_age = _core.duration(max_pending_age, "max_pending_age")
         interval = None
         if sweep_interval is not None:
@@ -101,6 +122,12 @@ class Cache(Namespace[V]):
             self.enabled = enabled
         self.around_load = around_load
         pool.open_pool(self._store(), pending_age, executor)
+        if tier is not None:
+            from .tier.loads import Tier
+            from .tier.settings import tier_of
+
+            made = Tier(self, tier_of(tier), name, tenant_depth, pending_age)
+            _core._open_tier(self, made)
         self._sweeper = None
         if interval is not None:
             self._sweeper = Sweeper(self, interval)
@@ -131,6 +158,37 @@ class Cache(Namespace[V]):
         if sweeper is not None:
             sweeper.stop()
         self._close()
+        tier = self.tier
+        if tier is not None:
+            tier.close()
+
+    async def aclose(self) -> None:
+        """Close the cache, and end the connections that the tier has on this event loop."""
+        tier = self.tier
+        if tier is not None:
+            await tier.finish_writes()
+        self.close()
+        if tier is not None:
+            await tier.aclose()
+
+    @property
+    def tier(self) -> Tier | None:
+        """The second tier, or ``None``; ``cache.tier.state`` tells how it is."""
+        tier: Tier | None = self._store().tier
+        return tier
+
+    def connect(self) -> None:
+        """Reach the tier now, so that errors come now; without one, do nothing.
+
+        Raises ``ConfigurationError`` for a server that can never do, and ``TierUnavailableError``.
+        """
+        if self.tier is not None:
+            self.tier.write("connect", self.tier.steps_connect())
+
+    async def aconnect(self) -> None:
+        """Reach the tier now, so that errors come now; without one, do nothing."""
+        if self.tier is not None:
+            await self.tier.engine.arun(self.tier.steps_connect())
 
     def sweep(self) -> int:
         """Expire every entry past its time; return their number. Costs O(log n) for each.
@@ -156,7 +214,7 @@ class Cache(Namespace[V]):
 
     async def __aexit__(self, *exc: object) -> None:
         """Close the cache."""
-        self.close()
+        await self.aclose()
 
 
 def check_around_load(around_load: object) -> None:
@@ -265,6 +323,8 @@ def create_cache(
     executor: Executor | None = None,
     enabled: bool = True,
     around_load: AroundLoad | None = None,
+    tenant_depth: int = 1,
+    tier: ValkeyTier | str | None = None,
 ) -> Cache[Any]:
     """Make a cache, to be shared by every tenant of this process.
 
@@ -281,6 +341,10 @@ def create_cache(
     runs the background loads of threads, by its ``submit(function)``; ``None``: threads of the
     cache's own. ``enabled``: ``False`` stores nothing, until ``cache.enabled`` is set to ``True``.
     ``around_load(path, key)``: makes a context manager around each loader, for traces.
+    ``tenant_depth``: how many names of a path make a tenant, for the tier.
+    ``tier``: a second tier that a fleet of processes shares, a
+    :class:`~flowcache.tier.ValkeyTier` or the URL of a Valkey or Redis server. Nothing is opened
+    before the first call that needs it, or :meth:`Cache.connect`.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
@@ -299,4 +363,6 @@ def create_cache(
         executor=executor,
         enabled=enabled,
         around_load=around_load,
+        tenant_depth=tenant_depth,
+        tier=tier,
     )

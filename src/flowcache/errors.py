@@ -17,6 +17,7 @@ __all__ = [
     "TierUnavailableError",
     "TooManyLoadsError",
     "WeigherError",
+    "WouldBlockError",
 ]
 
 
@@ -74,3 +75,10 @@ class TenantScopeWarning(RuntimeWarning):
 
 class TierUnavailableError(FlowcacheError, ConnectionError):
     """The tier has not confirmed an invalidation or a store; in this process it was done."""
+
+
+class WouldBlockError(FlowcacheError, RuntimeError):
+    """A blocking call would wait for the tier on the thread of a running event loop.
+
+    Nothing was changed; the message names the call to await.
+    """

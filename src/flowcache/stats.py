@@ -41,6 +41,16 @@ class Stats:
     """The weight of the entries held now; 0 without a weigher."""
     pending: int
     """Loads that run now."""
+    tier_hits: int = 0
+    """Values that the second tier gave."""
+    tier_misses: int = 0
+    """Look-ups there that found nothing usable."""
+    tier_stores: int = 0
+    """Values stored there."""
+    tier_errors: int = 0
+    """Calls that the tier did not answer, or did not confirm."""
+    untiered: int = 0
+    """Values that cannot travel, and stayed in the process."""
 
     @property
     def hit_rate(self) -> float:

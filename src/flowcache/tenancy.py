@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
-from . import _core, wrapping
+from . import _core, twins, wrapping
 from .coroutines import is_async, makes_generators, plain_result
 from .errors import InvalidNamespaceError, TenantScopeWarning
 from .reports import shown
@@ -244,6 +244,7 @@ SPECIAL_METHODS = (
 
 def _add_calls() -> None:
     """Give `CurrentTenant` each call of a namespace, compiled: see `tenants` in the core."""
+    assert twins.TWINS  # They are methods of a namespace by now.
     public = {name for name in dir(_core.Namespace) if not name.startswith("_")}
     own = {"for_current_tenant", *PROPERTIES, *vars(CurrentTenant)}
     for name in (*sorted(public - own), *SPECIAL_METHODS):

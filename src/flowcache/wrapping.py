@@ -92,6 +92,8 @@ class CacheInfo(NamedTuple):
 
 _labels: weakref.WeakKeyDictionary[Callable[..., Any], str] = weakref.WeakKeyDictionary()
 _bearers: dict[str, itertools.count[int]] = {}
+_shared: set[str] = set()
+"""Labels that are not their bearers' alone, as other processes cannot tell them apart."""
 
 
 def label_of(function: Callable[..., Any]) -> str:
@@ -111,7 +113,9 @@ def label_of(function: Callable[..., Any]) -> str:
     label = f"{getattr(function, '__module__', None)}.{name}".replace("#", "##")
     nth = next(_bearers.setdefault(label, itertools.count(1)))
     if nth > 1:
+        _shared.add(label)
         label = f"{label}#{nth}"
+        _shared.add(label)
     return labels.setdefault(function, label) if labels is _labels else label
 
 
@@ -185,6 +189,16 @@ def label_with_tags(label: str, tags: tuple[str, ...] | Callable[..., Any]) -> s
     return sys.intern(f"{label}#tags={text}")
 
 
+def own_tag_of(label: str) -> str:
+    """Return the tag of a function's results: the same in every process."""
+    if len(label) > 200:
+        from hashlib import blake2b
+
+        digest = blake2b(label.encode("utf-8", "surrogatepass"), digest_size=15).hexdigest()
+        label = f"{digest}:{label[-150:]}"
+    return f"flowcache.function:{label}"
+
+
 def unfold(function: Callable[..., Any]) -> tuple[Callable[..., Any], Arguments, Keywords]:
     """Return what a bound method or a `partial` calls, and the arguments that it brings.
 
@@ -254,11 +268,13 @@ def place_of_argument(function: Callable[..., Any], name: Any) -> tuple[int, boo
 OWN_NAMES = (
     "cache_key",
     "invalidate",
+    "ainvalidate",
     "refresh",
     "cache_contains",
     "cache_info",
     "cache_parameters",
     "cache_clear",
+    "acache_clear",
 )
 """What a wrapper bears itself."""
 
@@ -321,10 +337,12 @@ class Cached(_core.Called, Generic[P, R]):
             self.__dict__.pop(name, None)  # The function's own attributes must not hide it.
         inner, self._args, self._kwargs = unfold(function)
         self._signature = signature_to_bind(inner) if bind else None
-        self._label = label_with_tags(label_of(inner), tags if callable(tags) else own_tags)
+        self._bare = label_of(inner)
+        self._label = label_with_tags(self._bare, tags if callable(tags) else own_tags)
+        self._given = options
         self._key = key
         self._typed = typed
-        self._own_tag = f"flowcache.function:{hash(self._label):x}:{self._label[-200:]}"
+        self._own_tag = own_tag_of(self._label)
         self._tags = tags if callable(tags) else None
         if self._tags is None:
             self._options = self._options.with_tags(own_tags, self._own_tag)
@@ -349,7 +367,7 @@ class Cached(_core.Called, Generic[P, R]):
         if key is None and not typed and not self._args and not self._kwargs:
             self._take_short_cut(namespace if self._tenants is None else None, self._label)
             # Of the keys that it looks for, a bound one is the same where all is given by position.
-            if self._tags is None and not bind:
+            if self._tags is None and not bind and _core._tier_of(self._above()) is None:
                 self._call_directly(function, self._options)
 
     def _name_tenant(self, name: str, path: Any) -> None:
@@ -400,7 +418,16 @@ class Cached(_core.Called, Generic[P, R]):
         position or by keyword, unless ``bind=True`` makes them the same.
         """
         self._check_arguments(args, kwargs)
-        return self._place(args, kwargs).delete(self._key_of(args, kwargs))
+        place, key = self._place(args, kwargs), self._key_of(args, kwargs)
+        return place.delete(key) if self._travels() else _core.Namespace.delete(place, key)
+
+    async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Await what ``invalidate`` returns."""
+        self._check_arguments(args, kwargs)
+        place, key = self._place(args, kwargs), self._key_of(args, kwargs)
+        if self._travels():
+            return await place.adelete(key)
+        return _core.Namespace.delete(place, key)
 
     def cache_contains(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Tell whether a fresh result of this call is held. Does not count."""
@@ -410,9 +437,15 @@ class Cached(_core.Called, Generic[P, R]):
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function though its result be fresh, and store and return what it gives."""
         self._check_arguments(args, kwargs)
-        load: Callable[..., Any] = areload if self._is_async else reload
+        place, options = self._place(args, kwargs), self._options_of(args, kwargs)
         key, loader = self._key_of(args, kwargs), self._loader(args, kwargs)
-        result: R = load(self._place(args, kwargs), key, loader, self._options_of(args, kwargs))
+        result: R
+        if self._goes_through(place):
+            again: Callable[..., Any] = place.arefresh if self._is_async else place.refresh
+            result = again(key, loader, **{**self._given, "tags": options.tags})
+            return result
+        load: Callable[..., Any] = areload if self._is_async else reload
+        result = load(place, key, loader, options)
         return result
 
     def cache_info(self, *, tenant: str | None = None) -> CacheInfo:
@@ -449,6 +482,15 @@ class Cached(_core.Called, Generic[P, R]):
         """
         place = self._counted_place(tenant)
         place.invalidate_tag(self._own_tag)
+        self._clear_counts(place)
+
+    async def acache_clear(self, *, tenant: str | None = None) -> None:
+        """Await the end of ``cache_clear``."""
+        place = self._counted_place(tenant)
+        await place.ainvalidate_tag(self._own_tag)
+        self._clear_counts(place)
+
+    def _clear_counts(self, place: _core.Namespace[Any]) -> None:
         if self._tenants is None:
             self._calls = self._misses = 0
         for counts in self._counts_at(place):
@@ -489,9 +531,32 @@ class Cached(_core.Called, Generic[P, R]):
         """Answer a call whose key is not held, or not fresh, or perhaps due."""
         options, loader = self._options_of(args, kwargs), self._loader(args, kwargs)
         on_miss = self._count_miss if self._tenants is None else self._counts_of(place).miss
+        if self._goes_through(place):
+            if place._held(key) is None:
+                on_miss()
+            fetch: Callable[..., Any] = place.afetch if self._is_async else place.fetch
+            return fetch(key, loader, **{**self._given, "tags": options.tags})
         if self._is_async:
             return aanswer(place, key, loader, options, on_miss)
         return place._fetch(key, loader, options, on_miss)
+
+    def _above(self) -> _core.Namespace[Any]:
+        """Return the namespace of the results, or the one above those of the tenants."""
+        above: _core.Namespace[Any]
+        above = self._namespace if self._tenants is None else self._tenants._above
+        return above
+
+    def _goes_through(self, place: _core.Namespace[Any]) -> bool:
+        """Tell if the results lie in a second tier as well."""
+        return _core._tier_of(place) is not None and self._travels()
+
+    def _travels(self) -> bool:
+        """Tell if a key means the same in other processes.
+
+        A closure's label, and that of one of several functions of one name, is given in the order
+        of creation: it would hand one process another closure's result.
+        """
+        return self._key is not None or ("<" not in self._bare and self._bare not in _shared)
 
     def _counts_of(self, place: _core.Namespace[Any]) -> _core.Counts:
         """Return the counts of a tenant. Clients invent tenants: the oldest of too many go."""
@@ -587,6 +652,10 @@ class Bound(Generic[P, R]):
     def cache_contains(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Tell whether a fresh result of this call is held. Does not count."""
         return self.__func__.cache_contains(self.__self__, *args, **kwargs)
+
+    async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Await what ``invalidate`` returns."""
+        return await self.__func__.ainvalidate(self.__self__, *args, **kwargs)
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the method though its result be fresh, and store and return what it gives."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Any
 
+from flowcache._core import lease_time as monotonic
 from flowcache.errors import TierUnavailableError
 from flowcache.tier.codec import MsgpackCodec
 from flowcache.tier.engine import Engine, Stored

@@ -30,3 +30,18 @@ Code and model name these rules by their numbers.
     only while its lease lives. If the list was lost, or the history is another, the call waits for
     the whole lease.
 """
+
+from __future__ import annotations
+
+from .codec import Codec, JsonCodec, MsgpackCodec, PickleCodec, UndecodableError, UnencodableError
+from .settings import ValkeyTier
+
+__all__ = [
+    "Codec",
+    "JsonCodec",
+    "MsgpackCodec",
+    "PickleCodec",
+    "UndecodableError",
+    "UnencodableError",
+    "ValkeyTier",
+]

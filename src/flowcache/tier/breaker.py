@@ -6,8 +6,9 @@ Closed; open after five failures; half-open after a period; closed by an answer,
 from __future__ import annotations
 
 from threading import Lock
-from time import monotonic
 from typing import TYPE_CHECKING, Literal
+
+from flowcache._core import lease_time as monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,14 +27,14 @@ import weakref
 from base64 import urlsafe_b64encode
 from collections import deque
 from contextlib import suppress
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError
 
 from .bell import Bell
 from .errors import ServerError, UnreachableError
-from .following import SOONEST, Acknowledgements, Following, Line
+from .following import SOONEST, Acknowledgements, Following, Holding, Line
 from .message import Kind, Message
 from .resp import Push, ReplyError, pack
 from .script import script
@@ -44,11 +44,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .following import Follower
+    from .items import Item
     from .layout import Bucket, Layout
     from .servers import Servers
     from .wire import Wire
 
-__all__ = ["LATE", "Bus", "new_token"]
+__all__ = ["LATE", "LEASE", "Bus", "new_token"]
 
 logger = logging.getLogger("flowcache")
 
@@ -59,7 +60,11 @@ EARLY: Final = 0.010
 LATE: Final = 0.025
 """Seconds that a wait for a whole lease takes longer than the lease."""
 LATEST: Final = 1.0
-"""The longest pause, in seconds, before an unreachable server is tried again."""
+"""Seconds until a server that could not be reached is tried again, at last."""
+LEASE: Final = 10.0
+"""Seconds for which a load may hold up the fleet without a renewal."""
+RENEWED: Final = LEASE / 3
+"""Seconds between two renewals."""
 
 
 def new_token() -> bytes:
@@ -102,6 +107,7 @@ class Bus:
         self._acknowledgements: dict[bytes, Acknowledgements] = {}
         self._bells: dict[tuple[tuple[str, ...], object], list[Bell]] = {}
         self._doubtful: dict[bytes, None] = {}
+        self._held: dict[bytes, Holding] = {}
         self._stopped = Bell()
         self.member = new_token()
         self.trouble: Exception | None = None
@@ -131,6 +137,17 @@ class Bus:
             and (replid is None or replid == following.replid)
             and monotonic() < following.lease
         )
+
+    @property
+    def state(self) -> Literal["idle", "live", "apart", "closed"]:
+        """Whether this process hears of all buckets that it follows."""
+        if self._closed:
+            return "closed"
+        followed = list(self._following.values()) if self._forks == forks() else []
+        if not followed:
+            return "idle"
+        now = monotonic()
+        return "live" if all(now < one.lease for one in followed) else "apart"
 
     def replicas_of(self, bucket: Bucket) -> int:
         """Return the number of replicas that must confirm a write (rule 7)."""
@@ -200,6 +217,14 @@ class Bus:
             if not bells:
                 self._bells.pop((path, key), None)
 
+    def hold(self, item: Item, token: bytes, until: float) -> None:
+        """Renew a lease from the bus's thread while its load runs, but not beyond a time."""
+        self._held[token] = Holding(item, until, monotonic() + RENEWED)
+
+    def hold_no_more(self, token: bytes) -> None:
+        """Renew a lease no longer."""
+        self._held.pop(token, None)
+
     def close(self, patience: float = 1.0) -> None:
         """Leave the fleet and end the thread; local entries are not served any more."""
         self._closed = True
@@ -260,6 +285,7 @@ class Bus:
             except ServerError as error:
                 self._lose(line, selector, error)
             soonest = min(soonest, line.next_beat)
+        self._renew(now)
         return max(soonest - monotonic(), 0.0)
 
     def _heard(self, line: Line, selector: selectors.BaseSelector) -> None:
@@ -529,6 +555,23 @@ class Bus:
         """Tell the follower how long it may serve: as long as the lease of each of its buckets."""
         leases = [one.lease for one in list(self._following.values()) if one.has_lived]
         self._follower.lend(min(leases, default=0.0))
+
+    def _renew(self, now: float) -> None:
+        """Renew the leases of loads that run long; one whose server is away runs out."""
+        for token, holding in list(self._held.items()):
+            if now > holding.until:
+                self._held.pop(token, None)
+                continue
+            place = holding.item.place
+            following = self._following.get(place.bucket.number)
+            line = None if following is None else following.line
+            if now < holding.due or line is None or line.wire is None:
+                continue
+            holding.due = now + RENEWED
+            keys = (holding.item.lease, place.record)
+            renewal = script("renew").call_in_full(keys, token, round(LEASE * 1000))
+            # One that was unlinked meanwhile is no longer this process's: its store is refused.
+            line.send(renewal, lambda _: None)
 
     # Messages
 

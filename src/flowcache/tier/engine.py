@@ -14,14 +14,14 @@ import asyncio
 import random
 from hashlib import sha1
 from math import ceil
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError, TierUnavailableError
 
 from .bell import Bell
 from .breaker import Breaker
-from .bus import LATE, Bus, new_token
+from .bus import LATE, LEASE, Bus, new_token
 from .codec import UndecodableError, UnencodableError
 from .envelope import tag_mark
 from .errors import ServerError
@@ -50,8 +50,6 @@ MOST_MARKERS: Final = 4096
 """The most markers of a record; beyond them the older half is dropped and the floor rises."""
 MOST_ITEMS: Final = 64
 """Prefixes and sets of tags that a record lists; beyond them they become clears."""
-LEASE: Final = 10.0
-"""Seconds for which a load may hold up the fleet without a renewal."""
 SOONEST: Final = 0.005
 LATEST: Final = 0.1
 """Seconds between two looks at a lease that another process holds."""
@@ -134,7 +132,7 @@ class Engine:
         `tags` are those that the value is expected to bear; others cost a second round trip.
         """
         bucket = item.place.bucket
-        if not self.bus.is_live(bucket) and not (yield from self._live(bucket)):
+        if not self.bus.is_live(bucket) and not (yield from self.live(bucket)):
             return None
         for _ in range(2):
             read = self.items.read(item, tags)
@@ -166,7 +164,7 @@ class Engine:
         if not items:
             return found
         bucket = items[0].place.bucket
-        if not self.bus.is_live(bucket) and not (yield from self._live(bucket)):
+        if not self.bus.is_live(bucket) and not (yield from self.live(bucket)):
             return found
         reads = [self.items.read(item, tags) for item in items]
         try:
@@ -191,11 +189,11 @@ class Engine:
                     found[item] = again
         return found
 
-    def _live(self, bucket: Bucket) -> Steps[bool]:
+    def live(self, bucket: Bucket, patience: float | None = None) -> Steps[bool]:
         """Follow a bucket, and wait a little for that if it is new; True if it is live."""
         bell = self.bus.follow(bucket)
         if not self.bus.is_live(bucket) and self.bus.trouble is None:
-            yield Pause(bell, self._hard)
+            yield Pause(bell, self._hard if patience is None else patience)
         if isinstance(self.bus.trouble, ConfigurationError):
             raise self.bus.trouble
         return self.bus.is_live(bucket)
@@ -244,18 +242,6 @@ class Engine:
             self._caller.errors += 1
             yield from self._discard(item, reply[5])
             return (yield from self.lead(item, token, force=True, contend=contend))
-
-    def renew(self, item: Item, grant: Grant) -> Steps[bool]:
-        """Keep a lease; False if it is lost, or the server does not answer."""
-        command = script("renew").call_in_full(
-            (item.lease, item.place.record), grant.token, round(LEASE * 1000)
-        )
-        try:
-            ask = yield Exchange(item.place.bucket, Ask(self._hard, calls=(command,)))
-        except ServerError:
-            self._caller.errors += 1
-            return False
-        return bool(ask.replies[0] == 1)
 
     def release(self, item: Item, grant: Grant) -> Steps[None]:
         """Give a lease back whose load came to nothing. One that cannot be reached runs out."""
@@ -329,7 +315,7 @@ class Engine:
         """
         operation = new_token()
         message = Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation)
-        yield from self._live(item.place.bucket)
+        yield from self.live(item.place.bucket)
         sent = monotonic()
         try:
             reply = yield from self._call(
@@ -349,7 +335,7 @@ class Engine:
         """Store a value if none is fresh there; sent again, it knows what it stored (rule 6)."""
         operation = new_token()
         message = Message(Kind.RELEASED, item.place.path, item.key, self.bus.member, operation)
-        yield from self._live(item.place.bucket)
+        yield from self.live(item.place.bucket)
         sent = monotonic()
         try:
             reply = yield from self._call(
@@ -384,7 +370,7 @@ class Engine:
         operation = new_token()
         message = Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation)
         sealed = self.items.envelope.seal(item.place, item.name, item.encoded, 0, ())[:-1]
-        yield from self._live(item.place.bucket)
+        yield from self.live(item.place.bucket)
         try:
             reply = yield from self._call(
                 "incr",
@@ -441,7 +427,7 @@ class Engine:
     ) -> Steps[list[Any]]:
         operation = new_token()
         message = Message(kind, item.place.path, item.key, self.bus.member, operation)
-        yield from self._live(item.place.bucket)
+        yield from self.live(item.place.bucket)
         try:
             return (
                 yield from self._call(
@@ -510,6 +496,10 @@ class Engine:
         listed = prefix_item(place, prefix)
         yield from self._invalidate(place, Kind.PREFIX, prefix, (), listed, fleet=fleet)
 
+    def drop_in_fleet(self, item: Item) -> Steps[None]:
+        """Have each process drop a key, and wait for that; what lies there stays (rule 11)."""
+        yield from self._invalidate(item.place, Kind.DROP, item.key, (), b"", fleet=True)
+
     def _invalidate(
         self,
         place: Place,
@@ -524,14 +514,14 @@ class Engine:
         operation = new_token()
         message = Message(kind, place.path, data, self.bus.member, operation, fleet)
         # A prefix covers a namespace's own keys alone, and those lie in one bucket.
-        spreads = place.is_above and kind is not Kind.PREFIX
+        spreads = place.is_above and kind not in (Kind.PREFIX, Kind.DROP)
         buckets = self.layout.all if spreads else (place.bucket,)
         acknowledgements = self.bus.expect(operation) if fleet else None
         known = True
         lists: list[tuple[Bucket, dict[bytes, bytes]]] = []
         try:
             for bucket in buckets:
-                yield from self._live(bucket)
+                yield from self.live(bucket)
                 record = bucket.root if spreads else place.record
                 keys = (record, bucket.log, bucket.members)
                 arguments = (

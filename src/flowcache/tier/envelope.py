@@ -102,7 +102,7 @@ class Envelope:
         if type(value) is int and _SMALLEST_INT <= value <= _LARGEST_INT:
             codec, body = COUNTER, b"%d" % value
         else:
-            codec, body = self.mark, self.codec.encode(value)
+            codec, body = self.mark, self._encode(value)
             if type(body) is not bytes:
                 raise UnencodableError(
                     type(value), f"codec: encode() returned a {type(body).__name__}"
@@ -147,6 +147,16 @@ class Envelope:
         if codec is not COUNTER and self._sign is not None:
             body = self._sign(name, header, body)
         return header + body
+
+    def _encode(self, value: object) -> bytes:
+        try:
+            return self.codec.encode(value)
+        except UnencodableError:
+            raise
+        except Exception as error:
+            raise UnencodableError(
+                type(value), f"codec: encode() raised {type(error).__name__}: {error}"
+            ) from error
 
     def open(self, place: Place, encoded_key: bytes, data: bytes) -> Packed:
         """Take a value apart; `UndecodableError` if it is not one of this path and key."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from flowcache._core import lease_time as monotonic
 
 from .bell import Bell
 from .errors import UnreachableError
@@ -15,6 +16,7 @@ from .wire import CHUNK
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from .items import Item
     from .layout import Bucket
     from .message import Message
     from .servers import Server
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     State = Literal["wanted", "subscribing", "attaching", "attached", "live"]
     Handler = Callable[[Any], None]
 
-__all__ = ["SOONEST", "Acknowledgements", "Follower", "Following", "Line"]
+__all__ = ["SOONEST", "Acknowledgements", "Follower", "Following", "Holding", "Line"]
 
 SOONEST: Final = 0.05
 """Seconds until a server that could not be reached is tried again, at first."""
@@ -83,6 +85,17 @@ class Acknowledgements:
             done = self._expected is not None and self._expected <= self._heard
         if done:
             self.bell.ring()
+
+
+class Holding:
+    """The lease of a load that runs here: renewed when it is due, until a time."""
+
+    __slots__ = ("due", "item", "until")
+
+    def __init__(self, item: Item, until: float, due: float) -> None:
+        self.item = item
+        self.until = until
+        self.due = due
 
 
 class Following:

@@ -26,6 +26,8 @@ from math import isnan
 from threading import Lock
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from flowcache.wrapping import KEYWORDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -67,8 +69,9 @@ V = TypeVar("V")
 def encode_key(key: object) -> bytes | None:
     """Return the bytes of a key that can travel, or None for one that stays in the process.
 
-    Exact `None`, `bool`, `int`, `float`, `str` and `bytes` can travel, and tuples of them. Keys
-    that are equal get the same bytes, so `1`, `1.0` and `True` do. A NaN equals nothing and stays.
+    Exact `None`, `bool`, `int`, `float`, `str` and `bytes` can travel, and tuples of them; so can
+    what sets the keywords apart in the key of a cached function's call. Keys that are equal get the
+    same bytes, so `1`, `1.0` and `True` do. A NaN equals nothing and stays.
     """
     if type(key) is str:
         text = key.encode("utf-8", "surrogatepass")
@@ -91,6 +94,8 @@ def _encode_into(pieces: list[bytes], key: object, depth: int) -> bool:
         pieces += (b"B", _LENGTH.pack(len(key)), key)  # type: ignore[arg-type]
     elif key is None:
         pieces.append(b"N")
+    elif key is KEYWORDS:
+        pieces.append(b"K")
     elif kind is float:
         return _encode_float(pieces, key)  # type: ignore[arg-type]
     elif kind is tuple:
@@ -134,6 +139,8 @@ def _decode_from(data: bytes, at: int, depth: int) -> tuple[object, int]:
     at += 1
     if kind == b"N":
         return None, at
+    if kind == b"K":
+        return KEYWORDS, at
     if kind == b"F":
         return _FLOAT.unpack_from(data, at)[0], at + 8
     (length,) = _LENGTH.unpack_from(data, at)

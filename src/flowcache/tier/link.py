@@ -15,8 +15,9 @@ import asyncio
 import weakref
 from collections import deque
 from threading import Lock
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from flowcache._core import lease_time as monotonic
 
 from .errors import ServerError, SlowError, UnreachableError
 from .resp import Replies, ReplyError, pack

@@ -7,9 +7,10 @@ thread, `Caller.arun` in a task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from flowcache.coroutines import is_awaitable
 from flowcache.errors import ConfigurationError
 
 from .bell import Bell
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .bus import Bus
     from .servers import Servers
 
-__all__ = ["Caller", "Exchange", "Pause", "Rediscover", "Steps"]
+__all__ = ["Caller", "Exchange", "Pause", "Produce", "Rediscover", "Steps"]
 
 T = TypeVar("T")
 
@@ -47,7 +48,14 @@ class Rediscover(NamedTuple):
     """A step that finds the servers anew."""
 
 
-Step = Pause | Exchange | Rediscover
+class Produce(NamedTuple):
+    """A step that calls a user's loader. Its result is the loader's, which a task awaits."""
+
+    loader: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+
+Step = Pause | Exchange | Rediscover | Produce
 Steps = Generator[Step, Any, T]
 
 
@@ -145,6 +153,8 @@ class Caller:
                         result: Any = server.ask(step.ask)
                     elif type(step) is Pause:
                         result = step.bell.wait(step.seconds)
+                    elif type(step) is Produce:
+                        result = step.loader(*step.arguments)
                     else:
                         self._servers.discover()
                         result = None
@@ -170,6 +180,10 @@ class Caller:
                         result: Any = await server.aask(step.ask, loop)
                     elif type(step) is Pause:
                         result = await step.bell.awaited(step.seconds)
+                    elif type(step) is Produce:
+                        result = step.loader(*step.arguments)
+                        if is_awaitable(result):
+                            result = await result
                     else:
                         await loop.run_in_executor(None, self._servers.discover)
                         result = None

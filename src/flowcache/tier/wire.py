@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError
 
 from .errors import ServerError, SlowError, UnreachableError

@@ -1,0 +1,712 @@
+"""What a cache does with its tier: each call on a namespace, for threads and tasks alike.
+
+A call is written once, as steps, which a thread or a task carries out. What the process holds
+itself is changed by the calls of the plain `Namespace`, which know no tier. Rules are numbered as
+in the package's docstring; those on the process's own half are kept here:
+
+- what fills the process's own half is registered as a fill first, and stores only if nothing has
+  fenced it (rule 1);
+- a write drops the key, registers, runs its script, drops and fences again, and stores what it
+  wrote only if it was not fenced itself (rule 3);
+- an invalidation is done here before and after the tier has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from flowcache import _core
+from flowcache._core import lease_time as monotonic
+from flowcache.errors import (
+    CacheClosedError,
+    ConfigurationError,
+    EntryTooHeavyError,
+    TierUnavailableError,
+    WouldBlockError,
+)
+from flowcache.loading.load import running_loop
+
+from .codec import UnencodableError
+from .engine import seal
+from .held import Held, clear, drop, drop_prefix, drop_tags, expire, expire_tags
+from .layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .engine import Stored
+    from .items import Found, Item
+    from .layout import Place
+    from .settings import ValkeyTier
+    from .steps import Steps
+
+__all__ = ["UNSET", "Front"]
+
+logger = logging.getLogger("flowcache")
+
+T = TypeVar("T")
+Namespace = _core.Namespace
+Space = _core.Namespace[Any]
+UNSET: Final[Any] = _core.UNSET
+MISSING: Final = object()
+MOST_HINTS: Final = 10_000
+CONNECTS_WITHIN: Final = 5.0
+"""Seconds for which `connect` waits until the process hears of the fleet."""
+
+
+class Front:
+    """The tier of one cache, as its namespaces call it."""
+
+    def __init__(
+        self, root: Space, settings: ValkeyTier, name: str, tenant_depth: int, patience: float
+    ) -> None:
+        store = root._store()
+        self.layout = Layout(
+            name, buckets=settings.buckets, tenant_depth=tenant_depth, prefix=settings.prefix
+        )
+        self.settings = settings
+        self._held = Held(store, self.layout, settings.stale_for)
+        self.engine = settings.engine(self.layout, self._held)
+        self.patience = patience
+        """Seconds after which a load no longer holds up others: the cache's `max_pending_age`."""
+        self._local_ttl = math.inf if settings.local_ttl is None else settings.local_ttl
+        self._hints: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._unknown: set[type] = set()
+        self._errors = 0
+        self._lock = threading.Lock()
+        self._writes: set[asyncio.Task[Any]] = set()
+
+    # Carrying steps out
+
+    def read(self, name: str, steps: Steps[T]) -> T:
+        """Carry out a read on this thread; what needs no step may do so on a loop's thread."""
+        if running_loop() is None:
+            return self.engine.run(steps)
+        try:
+            next(steps)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        steps.close()
+        raise would_block(name)
+
+    def write(self, name: str, steps: Steps[T]) -> T:
+        """Carry out a write on this thread."""
+        if running_loop() is not None:
+            steps.close()
+            raise would_block(name)
+        return self.engine.run(steps)
+
+    async def awrite(self, steps: Steps[T]) -> T:
+        """Carry out a write in a task of its own, which goes on if the caller is cancelled."""
+        task = asyncio.get_running_loop().create_task(self.engine.arun(steps))
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+        return await asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[Any]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # Seen: its caller has it, or was cancelled.
+
+    # Parts of calls
+
+    def item(self, namespace: Space, key: Hashable) -> Item | None:
+        """Return a key's names in the tier; None for a key that stays in the process."""
+        return self.engine.items.item(namespace.path, key)
+
+    def read_item(self, namespace: Space, key: Hashable) -> Item | None:
+        """Return the same, to read with; None too where nothing is held, as it is switched off."""
+        return None if _core._is_off(namespace) else self.item(namespace, key)
+
+    def sealed(
+        self, namespace: Space, item: Item, value: object, tags: tuple[str, ...]
+    ) -> bytes | None:
+        """Return a value's bytes; None, counted and logged once a type, if it has to stay here."""
+        sealed = seal(self.engine.items, item, value, tags)
+        if not isinstance(sealed, UnencodableError):
+            return sealed
+        _core._tally(namespace, "untiered")
+        if sealed.kind not in self._unknown:
+            self._unknown.add(sealed.kind)
+            logger.warning("values of a type stay in the process: %s", sealed)
+        return None
+
+    def note_errors(self, namespace: Space) -> None:
+        """Count what the tier did not do since the last time, once."""
+        if self.engine.errors == self._errors:
+            return
+        with self._lock:
+            errors, self._errors = self.engine.errors - self._errors, self.engine.errors
+        with suppress(CacheClosedError):
+            _core._tally(namespace, "errors", errors)
+
+    @contextmanager
+    def filling(self, namespace: Space, key: Hashable) -> Iterator[_core.Load]:
+        """Register a fill for as long as the block lasts (rule 1)."""
+        fill = _core._fill(namespace, key)
+        try:
+            yield fill
+        finally:
+            _core._fill_end(fill)
+            self.note_errors(namespace)
+
+    def keep(self, namespace: Space, fill: _core.Load, found: Found) -> None:
+        """Hold here what was read there, unless the fill was fenced."""
+        until = math.inf if found.until is None else found.until
+        grace = 0.0
+        if found.last is not None and found.until is not None:
+            grace = max(0.0, found.last - found.until)
+        self._store(
+            namespace, fill, found.value, found.ttl, until, grace, found.tags, stale_ok=False
+        )
+
+    def _store(
+        self,
+        namespace: Space,
+        fill: _core.Load,
+        value: object,
+        ttl: float | None,
+        until: float,
+        grace: float,
+        tags: tuple[str, ...],
+        *,
+        stale_ok: bool,
+    ) -> None:
+        ends, grace = self.ends(until, grace)
+        seconds = math.inf if ttl is None else ttl
+        with suppress(CacheClosedError, EntryTooHeavyError):
+            _core._fill_store(namespace, fill, value, seconds, ends, grace, stale_ok, tags)
+
+    def ends(self, until: float, grace: float) -> tuple[float, float]:
+        """Return when a value ends here, and for how long it is held past that: `local_ttl=`."""
+        local = monotonic() + self._local_ttl
+        return (local, 0.0) if local < until else (until, grace)
+
+    def found(
+        self, namespace: Space, key: Hashable, item: Item, tags: tuple[str, ...] = ()
+    ) -> Steps[Found | None]:
+        """Read a key there, and hold it here; None if there is nothing, or nobody answers."""
+        hint = tags or self._hints.get(namespace.path, ())
+        with self.filling(namespace, key) as fill:
+            found = yield from self.engine.read(item, hint)
+            if found is None:
+                _core._tally(namespace, "absent")
+                self.refuse_partition(item.place)
+                return None
+            self._note(namespace, found, hint)
+            self.keep(namespace, fill, found)
+        return found
+
+    def _note(self, namespace: Space, found: Found, hint: tuple[str, ...]) -> None:
+        if found.tags and found.tags != hint and len(found.tags) <= 8:
+            if len(self._hints) >= MOST_HINTS:
+                self._hints.clear()
+            self._hints[namespace.path] = found.tags
+        fresh = found.is_fresh(monotonic())
+        _core._tally(namespace, "hits" if fresh else "absent")
+
+    def refuse_partition(self, place: Place) -> None:
+        """Raise `TierUnavailableError` without a lease, if that is what `on_partition=` asks."""
+        if self.settings.is_strict and not self.engine.bus.is_live(place.bucket):
+            raise TierUnavailableError("the tier cannot be reached, and what is held may be old")
+
+    # Reading
+
+    def get(self, namespace: Space, key: Hashable, default: Any) -> Any:
+        """Answer a `get` that missed here, and was counted as a miss."""
+        return self.read("get", self.steps_get(namespace, key, default))
+
+    def steps_get(self, namespace: Space, key: Hashable, default: Any = None) -> Steps[Any]:
+        """Return what is fresh there, else `default`."""
+        item = self.read_item(namespace, key)
+        if item is not None:
+            found = yield from self.found(namespace, key, item)
+            if found is not None and found.is_fresh(monotonic()):
+                return found.value
+        return default
+
+    def steps_ttl(self, namespace: Space, key: Hashable, /) -> Steps[float | None]:
+        """Return the seconds that a key stays fresh."""
+        with suppress(KeyError):
+            return Namespace.ttl(namespace, key)
+        item = self.read_item(namespace, key)
+        if item is not None:
+            found = yield from self.found(namespace, key, item)
+            if found is not None and found.is_fresh(monotonic()):
+                return None if found.until is None else found.until - monotonic()
+        raise KeyError(key)
+
+    def steps_get_many(
+        self, namespace: Space, keys: Iterable[Hashable], /
+    ) -> Steps[dict[Any, Any]]:
+        """Return the keys that are fresh here or there."""
+        listed = _core.listed_keys(keys)
+        held: dict[Any, Any] = Namespace.get_many(namespace, listed)
+        found = yield from self.found_many(namespace, [key for key in listed if key not in held])
+        now = monotonic()
+        held |= {key: one.value for key, one in found.items() if one.is_fresh(now)}
+        return {key: held[key] for key in listed if key in held}
+
+    def found_many(
+        self, namespace: Space, keys: Iterable[Hashable], tags: tuple[str, ...] = ()
+    ) -> Steps[dict[Hashable, Found]]:
+        """Read keys there that are not held here, and hold them."""
+        items: dict[Hashable, Item] = {}
+        for key in keys:
+            item = self.read_item(namespace, key)
+            if item is not None:
+                items[key] = item
+        if not items:
+            return {}
+        fills = {key: _core._fill(namespace, key) for key in items}
+        hint = tags or self._hints.get(namespace.path, ())
+        try:
+            by_item = yield from self.engine.read_many(list(items.values()), hint)
+            found: dict[Hashable, Found] = {}
+            for key, item in items.items():
+                one = by_item.get(item)
+                if one is None:
+                    _core._tally(namespace, "absent")
+                    self.refuse_partition(item.place)
+                    continue
+                found[key] = one
+                self._note(namespace, one, hint)
+                self.keep(namespace, fills[key], one)
+            return found
+        finally:
+            for fill in fills.values():
+                _core._fill_end(fill)
+            self.note_errors(namespace)
+
+    # Writing
+
+    def steps_set(
+        self,
+        namespace: Space,
+        key: Hashable,
+        value: Any,
+        /,
+        *,
+        ttl: Any = UNSET,
+        tags: Any = (),
+        stale: Any = None,
+        sliding: Any = None,
+        jitter: Any = None,
+        wait: Any = None,
+    ) -> Steps[None]:
+        """Store a value there and here; the others drop the key (rule 3)."""
+        check_wait(wait)
+        refuse_sliding(sliding)
+        terms = _core._terms(namespace, key, value, ttl, tags, stale, jitter)
+        yield from self._set(namespace, key, value, terms)
+        if wait is not None:
+            yield from self._await_drop(namespace, key)
+
+    def _set(
+        self,
+        namespace: Space,
+        key: Hashable,
+        value: Any,
+        terms: tuple[float, float, bool, tuple[str, ...]],
+    ) -> Steps[None]:
+        seconds, grace, stale_ok, tags = terms
+        item = self.item(namespace, key)
+        if item is None:
+            Namespace.set(namespace, key, value, ttl=plain(seconds), tags=tags, stale=window(grace))
+            return
+        if seconds <= 0:
+            yield from self._remove(namespace, key, item)
+            return
+        sealed = self.sealed(namespace, item, value, tags)
+        drop(namespace, key)
+        try:
+            with self.filling(namespace, key) as fill:
+                began = monotonic()
+                stored: Stored | None = None
+                if sealed is None:
+                    yield from self.engine.delete(item)
+                else:
+                    stored = yield from self.engine.set(item, sealed, plain(seconds), grace)
+                    _core._tally(namespace, "stores")
+                _core._fence_key(namespace, key, fill)
+                Namespace.delete(namespace, key)
+                if self.engine.bus.is_live(item.place.bucket):
+                    until = began + seconds
+                    if stored is not None:
+                        until = math.inf if stored.until is None else stored.until
+                    self._store(
+                        namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok
+                    )
+        except TierUnavailableError:
+            drop(namespace, key)
+            raise
+
+    def steps_set_many(
+        self,
+        namespace: Space,
+        mapping: Any,
+        /,
+        *,
+        ttl: Any = UNSET,
+        tags: Any = (),
+        stale: Any = None,
+        sliding: Any = None,
+        jitter: Any = None,
+    ) -> Steps[None]:
+        """Store each item of a mapping; all are checked before any is stored."""
+        refuse_sliding(sliding)
+        pairs = dict(mapping)
+        checked = [
+            (key, value, _core._terms(namespace, key, value, ttl, tags, stale, jitter))
+            for key, value in pairs.items()
+        ]
+        for key, value, terms in checked:
+            yield from self._set(namespace, key, value, terms)
+
+    def steps_add(
+        self,
+        namespace: Space,
+        key: Hashable,
+        value: Any,
+        /,
+        *,
+        ttl: Any = UNSET,
+        tags: Any = (),
+        stale: Any = None,
+        sliding: Any = None,
+        jitter: Any = None,
+    ) -> Steps[bool]:
+        """Store a value if none is fresh; the tier decides."""
+        refuse_sliding(sliding)
+        terms = _core._terms(namespace, key, value, ttl, tags, stale, jitter)
+        if _core._is_off(namespace):
+            return True
+        is_stored, _ = yield from self._add(namespace, key, value, terms)
+        return is_stored
+
+    def _add(
+        self,
+        namespace: Space,
+        key: Hashable,
+        value: Any,
+        terms: tuple[float, float, bool, tuple[str, ...]],
+    ) -> Steps[tuple[bool, Any]]:
+        """Return whether it was stored, and what is held now."""
+        seconds, grace, stale_ok, tags = terms
+        item = self.item(namespace, key)
+        sealed = None if item is None else self.sealed(namespace, item, value, tags)
+        if item is None or sealed is None or seconds <= 0:
+            if item is not None:
+                found = yield from self.found(namespace, key, item)
+                if found is not None and found.is_fresh(monotonic()):
+                    return False, found.value
+            is_stored = Namespace.add(
+                namespace, key, value, ttl=plain(seconds), tags=tags, stale=window(grace)
+            )
+            return is_stored, value if is_stored else Namespace.peek(namespace, key, value)
+        try:
+            with self.filling(namespace, key) as fill:
+                added = yield from self.engine.add(item, sealed, plain(seconds), grace)
+                if added.held is not None:
+                    self.keep(namespace, fill, added.held)
+                    return False, added.held.value
+                _core._tally(namespace, "stores")
+                _core._fence_key(namespace, key, fill)
+                Namespace.delete(namespace, key)
+                if self.engine.bus.is_live(item.place.bucket):
+                    until = math.inf if added.until is None else added.until
+                    self._store(
+                        namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok
+                    )
+        except TierUnavailableError:
+            drop(namespace, key)
+            raise
+        return True, value
+
+    def steps_setdefault(
+        self, namespace: Space, key: Hashable, /, default: Any = None
+    ) -> Steps[Any]:
+        """Return what is fresh, or store `default`; the tier decides."""
+        held = Namespace.peek(namespace, key, MISSING)
+        if held is not MISSING:
+            return Namespace.get_many(namespace, [key]).get(key, held)
+        _core._tally(namespace, "misses")
+        terms = _core._terms(namespace, key, default, UNSET, (), None)
+        if _core._is_off(namespace):
+            return default
+        _, value = yield from self._add(namespace, key, default, terms)
+        return value
+
+    def steps_incr(
+        self,
+        namespace: Space,
+        key: Hashable,
+        /,
+        delta: Any = 1,
+        *,
+        default: Any = 0,
+        ttl: Any = UNSET,
+    ) -> Steps[int]:
+        """Add to a counter, which is held in the tier alone."""
+        item = self.item(namespace, key)
+        if item is None or _core._is_off(namespace):
+            return Namespace.incr(namespace, key, delta, default=default, ttl=ttl)
+        for name, number in (("delta", delta), ("default", default)):
+            if type(number) is not int:
+                raise TypeError(f"{name}: must be an int, got {type(number).__name__}")
+        seconds, grace, _, _ = _core._terms(namespace, key, default, ttl, (), None)
+        drop(namespace, key)
+        try:
+            total: int = yield from self.engine.incr(item, delta, default, plain(seconds), grace)
+        finally:
+            drop(namespace, key)
+            self.note_errors(namespace)
+        return total
+
+    def steps_delete(self, namespace: Space, key: Hashable, /, *, wait: Any = None) -> Steps[bool]:
+        """Remove a key here and there; true if it was fresh in either."""
+        check_wait(wait)
+        item = self.item(namespace, key)
+        if item is None:
+            return Namespace.delete(namespace, key)
+        held = yield from self._remove(namespace, key, item)
+        if wait is not None:
+            yield from self._await_drop(namespace, key)
+        return held
+
+    def _remove(self, namespace: Space, key: Hashable, item: Item) -> Steps[bool]:
+        held = is_held(namespace, key)
+        drop(namespace, key)
+        try:
+            there = yield from self.engine.delete(item)
+        finally:
+            drop(namespace, key)
+            self.note_errors(namespace)
+        return held or there
+
+    def _await_drop(self, namespace: Space, key: Hashable) -> Steps[None]:
+        """Wait until each process has dropped a key (rule 11)."""
+        item = self.item(namespace, key)
+        if item is not None:
+            yield from self.engine.drop_in_fleet(item)
+
+    def steps_delete_many(self, namespace: Space, keys: Iterable[Hashable], /) -> Steps[int]:
+        """Remove keys; how many of them were fresh, here or there."""
+        listed = _core.listed_keys(keys)
+        for key in listed:
+            hash(key)  # All are checked before any is removed.
+        removed = 0
+        for key in listed:
+            removed += yield from self.steps_delete(namespace, key)
+        return removed
+
+    def steps_pop(self, namespace: Space, key: Hashable, /, default: Any = UNSET) -> Steps[Any]:
+        """Remove a key and return its fresh value; the tier decides who gets it."""
+        item = self.item(namespace, key)
+        if item is None:
+            return Namespace.pop(namespace, key, *(() if default is UNSET else (default,)))
+        held = Namespace.peek(namespace, key, MISSING)
+        drop(namespace, key)
+        try:
+            popped = yield from self.engine.pop(item)
+        finally:
+            drop(namespace, key)
+            self.note_errors(namespace)
+        if popped is not None:
+            return popped[0]
+        if held is not MISSING and self._stays_here(item, held):
+            return held
+        if default is UNSET:
+            raise KeyError(key)
+        return default
+
+    def _stays_here(self, item: Item, value: object) -> bool:
+        """Tell if a value cannot be in the tier, and so is nowhere but here."""
+        return isinstance(seal(self.engine.items, item, value, ()), UnencodableError)
+
+    def steps_touch(self, namespace: Space, key: Hashable, /, ttl: Any = UNSET) -> Steps[bool]:
+        """Give a fresh value another TTL, here or there."""
+        seconds, _, _, _ = _core._terms(namespace, key, None, ttl, (), None)
+        item = self.item(namespace, key)
+        if item is None:
+            return Namespace.touch(namespace, key, ttl)
+        if seconds <= 0:
+            return (yield from self._remove(namespace, key, item))
+        held = Namespace.peek(namespace, key, MISSING)
+        if held is not MISSING and self._stays_here(item, held):
+            return Namespace.touch(namespace, key, ttl)
+        try:
+            return (yield from self.engine.touch(item, plain(seconds)))
+        finally:
+            drop(namespace, key)
+            self.note_errors(namespace)
+
+    # Invalidating
+
+    def steps_clear(self, namespace: Space, /, *, wait: Any = None) -> Steps[int]:
+        """Remove all of a namespace and of those below it, in every process."""
+        check_wait(wait)
+        place = self.layout.place(namespace.path)
+        there = self.engine.clear(place, fleet=wait is not None)
+        return (yield from self._invalidate(namespace, there, lambda: clear(namespace)))
+
+    def steps_invalidate_tag(
+        self, namespace: Space, tag: str, /, *, wait: Any = None
+    ) -> Steps[int]:
+        """Remove what bears a tag, in every process."""
+        if not isinstance(tag, str):
+            raise TypeError(f"tag: must be a str, got {type(tag).__name__}")
+        return (yield from self.steps_invalidate_tags(namespace, tag, wait=wait))
+
+    def steps_invalidate_tags(
+        self, namespace: Space, tags: Any, /, *, match: Any = "any", wait: Any = None
+    ) -> Steps[int]:
+        """Remove what bears one of the tags, or all of them, in every process."""
+        check_wait(wait)
+        if match not in ("any", "all"):
+            Namespace.invalidate_tags(namespace, tags, match=match)  # Raises.
+        listed = tuple(dict.fromkeys(_core._tags(tags)))
+        if not listed:
+            return Namespace.invalidate_tags(namespace, listed, match=match)
+        place = self.layout.place(namespace.path)
+        there = self.engine.invalidate_tags(place, listed, match=match, fleet=wait is not None)
+        return (
+            yield from self._invalidate(
+                namespace, there, lambda: drop_tags(namespace, listed, match)
+            )
+        )
+
+    def steps_invalidate_prefix(
+        self, namespace: Space, prefix: str, /, *, wait: Any = None
+    ) -> Steps[int]:
+        """Remove the keys of a namespace that begin so, in every process."""
+        check_wait(wait)
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix: must be a str, got {type(prefix).__name__}")
+        exact = str.__str__(prefix)
+        place = self.layout.place(namespace.path)
+        there = self.engine.invalidate_prefix(place, exact, fleet=wait is not None)
+        return (
+            yield from self._invalidate(namespace, there, lambda: drop_prefix(namespace, exact))
+        )
+
+    def steps_expire(self, namespace: Space, key: Hashable, /) -> Steps[bool]:
+        """End the freshness of a key in every process; true if it was fresh here or there."""
+        item = self.item(namespace, key)
+        if item is None:
+            return Namespace.expire(namespace, key)
+        held = expire(namespace, key)
+        try:
+            there = yield from self.engine.expire(item)
+        finally:
+            expire(namespace, key)
+            self.note_errors(namespace)
+        return held or there
+
+    def steps_expire_tag(self, namespace: Space, tag: str, /) -> Steps[int]:
+        """End the freshness of what bears a tag, in every process."""
+        if not isinstance(tag, str):
+            raise TypeError(f"tag: must be a str, got {type(tag).__name__}")
+        listed = _core._tags(tag)
+        there = self.engine.expire_tags(self.layout.place(namespace.path), listed)
+        return (
+            yield from self._invalidate(namespace, there, lambda: expire_tags(namespace, listed))
+        )
+
+    def _invalidate(
+        self, namespace: Space, there: Steps[None], here: Callable[[], int]
+    ) -> Steps[int]:
+        """Invalidate here, there, and here again: what was filled meanwhile may be old."""
+        removed = here()
+        try:
+            yield from there
+        finally:
+            removed += here()
+            self.note_errors(namespace)
+        return removed
+
+    # The connections
+
+    def steps_connect(self) -> Steps[None]:
+        """Begin to hear of the fleet; raise if that cannot be done."""
+        engine, bucket = self.engine, self.layout.all[0]
+        yield from engine.live(bucket, CONNECTS_WITHIN)
+        if not engine.bus.is_live(bucket):
+            raise TierUnavailableError(f"connect: {engine.bus.trouble or 'no answer in time'}")
+
+    @property
+    def state(self) -> Literal["idle", "live", "apart", "closed"]:
+        """How it is: for readiness probes.
+
+        ``"idle"``: nothing was asked of it yet. ``"live"``: this process hears of the fleet.
+        ``"apart"``: it does not, and what it holds is served by `on_partition=` alone.
+        """
+        return self.engine.bus.state
+
+    @property
+    def stale_served(self) -> int:
+        """How many look-ups were answered after the lease, by ``on_partition=("stale", ...)``."""
+        return self._held.stale_served
+
+    def get_by_name(self, namespace: Space, key: Hashable, /, default: Any = None) -> Any:
+        """Answer a `get` whose default was given by name."""
+        value = Namespace.get(namespace, key, MISSING)
+        return self.get(namespace, key, default) if value is MISSING else value
+
+    def close(self) -> None:
+        """Leave the fleet and end the connections."""
+        self.engine.close()
+
+    async def finish_writes(self) -> None:
+        """Wait for writes whose callers were cancelled."""
+        if self._writes:
+            await asyncio.wait(set(self._writes))
+
+    async def aclose(self) -> None:
+        """Leave the fleet and end the connections, those of this loop as well."""
+        await self.engine.aclose()
+
+
+def would_block(name: str) -> WouldBlockError:
+    """Return the error of a blocking call on the thread of a running event loop."""
+    return WouldBlockError(
+        f"{name}: the tier would be waited for on the thread of a running event loop; "
+        f"await a{name}(...) instead"
+    )
+
+
+def check_wait(wait: object) -> None:
+    """Raise `ValueError` unless it is `None` or "fleet"."""
+    if wait is not None and wait != "fleet":
+        raise ValueError(f'wait: must be None or "fleet", got {wait!r}')
+
+
+def refuse_sliding(sliding: object) -> None:
+    """Raise `ConfigurationError` for `sliding=`: hits here renew nothing in the tier."""
+    if sliding is not None:
+        raise ConfigurationError(
+            "sliding: not in a namespace that lies in a tier, which is told of no hits; call "
+            "configure(tiered=False) first"
+        )
+
+
+def is_held(namespace: Space, key: Hashable) -> bool:
+    """Tell if a key is fresh here."""
+    return Namespace.peek(namespace, key, MISSING) is not MISSING
+
+
+def plain(seconds: float) -> float | None:
+    """Return a TTL as the calls take it."""
+    return None if math.isinf(seconds) else seconds
+
+
+def window(grace: float) -> float | bool | None:
+    """Return a stale window as the calls take it."""
+    return True if math.isinf(grace) else grace or None

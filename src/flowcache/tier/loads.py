@@ -1,0 +1,610 @@
+"""Loads through the tier: one for the fleet, and its value for all.
+
+A call that misses here reads the tier first. Then it loads as any call does, but with a loader that
+goes through the tier: it looks there again and asks for the lease of the key; the process that has
+it calls the user's loader and stores what that gave, under the lease; the others wait for that.
+A load in the process is running all the while, so that what invalidates its key fences it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from flowcache import _core
+from flowcache._core import lease_time as monotonic
+from flowcache.coroutines import check_sync, is_async, is_awaitable, plain_result, refuse_one_use
+from flowcache.errors import WouldBlockError
+from flowcache.loading import Loaded
+from flowcache.loading.deadlock import current_load
+from flowcache.loading.load import running_loop
+
+from .bus import new_token
+from .engine import Grant
+from .errors import ServerError
+from .front import Front
+from .items import Found
+from .steps import Produce
+
+if TYPE_CHECKING:
+    from .items import Item
+    from .steps import Steps
+
+__all__ = ["Tier"]
+
+Namespace = _core.Namespace
+Space = _core.Namespace[Any]
+UNSET: Final[Any] = _core.UNSET
+
+
+class Terms(NamedTuple):
+    """The options of a call that say how its value is kept in the tier."""
+
+    ttl: Any
+    tags: Any
+    stale: Any
+    stale_if_error: float
+    refresh_ahead: float | None
+    store_if: Callable[[Any], Any] | None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Terms:
+        """Take them from a call's options; the error names the one that is wrong."""
+        error, store_if = options.get("stale_if_error"), options.get("store_if")
+        if store_if is not None:
+            if not callable(store_if):
+                raise TypeError(
+                    f"store_if: must be callable or None, got {type(store_if).__name__}"
+                )
+            check_sync(store_if, "store_if")
+        return cls(
+            options.get("ttl", UNSET),
+            _core._tags(options.get("tags", ())),
+            options.get("stale"),
+            0.0 if error is None else _core.duration(error, "stale_if_error"),
+            options.get("refresh_ahead"),
+            store_if,
+        )
+
+    def is_due(self, found: Found) -> bool:
+        """Tell if a fresh value is to be loaded anew ahead of its end."""
+        if self.refresh_ahead is None or found.ttl is None or found.until is None:
+            return False
+        return found.ttl - (found.until - monotonic()) > self.refresh_ahead * found.ttl
+
+
+class Tier(Front):
+    """The tier of one cache: all that its namespaces ask for, loading calls included."""
+
+    # The calls
+
+    def fetch(self, namespace: Space, key: Hashable, loader: Any, /, **options: Any) -> Any:
+        """Answer a `fetch` that is no plain hit here."""
+        if is_async(loader):
+            return self.afetch(namespace, key, loader, **options)
+        item = self.read_item(namespace, key)
+        if item is None or not callable(loader):
+            return Namespace.fetch(namespace, key, loader, **options)
+        terms = Terms.of(options)
+        if not self._is_answered(namespace, key, options):
+            found = self.read("fetch", self._look(namespace, key, item, terms))
+            if found is not None:
+                return answered(namespace, key, found, options)
+        elif running_loop() is not None:
+            refuse_load(namespace, key, "fetch")
+        through = self._through(namespace, item, loader, terms)
+        return Namespace.fetch(namespace, key, through, **without(options))
+
+    def afetch(
+        self, namespace: Space, key: Hashable, loader: Any, /, **options: Any
+    ) -> Awaitable[Any]:
+        """Answer an `afetch` that is no plain hit here."""
+        item = self.read_item(namespace, key)
+        if item is None or not callable(loader):
+            return Namespace.afetch(namespace, key, loader, **options)
+        terms = Terms.of(options)
+        through = self._athrough(namespace, item, loader, terms)
+        # Made now: the context and the checks are those of the moment of the call.
+        loading = Loading(namespace, key, through, without(options))
+        if self._is_answered(namespace, key, options):
+            return loading.begin()
+
+        async def afetch() -> Any:
+            engine = self.engine
+            found = await engine.arun(self._look(namespace, key, item, terms))
+            if found is not None:
+                return answered(namespace, key, found, options)
+            return await loading.begin()
+
+        return afetch()
+
+    def refresh(self, namespace: Space, key: Hashable, loader: Any, /, **options: Any) -> Any:
+        """Load a key though it be fresh; the others drop it."""
+        if is_async(loader):
+            return self.arefresh(namespace, key, loader, **options)
+        item = self.read_item(namespace, key)
+        if item is None or not callable(loader):
+            return Namespace.refresh(namespace, key, loader, **options)
+        if running_loop() is not None:
+            raise WouldBlockError(
+                "refresh: the tier would be waited for on the thread of a running event loop; "
+                "await arefresh(...) instead"
+            )
+        through = self._through(namespace, item, loader, Terms.of(options), force=True)
+        return Namespace.refresh(namespace, key, through, **without(options))
+
+    def arefresh(
+        self, namespace: Space, key: Hashable, loader: Any, /, **options: Any
+    ) -> Awaitable[Any]:
+        """Load a key though it be fresh; the others drop it."""
+        item = self.read_item(namespace, key)
+        if item is None or not callable(loader):
+            return Namespace.arefresh(namespace, key, loader, **options)
+        through = self._athrough(namespace, item, loader, Terms.of(options), force=True)
+        return Namespace.arefresh(namespace, key, through, **without(options))
+
+    def fetch_many(
+        self,
+        namespace: Space,
+        keys: Iterable[Hashable],
+        loader: Any,
+        /,
+        **options: Any,
+    ) -> Any:
+        """Return a dict of keys; the loader is called for those that no other process loads."""
+        if is_async(loader):
+            return self.afetch_many(namespace, keys, loader, **options)
+        if not callable(loader) or _core._is_off(namespace):
+            return Namespace.fetch_many(namespace, keys, loader, **options)
+        listed, terms = _core.listed_keys(keys), Terms.of(options)
+        found = self.read("fetch_many", self._look_many(namespace, listed, terms))
+        through = self._through_many(namespace, loader, terms)
+        rest = [key for key in listed if key not in found]
+        if rest and running_loop() is not None and not all(key in namespace for key in rest):
+            raise WouldBlockError(
+                "fetch_many: the tier would be waited for on the thread of a running event loop; "
+                "await afetch_many(...) instead"
+            )
+        loaded = Namespace.fetch_many(namespace, rest, through, **without(options))
+        return merged(namespace, listed, found, loaded)
+
+    def afetch_many(
+        self,
+        namespace: Space,
+        keys: Iterable[Hashable],
+        loader: Any,
+        /,
+        **options: Any,
+    ) -> Awaitable[dict[Any, Any]]:
+        """Await a dict of keys; the loader is called for those that no other process loads."""
+        if not callable(loader) or _core._is_off(namespace):
+            return Namespace.afetch_many(namespace, keys, loader, **options)
+        listed, terms = _core.listed_keys(keys), Terms.of(options)
+        through = self._athrough_many(namespace, loader, terms)
+
+        async def afetch_many() -> dict[Any, Any]:
+            engine = self.engine
+            found = await engine.arun(self._look_many(namespace, listed, terms))
+            rest = [key for key in listed if key not in found]
+            loaded = await Namespace.afetch_many(namespace, rest, through, **without(options))
+            return merged(namespace, listed, found, loaded)
+
+        return afetch_many()
+
+    # Looking there first
+
+    def _is_answered(self, namespace: Space, key: Hashable, options: Mapping[str, Any]) -> bool:
+        """Tell if a read of the tier can tell no more than what is here: a value, or a load."""
+        held = namespace._held(key)
+        return _core._is_loading(namespace, key) or (
+            held is not None and (held[1] > 0 or takes_stale(held, options))
+        )
+
+    def _look(
+        self, namespace: Space, key: Hashable, item: Item, terms: Terms
+    ) -> Steps[Found | None]:
+        """Read a key there; only what is fresh is an answer."""
+        found = yield from self.found(namespace, key, item, terms.tags)
+        return found if found is not None and found.is_fresh(monotonic()) else None
+
+    def _look_many(
+        self, namespace: Space, keys: list[Hashable], terms: Terms
+    ) -> Steps[dict[Hashable, Found]]:
+        missing = [key for key in keys if Namespace.peek(namespace, key, UNSET) is UNSET]
+        found = yield from self.found_many(namespace, missing, terms.tags)
+        now = monotonic()
+        return {key: one for key, one in found.items() if one.is_fresh(now)}
+
+    # Loaders that go through the tier
+
+    def _through(
+        self,
+        namespace: Space,
+        item: Item,
+        loader: Callable[..., Any],
+        terms: Terms,
+        *,
+        force: bool = False,
+    ) -> Callable[[], Any]:
+
+        def through() -> Any:
+            return self.engine.run(self._load(namespace, item, loader, terms, force=force))
+
+        return through
+
+    def _athrough(
+        self,
+        namespace: Space,
+        item: Item,
+        loader: Callable[..., Any],
+        terms: Terms,
+        *,
+        force: bool = False,
+    ) -> Callable[[], Any]:
+
+        async def through() -> Any:
+            return await self.engine.arun(self._load(namespace, item, loader, terms, force=force))
+
+        return through
+
+    def _through_many(
+        self, namespace: Space, loader: Callable[..., Any], terms: Terms
+    ) -> Callable[[list[Hashable]], Any]:
+
+        def through(missing: list[Hashable]) -> Any:
+            return self.engine.run(self._load_many(namespace, missing, loader, terms))
+
+        return through
+
+    def _athrough_many(
+        self, namespace: Space, loader: Callable[..., Any], terms: Terms
+    ) -> Callable[[list[Hashable]], Any]:
+
+        async def through(missing: list[Hashable]) -> Any:
+            return await self.engine.arun(self._load_many(namespace, missing, loader, terms))
+
+        return through
+
+    def _load(
+        self,
+        namespace: Space,
+        item: Item,
+        loader: Callable[..., Any],
+        terms: Terms,
+        *,
+        force: bool,
+    ) -> Steps[Any]:
+        """Load one key for the fleet: its value, with how it is to be held here."""
+        load = current_load()
+        given = yield from self._lead(namespace, item, terms, force=force)
+        if isinstance(given, Found):
+            return self._take(namespace, load, given)
+        try:
+            produced = yield Produce(loader)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._give_back(item, given)
+            raise
+        if is_awaitable(produced):  # For a sync call, which refuses it.
+            yield from self._give_back(item, given)
+            return produced
+        return (yield from self._finish(namespace, item, load, given, produced, terms, drops=force))
+
+    def _lead(
+        self, namespace: Space, item: Item, terms: Terms, *, force: bool
+    ) -> Steps[Found | Grant | None]:
+        """Return the value that the fleet has by now, the right to load it, or None: alone."""
+        engine = self.engine
+        token, attempt, until = new_token(), 0, monotonic() + self.patience
+        try:
+            yield from engine.live(item.place.bucket)
+            while True:
+                given = yield from engine.lead(item, token, force=force)
+                if isinstance(given, Found) and terms.is_due(given):
+                    force = True
+                    continue
+                if isinstance(given, Grant):
+                    engine.bus.hold(item, given.token, until)
+                if given is not None:
+                    return given
+                if monotonic() > until:
+                    return None
+                yield from engine.wait_for_lease(item, attempt)
+                attempt += 1
+        except ServerError:
+            return None
+        finally:
+            self.note_errors(namespace)
+
+    def _give_back(self, item: Item, given: Grant | None) -> Steps[None]:
+        if given is not None:
+            self.engine.bus.hold_no_more(given.token)
+            yield from self.engine.release(item, given)
+
+    def _take(self, namespace: Space, load: Any, found: Found) -> Loaded[Any]:
+        """Return what another process loaded, to be held here until it ends there."""
+        _core._tally(namespace, "hits")
+        until = math.inf if found.until is None else found.until
+        for one in stored_as(load):
+            one.is_fill = True
+            one.until = self.ends(until, 0.0)[0]
+        return Loaded(found.value, ttl=found.ttl, tags=found.tags)
+
+    def _finish(
+        self,
+        namespace: Space,
+        item: Item,
+        load: Any,
+        given: Grant | None,
+        produced: Any,
+        terms: Terms,
+        *,
+        drops: bool,
+    ) -> Steps[Any]:
+        """Store what was loaded in the tier; here it is held if the tier has taken it."""
+        try:
+            value, ttl, tags, stores = unpacked(produced, terms)
+            refuse_one_use(value, "loader")
+            if stores and terms.store_if is not None:
+                stores = bool(plain_result(terms.store_if(value), "store_if"))
+            seconds, grace, _, tags = _core._terms(
+                namespace, item.key, value, ttl, tags, terms.stale
+            )
+            if load is not None:
+                tags = _core._close_tags(load, tags)
+        except BaseException:
+            yield from self._give_back(item, given)
+            raise
+        sealed = None
+        if stores and seconds > 0 and given is not None:
+            sealed = self.sealed(namespace, item, value, tags)
+        if sealed is None or given is None:
+            yield from self._give_back(item, given)
+            # What cannot travel is held here; what the tier was not asked for is not.
+            return Loaded(value, ttl=ttl, tags=tags, store=stores and given is not None)
+        self.engine.bus.hold_no_more(given.token)
+        stored = yield from self.engine.store(
+            item,
+            given,
+            sealed,
+            None if math.isinf(seconds) else seconds,
+            max(grace, terms.stale_if_error),
+            drops=drops,
+        )
+        self.note_errors(namespace)
+        if stored is None:
+            return Loaded(value, ttl=ttl, tags=tags, store=False)
+        _core._tally(namespace, "stores")
+        until = math.inf if stored.until is None else stored.until
+        for one in stored_as(load):
+            one.until = self.ends(until, 0.0)[0]
+        return Loaded(value, ttl=None if math.isinf(seconds) else seconds, tags=tags)
+
+    def _load_many(
+        self, namespace: Space, missing: list[Hashable], loader: Callable[..., Any], terms: Terms
+    ) -> Steps[Any]:
+        """Load keys for the fleet: first those that are led here, then those that others led."""
+        loads = own_loads()
+        given: dict[Hashable, tuple[Item, Found | Grant | None]] = {}
+        found: dict[Hashable, Any] = {}
+        waiting: list[Item] = []
+        bare: list[Hashable] = []
+        for key in missing:
+            item = self.item(namespace, key)
+            if item is None:
+                bare.append(key)
+                continue
+            one = yield from self._lead_once(namespace, item)
+            if one is WAITS:
+                waiting.append(item)
+            elif isinstance(one, Found):
+                found[key] = self._take(namespace, loads.get(key), one)
+            else:
+                given[key] = item, one
+        led = [*given, *bare]
+        if led:
+            produced = yield from self._produce_many(given, led, loader)
+            if is_awaitable(produced) or not isinstance(produced, Mapping):
+                for item, one in given.values():
+                    yield from self._give_back(item, as_grant(one))
+                return produced
+            yield from self._finish_many(namespace, loads, given, bare, produced, found, terms)
+        for item in waiting:
+            one = yield from self._load(
+                namespace,
+                item,
+                OneOf(loader, item.key),
+                terms._replace(tags=terms.tags),
+                force=False,
+            )
+            if one is not OneOf.ABSENT:
+                found[item.key] = one
+        return found
+
+    def _lead_once(self, namespace: Space, item: Item) -> Steps[Any]:
+        engine = self.engine
+        try:
+            yield from engine.live(item.place.bucket)
+            given = yield from engine.lead(item, new_token())
+        except ServerError:
+            return None
+        finally:
+            self.note_errors(namespace)
+        if isinstance(given, Grant):
+            engine.bus.hold(item, given.token, monotonic() + self.patience)
+        return WAITS if given is None else given
+
+    def _produce_many(
+        self,
+        given: Mapping[Hashable, tuple[Item, Any]],
+        led: list[Hashable],
+        loader: Callable[..., Any],
+    ) -> Steps[Any]:
+        try:
+            return (yield Produce(loader, (led,)))
+        except GeneratorExit:
+            raise
+        except BaseException:
+            for item, one in given.values():
+                yield from self._give_back(item, as_grant(one))
+            raise
+
+    def _finish_many(
+        self,
+        namespace: Space,
+        loads: Mapping[Hashable, Any],
+        given: Mapping[Hashable, tuple[Item, Any]],
+        bare: list[Hashable],
+        produced: Mapping[Hashable, Any],
+        found: dict[Hashable, Any],
+        terms: Terms,
+    ) -> Steps[None]:
+        left = dict(given)
+        try:
+            for key, (item, one) in given.items():
+                del left[key]
+                if key not in produced:
+                    yield from self._give_back(item, as_grant(one))
+                    continue
+                found[key] = yield from self._finish(
+                    namespace,
+                    item,
+                    loads.get(key),
+                    as_grant(one),
+                    produced[key],
+                    terms,
+                    drops=False,
+                )
+            found.update({key: produced[key] for key in bare if key in produced})
+        finally:
+            for item, one in left.values():
+                yield from self._give_back(item, as_grant(one))
+
+
+WAITS: Final = object()
+
+
+class OneOf:
+    """Calls a loader of many keys for one of them."""
+
+    ABSENT: Final = Loaded(None, store=False)
+
+    def __init__(self, loader: Callable[..., Any], key: Hashable) -> None:
+        self._loader = loader
+        self._key = key
+
+    def __call__(self) -> Any:
+        """Return the key's value, or an awaitable of it."""
+        produced = self._loader([self._key])
+        return self._await(produced) if is_awaitable(produced) else self._of(produced)
+
+    async def _await(self, produced: Awaitable[Any]) -> Any:
+        return self._of(await produced)
+
+    def _of(self, produced: Any) -> Any:
+        if not isinstance(produced, Mapping):
+            raise TypeError(
+                "loader_many: must return a mapping of keys to values, "
+                f"got {type(produced).__name__}"
+            )
+        return produced.get(self._key, self.ABSENT)
+
+
+class Loading:
+    """An `afetch` that is begun later, with the context of the moment at which it was asked for."""
+
+    def __init__(
+        self,
+        namespace: Space,
+        key: Hashable,
+        through: Callable[[], Any],
+        options: dict[str, Any],
+    ) -> None:
+        from contextvars import copy_context
+
+        self._context = copy_context()
+        self._call: tuple[Any, ...] = (namespace, key, through)
+        self._options = options
+
+    def begin(self) -> Awaitable[Any]:
+        """Return what is to be awaited."""
+        begin: Any = Namespace.afetch
+        begun: Awaitable[Any] = self._context.run(begin, *self._call, **self._options)
+        return begun
+
+
+def stored_as(load: Any) -> Iterable[Any]:
+    """Return a running load, and the registered one in whose place it is stored."""
+    if load is None:
+        return ()
+    return (load,) if load.stands_in_for is None else (load, load.stands_in_for)
+
+
+def as_grant(given: Any) -> Grant | None:
+    return given if isinstance(given, Grant) else None
+
+
+def own_loads() -> dict[Hashable, Any]:
+    """Return the running loads of the batch that the calling loader is run for, by key."""
+    load = current_load()
+    return {} if load is None else {one.key: one for one in tuple(load.run.loads)}
+
+
+def unpacked(produced: Any, terms: Terms) -> tuple[Any, Any, Any, bool]:
+    """Return the value, TTL and tags that a loader asks for, and whether to store it."""
+    if not isinstance(produced, Loaded):
+        return produced, terms.ttl, terms.tags, True
+    ttl = terms.ttl if produced.ttl is UNSET else produced.ttl
+    return produced.value, ttl, (*terms.tags, *_core._tags(produced.tags)), produced.store
+
+
+def without(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without those that the loader through the tier has taken care of."""
+    return {name: value for name, value in options.items() if name != "store_if"}
+
+
+def takes_stale(held: tuple[Any, float, float, float, bool], options: Mapping[str, Any]) -> bool:
+    """Tell if a call is served what is held past its TTL."""
+    _, left, _, grace, stale_ok = held
+    stale = options.get("stale", UNSET)
+    if stale is UNSET:
+        seconds = grace if stale_ok else 0.0
+    elif stale is None or stale is False:
+        seconds = 0.0
+    else:
+        seconds = math.inf if stale is True else _core.duration(stale, "stale")
+    return -left <= min(grace, seconds) > 0
+
+
+def refuse_load(namespace: Space, key: Hashable, name: str) -> None:
+    """Raise `WouldBlockError` unless what is held here answers without a load."""
+    if namespace._held(key) is None:
+        raise WouldBlockError(
+            f"{name}: a load would be waited for on the thread of a running event loop; "
+            f"await a{name}(...) instead"
+        )
+
+
+def answered(namespace: Space, key: Hashable, found: Found, options: Mapping[str, Any]) -> Any:
+    """Count a call that the tier answered, and return its value."""
+    _core._tally(namespace, "misses")
+    namespace._emit("miss", key, None, None, None, 0.0)
+    on_miss = options.get("_on_miss")
+    if on_miss is not None:
+        on_miss()
+    return found.value
+
+
+def merged(
+    namespace: Space,
+    keys: list[Hashable],
+    found: Mapping[Hashable, Found],
+    loaded: Mapping[Hashable, Any],
+) -> dict[Any, Any]:
+    """Return what was found and loaded, in the order of the keys."""
+    if found:
+        _core._tally(namespace, "misses", len(found))
+    together = {key: one.value for key, one in found.items()} | dict(loaded)
+    return {key: together[key] for key in dict.fromkeys(keys) if key in together}

@@ -1,0 +1,675 @@
+"""Histories of a fleet at random: processes with threads and tasks, a real server, an upstream.
+
+The upstream is a versioned register for each key, in memory that all processes share. Whatever is
+stored says which version it is of. A history is wrong if
+
+- a read gives a version that is older than the upstream's at the *call* of an invalidation that
+  covers the key and had returned before the read was called: at once in the process of the call,
+  and in all with `wait="fleet"`, else a lease later (promises 1 and 2); or it gives what a `set`
+  had stored that had returned before that call, for a `set` may store any version;
+- two loads of a key overlap and no invalidation came between their beginnings (promise 3);
+- a value is of another key or another tenant (promise 5);
+- a call raises, or does not return.
+
+As a program it makes as many calls as it is told to: `python -m harness.fleet_histories --help`.
+The mutants break one rule each; a run with one has to be found wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import mmap
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flowcache import Loaded, create_cache
+from flowcache.tier import ValkeyTier
+
+__all__ = ["MUTANTS", "Violation", "run", "verify"]
+
+TENANTS = ("tenant:a", "tenant:b")
+KEYS = ("a1", "a2", "b1", "b2")
+PLACES = [(tenant, key) for tenant in TENANTS for key in KEYS]
+TAGS = {key: (key[0], key[1]) for key in KEYS}
+LEASE = 2.0
+SLACK = 0.1
+"""Seconds by which clocks may be read late, beyond the lease."""
+THREADS, TASKS = 2, 3
+SLOT = struct.Struct("=q")
+PATIENCE = 120.0
+"""Seconds that a process may take without an end of a call."""
+
+
+class Violation(AssertionError):  # noqa: N818  what a history may show
+    """A history was wrong."""
+
+
+class Invalidation(NamedTuple):
+    """A call that made values void: when, of which keys, and the upstream's versions then."""
+
+    begin: int
+    end: int
+    covers: tuple[int, ...]
+    versions: tuple[int, ...]
+    process: int
+    fleet: bool
+    what: str
+
+
+class Read(NamedTuple):
+    """A call that gave a value, of this version."""
+
+    begin: int
+    place: int
+    version: int
+    process: int
+    what: str
+    setter: tuple[int, int] | None
+
+
+class Run(NamedTuple):
+    """A run of a loader."""
+
+    begin: int
+    end: int
+    place: int
+    process: int
+    forced: bool
+
+
+class Upstream:
+    """A version for each place, in a file that all processes map."""
+
+    def __init__(self, path: str) -> None:
+        with open(path, "r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), 4096)
+            self._file = os.dup(file.fileno())
+        self._lock = threading.Lock()
+
+    def version(self, place: int) -> int:
+        """Return the version now. Eight aligned bytes are read at once."""
+        return int(SLOT.unpack_from(self._memory, place * SLOT.size)[0])
+
+    def versions(self) -> tuple[int, ...]:
+        """Return those of all places."""
+        return tuple(self.version(place) for place in range(len(PLACES)))
+
+    def advance(self, place: int) -> int:
+        """Make a new version, and return it."""
+        with self._lock:
+            os.lockf(self._file, os.F_LOCK, 0)
+            try:
+                version = self.version(place) + 1
+                SLOT.pack_into(self._memory, place * SLOT.size, version)
+            finally:
+                os.lockf(self._file, os.F_ULOCK, 0)
+        return version
+
+
+class Worker:
+    """One process of the fleet: what it does, and what it saw."""
+
+    def __init__(self, number: int, url: str, upstream: str, calls: int, seed: int) -> None:
+        self.number = number
+        self.upstream = Upstream(upstream)
+        self.left = iter(range(calls))
+        self.seed = seed
+        tier = ValkeyTier(url, soft_timeout=20.0, hard_timeout=30.0)
+        self.cache = create_cache(tier=tier, name="histories", default_ttl=60)
+        self.spaces = {tenant: self.cache.namespace(tenant) for tenant in TENANTS}
+        self.invalidations: list[Invalidation] = []
+        self.reads: list[Read] = []
+        self.runs: list[Run] = []
+        self.sets: list[int] = []
+        """When each `set` had returned."""
+        self.errors: list[str] = []
+        self.lock = threading.Lock()
+        self.url = url
+
+    # What is seen
+
+    def read(self, begin: int, place: int, value: Any, what: str) -> None:
+        if value is None:
+            return
+        tenant, key, version, setter = value
+        if (tenant, key) != PLACES[place]:
+            raise Violation(f"{what}: {PLACES[place]} was given {value}")
+        self.reads.append(Read(begin, place, version, self.number, what, setter))
+
+    @contextmanager
+    def invalidating(self, covers: list[int], what: str, *, fleet: bool = False) -> Iterator[None]:
+        begin, versions = time.monotonic_ns(), self.upstream.versions()
+        yield
+        end = time.monotonic_ns()
+        self.invalidations.append(
+            Invalidation(begin, end, tuple(covers), versions, self.number, fleet, what)
+        )
+
+    # What is done
+
+    def value(self, place: int, setter: tuple[int, int] | None = None) -> tuple[Any, ...]:
+        return (*PLACES[place], self.upstream.version(place), setter)
+
+    @contextmanager
+    def setting(self, place: int, what: str, *, fleet: bool) -> Iterator[tuple[Any, ...]]:
+        """Give a value to set. It is an invalidation, too, of what is held."""
+        self.upstream.advance(place)
+        with self.lock:
+            number = len(self.sets)
+            self.sets.append(1 << 62)
+        with self.invalidating([place], what, fleet=fleet):
+            yield self.value(place, (self.number, number))
+        self.sets[number] = time.monotonic_ns()
+
+    def loaded(self, chance: random.Random, place: int, begin: int, *, forced: bool) -> Any:
+        value = self.value(place)
+        if chance.random() < 0.5:
+            time.sleep(chance.random() * 0.003)
+        self.runs.append(Run(begin, time.monotonic_ns(), place, self.number, forced))
+        if chance.random() < 0.5:
+            return Loaded(value, tags=TAGS[PLACES[place][1]])
+        return Loaded(value, tags=TAGS[PLACES[place][1]], ttl=30)
+
+    def loader(self, chance: random.Random, place: int, *, forced: bool = False) -> Any:
+        own = random.Random(chance.random())
+
+        def load() -> Any:
+            return self.loaded(own, place, time.monotonic_ns(), forced=forced)
+
+        return load
+
+    def async_loader(self, chance: random.Random, place: int, *, forced: bool = False) -> Any:
+        own = random.Random(chance.random())
+
+        async def load() -> Any:
+            begin, value = time.monotonic_ns(), self.value(place)
+            await asyncio.sleep(own.random() * 0.003)
+            self.runs.append(Run(begin, time.monotonic_ns(), place, self.number, forced))
+            return Loaded(value, tags=TAGS[PLACES[place][1]])
+
+        return load
+
+    def covered(self, chance: random.Random, tenant: str, what: str) -> tuple[Any, list[int]]:
+        """Return an argument of an invalidation, and the places that it covers."""
+
+        def places(holds: Callable[[str], bool]) -> list[int]:
+            return [
+                number for number, (of, key) in enumerate(PLACES) if of == tenant and holds(key)
+            ]
+
+        if what == "prefix":
+            prefix = chance.choice(("a", "b", ""))
+            return prefix, places(lambda key: key.startswith(prefix))
+        if what == "tag":
+            tag = chance.choice("ab12")
+            return tag, places(lambda key: tag in TAGS[key])
+        return None, places(lambda key: True)
+
+    def step(self, chance: random.Random) -> None:
+        """One call of a thread."""
+        place = chance.randrange(len(PLACES))
+        tenant, key = PLACES[place]
+        space, draw, fleet = self.spaces[tenant], chance.random(), chance.random() < 0.05
+        wait = "fleet" if fleet else None
+        begin = time.monotonic_ns()
+        if draw < 0.35:
+            found = space.fetch(key, self.loader(chance, place))
+            self.read(begin, place, found, "fetch")
+        elif draw < 0.55:
+            self.read(begin, place, space.get(key), "get")
+        elif draw < 0.6:
+            found_many = space.get_many(KEYS)
+            for other, value in found_many.items():
+                self.read(begin, PLACES.index((tenant, other)), value, "get_many")
+        elif draw < 0.63:
+            load = self.loader(chance, place, forced=True)
+            self.read(begin, place, space.refresh(key, load), "refresh")
+        elif draw < 0.73:
+            with self.setting(place, "set", fleet=fleet) as value:
+                space.set(key, value, tags=TAGS[key], wait=wait)
+        elif draw < 0.8:
+            self.upstream.advance(place)
+            with self.invalidating([place], "delete", fleet=fleet):
+                space.delete(key, wait=wait)
+        elif draw < 0.9:
+            self.upstream.advance(place)
+            tag, covers = self.covered(chance, tenant, "tag")
+            with self.invalidating(covers, f"tag {tag}", fleet=fleet):
+                space.invalidate_tag(tag, wait=wait)
+        elif draw < 0.94:
+            self.upstream.advance(place)
+            prefix, covers = self.covered(chance, tenant, "prefix")
+            with self.invalidating(covers, f"prefix {prefix}", fleet=fleet):
+                space.invalidate_prefix(prefix, wait=wait)
+        elif draw < 0.98:
+            self.upstream.advance(place)
+            _, covers = self.covered(chance, tenant, "clear")
+            with self.invalidating(covers, "clear", fleet=fleet):
+                space.clear(wait=wait)
+        elif draw < 0.99:
+            self.upstream.advance(place)
+            with self.invalidating(list(range(len(PLACES))), "root tag a 1", fleet=False):
+                self.cache.invalidate_tags(["a", "b"])
+        else:
+            self.forget(chance, tenant)
+
+    def forget(self, chance: random.Random, tenant: str) -> None:
+        """Have the server lose a tenant's record, as one that is full does."""
+        engine = self.cache.tier.engine  # type: ignore[union-attr]
+        place = engine.layout.place((tenant,))
+        wire = engine.servers.all[0].dial()
+        try:
+            from flowcache.tier.resp import pack
+
+            wire.ask(pack(b"DEL", place.record), patience=30.0)
+        finally:
+            wire.close()
+
+    async def astep(self, chance: random.Random) -> None:
+        """One call of a task."""
+        place = chance.randrange(len(PLACES))
+        tenant, key = PLACES[place]
+        space, draw, fleet = self.spaces[tenant], chance.random(), chance.random() < 0.05
+        wait: Any = "fleet" if fleet else None
+        begin = time.monotonic_ns()
+        if draw < 0.5:
+            found = await space.afetch(key, self.async_loader(chance, place), tags=TAGS[key][:1])
+            self.read(begin, place, found, "afetch")
+        elif draw < 0.7:
+            self.read(begin, place, await space.aget(key), "aget")
+        elif draw < 0.8:
+            with self.setting(place, "aset", fleet=fleet) as value:
+                await space.aset(key, value, tags=TAGS[key], wait=wait)
+        elif draw < 0.9:
+            self.upstream.advance(place)
+            tag, covers = self.covered(chance, tenant, "tag")
+            with self.invalidating(covers, f"atag {tag}", fleet=fleet):
+                await space.ainvalidate_tag(tag, wait=wait)
+        elif draw < 0.95:
+            self.upstream.advance(place)
+            with self.invalidating([place], "adelete", fleet=fleet):
+                await space.adelete(key, wait=wait)
+        else:
+            self.upstream.advance(place)
+            _, covers = self.covered(chance, tenant, "clear")
+            with self.invalidating(covers, "aclear", fleet=fleet):
+                await space.aclear(wait=wait)
+
+    # All at once
+
+    def in_thread(self, seed: float) -> None:
+        chance = random.Random(seed)
+        try:
+            for _ in self.left:
+                self.step(chance)
+        except BaseException as error:
+            self.errors.append(f"{type(error).__name__}: {error}")
+
+    def in_loop(self, seed: float) -> None:
+        async def use(number: int) -> None:
+            chance = random.Random(seed + number)
+            for _ in self.left:
+                await self.astep(chance)
+
+        async def use_all() -> None:
+            await asyncio.gather(*(use(number) for number in range(TASKS)))
+            await self.cache.tier.finish_writes()  # type: ignore[union-attr]
+
+        try:
+            asyncio.run(use_all())
+        except BaseException as error:
+            self.errors.append(f"{type(error).__name__}: {error}")
+
+    def run(self) -> None:
+        """Make all calls."""
+        chance = random.Random(self.seed)
+        users = [
+            threading.Thread(target=target, args=(chance.random(),), daemon=True)
+            for target in (*[self.in_thread] * THREADS, self.in_loop)
+        ]
+        for user in users:
+            user.start()
+        for user in users:
+            user.join()
+
+
+def verify(workers: list[dict[str, Any]]) -> None:
+    """Raise `Violation` for what no fleet that keeps its promises could have shown."""
+    for number, seen in enumerate(workers):
+        if seen["errors"]:
+            raise Violation(f"process {number}: {seen['errors'][0]}")
+    invalidations = [one for seen in workers for one in seen["invalidations"]]
+    reads = [one for seen in workers for one in seen["reads"]]
+    runs = [one for seen in workers for one in seen["runs"]]
+    later = int((LEASE + SLACK) * 1e9)
+    for process in range(len(workers)):
+        for place in range(len(PLACES)):
+            covering = sorted(
+                (
+                    one.end if one.fleet or one.process == process else one.end + later,
+                    one.versions[place],
+                    one,
+                )
+                for one in invalidations
+                if place in one.covers
+            )
+            times = [when for when, _, _ in covering]
+            # The latest of the invalidations that were over by then: by version, and by their call.
+            floors, calls = [], []
+            for _, version, one in covering:
+                last = floors[-1] if floors else (0, one)
+                floors.append(max(last, (version, one), key=lambda pair: pair[0]))
+                called = calls[-1] if calls else one
+                calls.append(max(called, one, key=lambda other: other.begin))
+            for read in reads:
+                if read.place != place or read.process != process:
+                    continue
+                at = bisect_left(times, read.begin) - 1
+                if at < 0:
+                    continue
+                version, culprit = floors[at]
+                is_old = read.version < version
+                if read.setter is not None:
+                    setter, number = read.setter
+                    culprit = calls[at]
+                    is_old = workers[setter]["sets"][number] < culprit.begin
+                if is_old:
+                    raise Violation(
+                        f"{read.what} of {PLACES[place]} in process {process} gave version "
+                        f"{read.version} of {'a load' if read.setter is None else 'a set'} after "
+                        f"{culprit.what} in process {culprit.process}, called at version "
+                        f"{culprit.versions[place]} and over {(read.begin - culprit.end) / 1e6:.3f}"
+                        " ms before"
+                    )
+    check_loads(runs, invalidations)
+
+
+def check_loads(runs: list[Run], invalidations: list[Invalidation]) -> None:
+    """Two loads of a key may overlap only if it was invalidated after the first had begun."""
+    for place in range(len(PLACES)):
+        own = sorted(one for one in runs if one.place == place)
+        excuses = sorted((one.begin, one.end) for one in invalidations if place in one.covers)
+        for first, second in pairwise(own):
+            if second.begin >= first.end or second.forced or first.forced:
+                continue
+            if not any(
+                begin <= second.begin and end >= first.begin - int(1e9) for begin, end in excuses
+            ):
+                raise Violation(f"two loads of {PLACES[place]} at once: {first}, {second}")
+
+
+# Mutants: each breaks one rule in every process of the fleet
+
+
+KEYED = ("lease", "set", "add", "touch", "incr", "delete", "expire")
+"""The scripts of single keys, `store` beside them."""
+GRANTED = (
+    "local numbers = {tonumber(string.sub(grant, 33, 48)), tonumber(string.sub(grant, 49, 64))}"
+)
+
+
+def change_script(name: str, old: str, new: str) -> None:
+    from flowcache.tier.script import Script, script
+
+    known = script(name)
+    text = known._text.decode()
+    assert old in text, name
+    changed = Script(name, text.replace(old, new))
+    known._text, known._digest = changed._text, changed._digest
+
+
+def no_floor() -> None:
+    """Markers that were dropped void nothing any more."""
+    from flowcache.tier import items
+
+    judge = items.Items.judge
+
+    def careless(self: Any, item: Any, read: Any, *rest: Any) -> Any:
+        for record in (read.unit, read.root):
+            if type(record) is list:
+                record[2] = b"0"
+        return judge(self, item, read, *rest)
+
+    items.Items.judge = careless  # type: ignore[method-assign]
+    for name in (*KEYED, "store"):
+        change_script(name, "if number < record.f then", "if false then")
+
+
+def no_incarnation() -> None:
+    """A lost record begins again as it was."""
+    from flowcache.tier import steps
+
+    steps.new_token = lambda: b"0" * 16
+    for name in (*KEYED, "store", "invalidate"):
+        change_script(name, "'s', text(now), 'f', '0'", "'s', '1', 'f', '0'")
+        change_script(name, "i = fresh, s = now,", "i = fresh, s = 1,")
+    change_script("invalidate", "math.max(record.s + 1, now)", "record.s + 1")
+
+
+def no_second_drop() -> None:
+    """What was filled while an invalidation was under way stays."""
+    from flowcache.tier.front import Front
+
+    def once(self: Any, namespace: Any, there: Any, here: Any) -> Any:
+        removed = here()
+        yield from there
+        return removed
+
+    Front._invalidate = once  # type: ignore[method-assign]
+
+
+def unfenced_here() -> None:
+    """What was read is held whatever has happened since."""
+    from flowcache import _core
+    from flowcache.tier.front import Front
+
+    keep = Front.keep
+
+    def careless(self: Any, namespace: Any, fill: Any, found: Any) -> None:
+        fresh = _core._fill(namespace, fill.key)
+        try:
+            keep(self, namespace, fresh, found)
+        finally:
+            _core._fill_end(fresh)
+
+    Front.keep = careless  # type: ignore[method-assign]
+
+
+def unfenced_there() -> None:
+    """The tier takes what was loaded before an invalidation."""
+    change_script("store", "if void or also or soft > 0 or softened > 0 then", "if false then")
+    change_script("store", GRANTED, "local numbers = {unit.s, root.s}")
+
+
+def late_tags_unchecked() -> None:
+    """Tags that a loader names are not told to the tier."""
+    from flowcache.tier import loads
+
+    unpacked = loads.unpacked
+
+    def careless(produced: Any, terms: Any) -> Any:
+        value, ttl, _, stores = unpacked(produced, terms)
+        return value, ttl, terms.tags, stores
+
+    loads.unpacked = careless
+
+
+def unfenced_set() -> None:
+    """A `set` keeps its own value, whatever another process has set meanwhile."""
+    from flowcache import _core
+    from flowcache.tier.front import Front
+
+    store = Front._store
+
+    def careless(self: Any, namespace: Any, fill: Any, *rest: Any, **more: Any) -> None:
+        fresh = _core._fill(namespace, fill.key)
+        try:
+            store(self, namespace, fresh, *rest, **more)
+        finally:
+            _core._fill_end(fresh)
+
+    Front._store = careless  # type: ignore[method-assign]
+
+
+def token_alone() -> None:
+    """A lease says whose it is, and not under which records the load began."""
+    change_script("store", GRANTED, "local numbers = {unit.s, root.s}")
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "no floor": no_floor,
+    "no incarnation": no_incarnation,
+    "no second drop": no_second_drop,
+    "unfenced store here": unfenced_here,
+    "unfenced store there": unfenced_there,
+    "late tags unchecked": late_tags_unchecked,
+    "unfenced set": unfenced_set,
+    "token alone": token_alone,
+}
+
+
+# Processes
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Be one process of the fleet."""
+    from flowcache.tier import engine
+
+    engine.MOST_MARKERS = 2  # type: ignore[misc]  # So that floors rise.
+    engine.MOST_ITEMS = 3  # type: ignore[misc]
+    sys.setswitchinterval(1e-4)
+    if arguments.mutant:
+        MUTANTS[arguments.mutant]()
+    worker = Worker(
+        arguments.worker, arguments.url, arguments.upstream, arguments.calls, arguments.seed
+    )
+    worker.cache.connect()
+    worker.run()
+    seen = {
+        "invalidations": worker.invalidations,
+        "reads": worker.reads,
+        "runs": worker.runs,
+        "sets": worker.sets,
+        "errors": worker.errors,
+        "stats": worker.cache.stats().as_dict(),
+    }
+    # Plain tuples: a module that is run has another name than one that is imported.
+    Path(arguments.out).write_bytes(
+        pickle.dumps({k: [tuple(x) for x in v] if k in KINDS else v for k, v in seen.items()})
+    )
+    worker.cache.close()
+    return 0
+
+
+KINDS: dict[str, Any] = {"invalidations": Invalidation, "reads": Read, "runs": Run}
+
+
+def run(url: str, calls: int, seed: int, *, processes: int = 4, mutant: str = "") -> dict[str, int]:
+    """Run a fleet on an empty server and verify its history; return what there was of each kind."""
+    with tempfile.TemporaryDirectory(prefix="fc-fleet-") as folder:
+        upstream = Path(folder) / "upstream"
+        upstream.write_bytes(b"\0" * 4096)
+        outs = [Path(folder) / f"out{number}" for number in range(processes)]
+        fleet = []
+        for number, out in enumerate(outs):
+            command = [
+                sys.executable,
+                "-m",
+                "harness.fleet_histories",
+                "--worker",
+                str(number),
+                "--url",
+                url,
+                "--upstream",
+                str(upstream),
+                "--out",
+                str(out),
+                "--calls",
+                str(calls // processes),
+                "--seed",
+                str(seed * 1000 + number),
+                "--mutant",
+                mutant,
+            ]
+            path = os.pathsep.join(part for part in sys.path if part)
+            fleet.append(subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}))
+        try:
+            for process in fleet:
+                process.wait(PATIENCE + calls / 100)
+        except subprocess.TimeoutExpired:
+            raise Violation("a process does not end: a call waits for ever") from None
+        finally:
+            for process in fleet:
+                process.kill()
+                process.wait()
+        if any(process.returncode for process in fleet):
+            raise Violation(f"a process ended with {[one.returncode for one in fleet]}")
+        workers = []
+        for out in outs:
+            seen = pickle.loads(out.read_bytes())
+            for kind, made in KINDS.items():
+                seen[kind] = [made._make(one) for one in seen[kind]]
+            workers.append(seen)
+    verify(workers)
+    total = {kind: sum(len(seen[kind]) for seen in workers) for kind in KINDS}
+    for name in ("tier_hits", "tier_stores", "tier_errors", "hits"):
+        total[name] = sum(seen["stats"][name] for seen in workers)
+    return total
+
+
+def main() -> int:
+    """Run as a program; the exit code is 1 if a history was wrong."""
+    parser = argparse.ArgumentParser(description="Check histories of a fleet at random.")
+    parser.add_argument("--calls", type=int, default=100_000)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--mutant", choices=["", *MUTANTS], default="")
+    parser.add_argument("--mutants", action="store_true", help="try each mutant for so many calls")
+    for name in ("url", "upstream", "out"):
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=int, default=-1, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker >= 0:
+        return work(arguments)
+    from harness.servers import server
+
+    wrong = 0
+    for mutant in MUTANTS if arguments.mutants else [arguments.mutant]:
+        began = time.monotonic()
+        with server() as running:
+            print(f"seed {arguments.seed}", mutant or "no mutant", flush=True)
+            try:
+                total = run(
+                    running.url,
+                    arguments.calls,
+                    arguments.seed,
+                    processes=arguments.processes,
+                    mutant=mutant,
+                )
+            except Violation as violation:
+                print(f"VIOLATION: {violation}")
+                wrong += 1
+            else:
+                counts = ", ".join(f"{count:,} {kind}" for kind, count in total.items())
+                print(f"{counts}: clean, in {time.monotonic() - began:.0f} s")
+    if arguments.mutants:
+        return 0 if wrong == len(MUTANTS) else 1
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
