@@ -178,7 +178,8 @@ def test_answers_follow_the_tier(pair: tuple[Any, Any]) -> None:
     assert other.ttl("x") is None
     assert other.get_many(["x", "y", "z"]) == {"x": 1, "y": 2}
     assert other.touch("x", 50)
-    assert 49 < one.ttl("x") <= 50
+    gone(one, "x")
+    assert 40 < one.ttl("x") <= 50
     assert other.delete("y")
     assert one.delete_many(["x", "y"]) == 1
     assert run(one.aget_many(["x", "b"])) == {"b": 3}
@@ -367,7 +368,8 @@ def test_tags_of_callers_that_join_are_there_too(pair: tuple[Any, Any]) -> None:
 def test_what_a_loader_says_counts_in_the_tier(pair: tuple[Any, Any]) -> None:
     one, other = pair
     assert one.fetch("a", lambda: Loaded(1, ttl=10)) == 1
-    assert other.get("a") + 8.5 > 9 and other.ttl("a") <= 10
+    assert other.get("a") == 1
+    assert other.ttl("a") <= 10
     assert one.fetch("b", lambda: Loaded(1, store=False)) == 1
     assert one.fetch("c", lambda: 1, store_if=lambda value: value > 1) == 1
     assert one.fetch("d", lambda: 1, ttl=0) == 1
@@ -384,9 +386,9 @@ def test_what_a_loader_says_counts_in_the_tier(pair: tuple[Any, Any]) -> None:
 
 def test_a_stale_value_is_served_and_loaded_anew(pair: tuple[Any, Any]) -> None:
     one, other = pair
-    one.set("k", "old", ttl=0.2, stale=60)
+    one.set("k", "old", ttl=3, stale=60)
     assert other.get("k") == "old"
-    time.sleep(0.25)
+    time.sleep(3.1)
     assert other.fetch("k", lambda: "new", stale=60) == "old"
     wait_until(lambda: other.get("k") == "new")
     assert other.stats().stale_hits == 1
@@ -404,8 +406,8 @@ def test_a_refresh_loads_though_it_be_fresh(pair: tuple[Any, Any]) -> None:
     gone(one, "k")
     assert one.get("k") == 3
     calls: list[int] = []
-    assert one.fetch("a", lambda: calls.append(1) or 4, ttl=0.4, refresh_ahead=0.1) == 4
-    time.sleep(0.1)
+    assert one.fetch("a", lambda: calls.append(1) or 4, ttl=5, refresh_ahead=0.1) == 4
+    time.sleep(0.8)
     assert one.fetch("a", lambda: calls.append(1) or 5, ttl=60, refresh_ahead=0.1) == 4
     wait_until(lambda: one.get("a") == 5)
     assert len(calls) == 2
@@ -437,15 +439,15 @@ def test_a_long_load_keeps_its_lease(
 ) -> None:
     from flowcache.tier import bus, engine
 
-    monkeypatch.setattr(bus, "RENEWED", 0.2)
-    monkeypatch.setattr(bus, "LEASE", 1.0)
-    monkeypatch.setattr(engine, "LEASE", 1.0)
+    monkeypatch.setattr(bus, "RENEWED", 0.5)
+    monkeypatch.setattr(bus, "LEASE", 3.0)
+    monkeypatch.setattr(engine, "LEASE", 3.0)
     one, other = pair
     calls: list[int] = []
 
     def load() -> int:
         calls.append(1)
-        time.sleep(2.5)
+        time.sleep(4.5)
         return len(calls)
 
     thread = threading.Thread(target=one.fetch, args=("k", load))
@@ -924,13 +926,13 @@ def test_each_codec_gives_back_what_was_stored(new_server: Server, make: Make, c
 
 
 def test_without_a_lease_nothing_that_may_be_old_is_served(make: Make) -> None:
-    timeouts = {"soft_timeout": 0.1, "hard_timeout": 0.2}
+    timeouts = {"soft_timeout": 0.5, "hard_timeout": 1.0}
     with server() as stopping:
         load = make(stopping, tier=timeouts).namespace("tenant:acme")
         stale = make(stopping, tier={"on_partition": ("stale", 60), **timeouts})
         strict = make(stopping, tier={"on_partition": "raise", **timeouts})
         stale_ns, strict_ns = stale.namespace("tenant:acme"), strict.namespace("tenant:acme")
-        load.set("k", 1)
+        load.set("k", 1, wait="fleet")  # Or its message would drop what is read now.
         assert (stale_ns.get("k"), strict_ns.get("k")) == (1, 1)
         with stopping.stopped():
             wait_until(lambda: stale.tier is not None and stale.tier.state == "apart")
@@ -945,13 +947,13 @@ def test_without_a_lease_nothing_that_may_be_old_is_served(make: Make) -> None:
                 strict_ns.get("k")
         wait_until(lambda: load.get("k") == 1)
         wait_until(lambda: strict.tier is not None and strict.tier.state == "live")
-        assert strict_ns.get("k") == 1
+        wait_until(lambda: strict_ns.get("k") == 1)
         for one in (stale, strict):
             one.close()
 
 
 def test_an_invalidation_that_is_not_confirmed_is_done_here(make: Make) -> None:
-    timeouts = {"soft_timeout": 0.1, "hard_timeout": 0.2}
+    timeouts = {"soft_timeout": 0.5, "hard_timeout": 1.0}
     with server() as stopping:
         namespace = make(stopping, tier=timeouts).namespace("tenant:acme")
         namespace.set("k", 1)
