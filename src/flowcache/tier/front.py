@@ -79,7 +79,7 @@ class Front:
         self._hints: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._unknown: set[type] = set()
         self._errors = 0
-        self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
 
     # Carrying steps out
@@ -140,10 +140,11 @@ class Front:
 
     def note_errors(self, namespace: Space) -> None:
         """Count what the tier did not do since the last time, once."""
-        if self.engine.errors == self._errors:
+        # Not waited for: the next call counts them too, and a fork may have left it locked.
+        if self.engine.errors == self._errors or not self._counting.acquire(blocking=False):
             return
-        with self._lock:
-            errors, self._errors = self.engine.errors - self._errors, self.engine.errors
+        errors, self._errors = self.engine.errors - self._errors, self.engine.errors
+        self._counting.release()
         with suppress(CacheClosedError):
             _core._tally(namespace, "errors", errors)
 

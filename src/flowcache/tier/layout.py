@@ -17,14 +17,16 @@ all of a bucket in one slot of a cluster. So one script sees value, lease and re
 
 from __future__ import annotations
 
+import os
 import struct
+import weakref
 from base64 import urlsafe_b64encode
 from binascii import crc_hqx
 from collections import OrderedDict
 from hashlib import blake2b
 from math import isnan
 from threading import Lock
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flowcache.wrapping import KEYWORDS
 
@@ -222,16 +224,30 @@ def _bucket_tag(number: int, buckets: int) -> str:
         suffix += 1
 
 
+_bounded: weakref.WeakSet[Bounded[Any, Any]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Open locks that threads of the parent held."""
+    for one in list(_bounded):
+        one._lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Bounded(Generic[K, V]):
     """A mapping that makes what is missing, and forgets the least recently made beyond a size."""
 
-    __slots__ = ("_held", "_lock", "_make", "_most")
+    __slots__ = ("__weakref__", "_held", "_lock", "_make", "_most")
 
     def __init__(self, make: Callable[[K], V], most: int) -> None:
         self._make = make
         self._most = most
         self._held: OrderedDict[K, V] = OrderedDict()
         self._lock = Lock()
+        _bounded.add(self)
 
     def __call__(self, key: K) -> V:
         """Return what is held for the key, made now if need be."""

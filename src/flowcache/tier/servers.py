@@ -11,6 +11,7 @@ from .breaker import Breaker
 from .errors import BreakerOpenError, ServerError, UnreachableError
 from .link import Ask, LoopLink, ThreadLink
 from .resp import ReplyError, pack
+from .wire import forks
 
 if TYPE_CHECKING:
     import asyncio
@@ -108,6 +109,7 @@ class Servers:
         self._make_breaker = make_breaker
         self._hard = hard
         self._lock = Lock()
+        self._forks = forks()
         self._known: dict[Address | None, Server] = {}
         self._shares: list[Share] = []
         self.is_cluster = False
@@ -128,6 +130,8 @@ class Servers:
         Raises `UnreachableError`, or `ConfigurationError` for a server that can never do. Servers
         that stay keep their connections.
         """
+        if self._forks != forks():
+            self._lock, self._forks = Lock(), forks()  # A thread of the parent may have held it.
         with self._lock:
             wire = self._dial_any()
             try:
