@@ -15,7 +15,7 @@ NOX := $(PYTHON) scripts/bootstrap.py
 .PHONY: stress histories hostile matrix
 
 help:
-	@echo "make demo    a dashboard for several tenants over real HTTP (ARGS=--serve leaves it up)"
+	@echo "make demo    a dashboard for several tenants, in three workers (ARGS=--alone: in one; --serve leaves it up)"
 	@echo "make test    the suite on each Python of 3.11 to 3.15, and on 3.13t, if found"
 	@echo "make lint    ruff, mypy, cython-lint, codespell"
 	@echo "make format  write the code as ruff formats it"

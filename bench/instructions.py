@@ -76,6 +76,15 @@ async def stale(keys):
         now += 2
         await ticking.afetch(key, aload, stale=True)
         await asyncio.sleep(0)
+def tiered():
+    # A cache with a second tier that nothing is asked of: its lease lasts, and all is held here.
+    from flowcache import _core
+    cache = create_cache(max_entries={SIZE}, tier="valkey://127.0.0.1:1/0")
+    _core._lend(cache._store(), 1e18, 0)
+    view = cache.namespace("tenant:acme", default_ttl=3600)
+    for key in stored:
+        _core.Namespace.set(view, key, 1)
+    return view
 def run(keys, new, get, put, fetch, afetch, namespace):
 """
 CALL = """
@@ -111,6 +120,8 @@ CASES = {
     "cached function that loads": "for key in new: loading(key)",
     "afetch that loads": "asyncio.run(missing(new, afetch, aload))",
     "afetch, stale, with its load": "asyncio.run(stale(keys))",
+    "get, hit, with a tier": "get = tiered().get\n    for key in keys: get(key)",
+    "fetch, hit, with a tier": "fetch = tiered().fetch\n    for key in keys: fetch(key, load)",
     "namespace(...).get": "for key in keys: namespace('tenant:acme').get(key)",
     "set under pressure, 10 tenants": "crowd(10, new)",
     "set under pressure, 100,000": "crowd(100_000, new)",

@@ -5,8 +5,12 @@ users of five companies use the dashboard through HTTP. One company sends far mo
 others. Every answer is checked. The run ends by itself with a table and exits with 1 if any check
 failed.
 
-    python examples/crm_dashboard.py                the whole demo, about 20 seconds
+    python examples/crm_dashboard.py                three worker processes, about 40 seconds
+    python examples/crm_dashboard.py --alone        one process without a second tier
     python examples/crm_dashboard.py --serve        the same; the servers stay up to be tried
+
+The three workers share one cache over a real Valkey server. While they work one of them is killed
+and replaced, and the server is restarted. Where there is no Valkey server the demo runs alone.
 
 `crm/dashboard.py` is the application, and the part worth reading first.
 """
@@ -26,6 +30,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from crm import fleet as fleets
 from crm.checks import Checks
 from crm.dashboard import Dashboard
 from crm.load import Load
@@ -54,13 +59,32 @@ def both_servers(
             yield dashboard_url, crm
 
 
-async def use(url: str, upstream: Upstream, scenario: Scenario, console: Console) -> Load:
-    """Run every part of the load against the dashboard at `url`, with a progress bar."""
-    unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(
-        base_url=url, timeout=30.0, limits=unlimited, trust_env=False
-    ) as client:
+@contextlib.contextmanager
+def whole_fleet(
+    program: str, scenario: Scenario, upstream: type[Upstream] = Upstream
+) -> Iterator[tuple[fleets.Fleet, Upstream]]:
+    """Start the CRM, a Valkey server and the workers; yield the fleet, and the CRM's records."""
+    crm = upstream(scenario.contacts_delay, scenario.stats_delay)
+    with (
+        serving(crm.app()) as crm_url,
+        fleets.running(program, crm_url, scenario) as fleet,
+    ):
+        yield fleet, crm
+
+
+async def use(
+    target: str | fleets.Fleet, upstream: Upstream, scenario: Scenario, console: Console
+) -> Load:
+    """Run every part of the load against a dashboard or a fleet of them, with a progress bar."""
+    client: httpx.AsyncClient | fleets.Turns
+    if isinstance(target, str):
+        unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        client = httpx.AsyncClient(base_url=target, timeout=30.0, limits=unlimited, trust_env=False)
         load = Load(client, upstream, scenario)
+    else:
+        client = fleets.Turns([worker.url for worker in target.workers])
+        load = Load(client, upstream, scenario, target)
+    async with client:
         with progress_bar(console) as progress:
             start = bar(progress, load, f"{scenario.concurrent} at once, cold cache")
             await load.cold_start(start)
@@ -103,10 +127,19 @@ def run(
     console: Console,
     *,
     serve: bool = False,
+    alone: bool = True,
     dashboard: type[Dashboard] = Dashboard,
     upstream: type[Upstream] = Upstream,
 ) -> Checks:
-    """Run the demo and print its report; with `serve`, leave the servers up until interrupted."""
+    """Run the demo and print its report; with `serve`, leave the servers up until interrupted.
+
+    `alone`: in one process, without a second tier.
+    """
+    program = None if alone else fleets.server_program()
+    if program is not None:
+        return run_fleet(program, scenario, console, serve=serve, upstream=upstream)
+    if not alone:
+        console.print("There is no Valkey server for this platform, so the demo runs alone.")
     with both_servers(scenario, dashboard, upstream) as (url, crm):
         names = ", ".join(tenant.name for tenant in scenario.tenants)
         console.print(f"dashboard: {url}, one cache of {scenario.max_entries} entries for")
@@ -115,6 +148,29 @@ def run(
         print_report(console, load)
         if serve:
             print_curl_lines(console, url, scenario)
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
+    return load.checks
+
+
+def run_fleet(
+    program: str,
+    scenario: Scenario,
+    console: Console,
+    *,
+    serve: bool = False,
+    upstream: type[Upstream] = Upstream,
+) -> Checks:
+    """Run the demo over three worker processes that share one cache."""
+    with whole_fleet(program, scenario, upstream) as (fleet, crm):
+        names = ", ".join(tenant.name for tenant in scenario.tenants)
+        console.print(f"workers:   {', '.join(worker.url for worker in fleet.workers)}")
+        console.print(f"tier:      {fleet.server.url}")
+        console.print(f"tenants:   {names}\n")
+        load = asyncio.run(use(fleet, crm, scenario, console))
+        print_report(console, load)
+        if serve:
+            print_curl_lines(console, fleet.workers[0].url, scenario)
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
     return load.checks
@@ -146,6 +202,9 @@ def main(
     parser = argparse.ArgumentParser(description="Run the multi-tenant CRM dashboard demo.")
     parser.add_argument("--serve", action="store_true", help="leave the servers up afterwards")
     parser.add_argument(
+        "--alone", action="store_true", help="one process, without a Valkey server behind it"
+    )
+    parser.add_argument(
         "--seconds",
         type=float,
         default=scenario.seconds,
@@ -155,7 +214,7 @@ def main(
     if not 0 <= options.seconds <= 3600:
         parser.error("--seconds must be from 0 to 3600")
     scenario = replace(scenario, seconds=options.seconds)
-    checks = run(scenario, Console(), serve=options.serve, dashboard=dashboard)
+    checks = run(scenario, Console(), serve=options.serve, alone=options.alone, dashboard=dashboard)
     return 0 if checks.passed else 1
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from flowcache import InvalidNamespaceError, Namespace, create_cache
+from flowcache import InvalidNamespaceError, Namespace, TierUnavailableError, create_cache
 
 MAX_LIMIT = 200
 
@@ -30,12 +30,19 @@ class Dashboard:
     """
 
     def __init__(
-        self, upstream_url: str, *, contacts_ttl: float, stats_ttl: float, max_entries: int
+        self,
+        upstream_url: str,
+        *,
+        contacts_ttl: float,
+        stats_ttl: float,
+        max_entries: int,
+        tier: str | None = None,
     ) -> None:
         self.cache = create_cache(
             default_ttl=contacts_ttl,
             max_entries=max_entries,
             require_namespace=True,  # an entry that belongs to no tenant is a bug: refuse it
+            tier=tier,  # None: this process alone; else the URL of the fleet's Valkey server
         )
         self.stats_ttl = stats_ttl
         # trust_env=False: no proxy that the environment names is used on the loopback.
@@ -87,13 +94,15 @@ class Dashboard:
         )
         response.raise_for_status()
         # After the write, not before: a load that read the old list in between must not be stored.
-        invalidated = self.tenant_cache(tenant_id).invalidate_tag("crm:contacts")
+        cache = self.tenant_cache(tenant_id)
+        invalidated = await confirmed(lambda: cache.ainvalidate_tag("crm:contacts", wait="fleet"))
         return JSONResponse(response.json() | {"invalidated": invalidated}, status_code=201)
 
     async def delete_cache(self, request: Request) -> JSONResponse:
         """`DELETE /api/crm/cache`: forget everything about this tenant, and about no other."""
         tenant_id = self.tenant_of(request)
-        return JSONResponse({"cleared": self.tenant_cache(tenant_id).clear()})
+        cache = self.tenant_cache(tenant_id)
+        return JSONResponse({"cleared": await confirmed(lambda: cache.aclear(wait="fleet"))})
 
     async def get_cache_stats(self, request: Request) -> JSONResponse:
         """`GET /api/admin/cache-stats/{tenant}`: the counters of one tenant's namespace."""
@@ -102,6 +111,10 @@ class Dashboard:
         if f"tenant:{tenant_id}" not in self.cache.namespaces():
             raise HTTPException(404, f"nothing is known about the tenant {tenant_id!r}")
         return JSONResponse(self.tenant_cache(tenant_id).stats().as_dict())
+
+    async def get_ready(self, request: Request) -> JSONResponse:
+        """`GET /api/admin/ready`: whether this process hears of the others."""
+        return JSONResponse({"tier": "none" if self.cache.tier is None else self.cache.tier.state})
 
     # -- the application --------------------------------------------------------------------
 
@@ -128,6 +141,7 @@ class Dashboard:
                 Route("/api/crm/contacts", self.post_contact, methods=["POST"]),
                 Route("/api/crm/cache", self.delete_cache, methods=["DELETE"]),
                 Route("/api/admin/cache-stats/{tenant}", self.get_cache_stats, methods=["GET"]),
+                Route("/api/admin/ready", self.get_ready, methods=["GET"]),
             ],
             exception_handlers={HTTPException: error_response, httpx.HTTPError: bad_gateway},
             lifespan=self.lifespan,
@@ -138,6 +152,16 @@ class Dashboard:
         """Hold the cache and the connections to the CRM for as long as the application runs."""
         async with self.crm, self.cache:
             yield
+
+
+async def confirmed(invalidate: Callable[[], Awaitable[int]]) -> int:
+    """Invalidate until the fleet has confirmed it; doing it twice does no harm."""
+    for attempt in range(20):
+        try:
+            return await invalidate()
+        except TierUnavailableError:
+            await asyncio.sleep(0.1 * (attempt + 1))
+    return await invalidate()
 
 
 def limit_of(request: Request) -> int:

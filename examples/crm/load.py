@@ -6,16 +6,18 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
 
 from crm.checks import Checks, Invalidation, check_early_calls
+from crm.fleet import Fleet, Turns
 from crm.scenario import Scenario, Tenant
 from crm.upstream import Upstream
 
 LIMIT = 25
+FOREVER = float("inf")
 
 Progress = Callable[[float], None]
 """Called with the progress of a part, from 0 to 1."""
@@ -24,8 +26,16 @@ Progress = Callable[[float], None]
 class Load:
     """Ask the dashboard through HTTP, check each answer, and record the figures of the report."""
 
-    def __init__(self, client: httpx.AsyncClient, upstream: Upstream, scenario: Scenario) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient | Turns,
+        upstream: Upstream,
+        scenario: Scenario,
+        fleet: Fleet | None = None,
+    ) -> None:
         self.client = client
+        self.fleet = fleet
+        """The fleet whose workers answer; None: one process does."""
         self.upstream = upstream
         self.scenario = scenario
         self.names = [tenant.name for tenant in scenario.tenants]
@@ -97,10 +107,26 @@ class Load:
                     group.create_task(self._read_until(until, tenant, choice))
                 if tenant.writes_every is not None:
                     group.create_task(self._change_until(until, tenant.name, tenant.writes_every))
+            faults = self._faults()
             while (now := time.perf_counter()) < until:
-                progress((now - began) / self.scenario.seconds)
+                done = (now - began) / self.scenario.seconds
+                progress(done)
+                if faults and done >= faults[0][0]:
+                    await faults.pop(0)[1]()
                 await asyncio.sleep(0.1)
+            for _, fault in faults:
+                await fault()
         progress(1.0)
+
+    def _faults(self) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
+        """Return what befalls a fleet, by the part of the time after which it does."""
+        fleet, client = self.fleet, self.client
+        if fleet is None or not isinstance(client, Turns):
+            return []
+        return [
+            (0.2, lambda: fleet.replace_worker(client)),
+            (0.5, lambda: fleet.restart_server(client)),
+        ]
 
     async def bad_requests(self) -> None:
         """Ask without a tenant, with an impossible one, and for an impossible limit."""
@@ -123,10 +149,10 @@ class Load:
     async def look_back(self) -> None:
         """Read every tenant's counters, and judge the run as a whole."""
         for tenant in self.names:
-            answer = await self._ask("GET", f"/api/admin/cache-stats/{tenant}")
-            self.cache_stats[tenant] = answer or Counter()
+            self.cache_stats[tenant] = await self._stats_of(tenant)
         held = sum(stats["entries"] for stats in self.cache_stats.values())
-        bound = self.scenario.max_entries
+        processes = 1 if self.fleet is None else len(self.fleet.workers)
+        bound = self.scenario.max_entries * processes
         self.checks.bounded.expect(held <= bound, f"{held} entries are held, {bound} are allowed")
         evictions = {name: stats["evictions"] for name, stats in self.cache_stats.items()}
         for tenant, lost in evictions.items():
@@ -135,7 +161,25 @@ class Load:
             )
         # An evicted entry may be loaded again at any time, so its loads prove nothing.
         calls = [call for call in self.upstream.calls if not evictions[call.tenant]]
-        check_early_calls(self.checks.early, calls, self._invalidations, self.scenario.ttl)
+        began = 0.0
+        for away, back in [*(() if self.fleet is None else self.fleet.outages), (FOREVER, FOREVER)]:
+            # While the server is away each process loads for itself, and after it all anew.
+            between = [call for call in calls if began <= call.started < away]
+            check_early_calls(self.checks.early, between, self._invalidations, self.scenario.ttl)
+            began = back + self.scenario.contacts_ttl
+
+    async def _stats_of(self, tenant: str) -> Mapping[str, Any]:
+        """Return a tenant's counters, those of all processes together."""
+        path = f"/api/admin/cache-stats/{tenant}"
+        if not isinstance(self.client, Turns):
+            return await self._ask("GET", path) or Counter()
+        together: Counter[str] = Counter()
+        for answer in await self.client.of_all(path):
+            if answer.status_code == 200:  # A process that the tenant never came to knows nothing.
+                together.update(answer.json())
+        served = together["hits"] + together["stale_hits"] + together["tier_hits"]
+        asked = together["hits"] + together["stale_hits"] + together["misses"]
+        return {**together, "hit_rate": served / asked if asked else 0.0}
 
     # -- the actions of one user ------------------------------------------------------------
 

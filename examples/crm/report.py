@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, quantiles
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -128,6 +130,37 @@ def results_table(load: Load) -> Table:
     return table
 
 
+def sources_table(load: Load) -> Table:
+    """Return where the answers of a fleet came from."""
+    table = Table(
+        title="Where the answers came from, in the workers that are up",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("tenant", style="bold", no_wrap=True)
+    for header in ("hits here", "hits in the tier", "loads", "stored in the tier", "tier errors"):
+        table.add_column(header, justify="right")
+    names = ("hits", "stale_hits", "tier_hits", "loads", "tier_stores", "tier_errors")
+    sums = dict.fromkeys(names, 0)
+    for tenant in load.names:
+        stats = load.cache_stats[tenant]
+        for name in names:
+            sums[name] += stats[name]
+        table.add_row(tenant, *sources(stats))
+    table.add_section()
+    table.add_row("together", *sources(sums), style="bold")
+    return table
+
+
+def sources(stats: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one row."""
+    here = stats["hits"] + stats["stale_hits"]
+    rest = (stats[name] for name in ("tier_hits", "loads", "tier_stores", "tier_errors"))
+    return (f"{here:,}", *(f"{count:,}" for count in rest))
+
+
 def checks_table(checks: Checks) -> Table:
     """Return the promises, each with the number of its checks."""
     table = Table(title="What was checked", title_justify="left", box=None, pad_edge=False)
@@ -152,6 +185,12 @@ def print_report(console: Console, load: Load) -> None:
         highlight=False,
     )
     console.print()
+    if load.fleet is not None:
+        console.print(sources_table(load))
+        console.print(
+            "One worker was killed and replaced, and the Valkey server was restarted, while the "
+            "load ran.\n"
+        )
     console.print(checks_table(load.checks))
     console.print()
     for check in load.checks:

@@ -10,11 +10,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -27,8 +29,10 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import crm_dashboard  # noqa: E402
+from crm import fleet as fleets  # noqa: E402
 from crm.checks import Check, Checks, Invalidation, check_early_calls  # noqa: E402
 from crm.dashboard import MAX_LIMIT, Dashboard  # noqa: E402
+from crm.report import print_report  # noqa: E402
 from crm.scenario import Scenario, Tenant  # noqa: E402
 from crm.servers import serving  # noqa: E402
 from crm.upstream import FIRST_CONTACTS, Call, Upstream  # noqa: E402
@@ -105,7 +109,7 @@ def house() -> Iterator[House]:
 
 
 def test_demo_keeps_every_promise_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert crm_dashboard.main([f"--seconds={SMALL.seconds}"], SMALL) == 0
+    assert crm_dashboard.main(["--alone", f"--seconds={SMALL.seconds}"], SMALL) == 0
     printed = capsys.readouterr().out
     for tenant in SMALL.tenants:
         assert f"\n {tenant.name} " in printed or f"\n{tenant.name} " in printed
@@ -131,22 +135,22 @@ class Careless:
 
 
 class ClearsEverybody(Careless):
-    def clear(self) -> int:
+    async def aclear(self, **_: Any) -> int:
         return self.dashboard.cache.clear()
 
 
 class InvalidatesEverybody(Careless):
-    def invalidate_tag(self, tag: str) -> int:
+    async def ainvalidate_tag(self, tag: str, **_: Any) -> int:
         return self.dashboard.cache.invalidate_tag(tag)
 
 
 class NeverInvalidates(Careless):
-    def invalidate_tag(self, tag: str) -> int:
+    async def ainvalidate_tag(self, tag: str, **_: Any) -> int:
         return 0
 
 
 class NeverClears(Careless):
-    def clear(self) -> int:
+    async def aclear(self, **_: Any) -> int:
         return 0
 
 
@@ -178,7 +182,7 @@ def careless(kind: type[Careless]) -> type[Dashboard]:
 def test_demo_notices_a_broken_dashboard(
     dashboard: type[Dashboard], broken: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert crm_dashboard.main(["--seconds=0"], SMALL, dashboard) == 1
+    assert crm_dashboard.main(["--alone", "--seconds=0"], SMALL, dashboard) == 1
     printed = capsys.readouterr().out
     assert f"Failed: {getattr(Checks(), broken).title}" in printed
 
@@ -190,7 +194,10 @@ def test_serve_leaves_the_servers_up_until_told_to_stop(tmp_path: Path) -> None:
     with (
         complaints.open("w") as stderr,
         subprocess.Popen(
-            [*command, "--serve", "--seconds=0"], stdout=subprocess.PIPE, stderr=stderr, text=True
+            [*command, "--alone", "--serve", "--seconds=0"],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
         ) as process,
     ):
         assert process.stdout is not None
@@ -444,3 +451,20 @@ def test_a_write_does_not_explain_a_second_call_for_stats() -> None:
     write = Invalidation("acme", 23.0, 23.1, everything=False)
     check_early_calls(check, calls, [write], lambda key: 10.0)
     assert len(check.failures) == 1
+
+
+@pytest.mark.skipif(
+    fleets.server_program() is None, reason="there is no Valkey server for this platform"
+)
+def test_a_fleet_keeps_its_promises_while_parts_of_it_fail() -> None:
+    scenario = replace(SMALL, concurrent=30, seconds=5.0)
+    program = fleets.server_program()
+    assert program is not None
+    console = Console(quiet=True)
+    with crm_dashboard.whole_fleet(program, scenario) as (fleet, crm):
+        load = asyncio.run(crm_dashboard.use(fleet, crm, scenario, console))
+        print_report(console, load)
+    broken = {check.title: check.failures for check in load.checks if not check.passed}
+    assert broken == {}
+    assert len(fleet.outages) == 1
+    assert sum(stats["tier_hits"] for stats in load.cache_stats.values()) > 0
