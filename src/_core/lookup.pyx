@@ -196,7 +196,7 @@ cdef Py_ssize_t pass_look_locked(Core* core, Node* node, PyObject** keys, uint32
             lru_touch(&core.slab, &node.order, e, i)
             if node.timing & SLIDING:
                 entry_renew(&core.slab, i, now)
-        elif counts_misses and entry_last(e) <= now:
+        elif counts_misses and entry_last(e) <= now and not isinf(now):
             entry_unlink_locked(core, i, EXPIRED)
     node.counters.hits += hits
     if counts_misses:
@@ -216,7 +216,7 @@ cdef Py_ssize_t look_pass(Store store, Node* node, tuple keys, uint32_t* hashes,
     cdef Py_ssize_t n, done, count = len(keys) - at
     cdef double now = 0
     if store.clock is not None:
-        now = store_now(store)
+        now = store_sees(store, node)
     if count > PASS:
         count = PASS
     lock_acquire(&core.lock)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from contextlib import AbstractContextManager
     from datetime import timedelta
-    from typing import Self
 
     from .limits import Limits
     from .loading.pool import Executor
@@ -42,16 +41,6 @@ class Cache(Namespace[V]):
     __slots__ = ("__weakref__", "_sweeper")
 
     _sweeper: Sweeper | None
-
-    def __new__(cls, *, tier: ValkeyTier | str | None = None, **settings: Any) -> Self:
-        """Make the object; one with a tier is of a class whose calls know it."""
-        kind: Any = cls
-        if tier is not None:
-            from .tier.namespace import tiered
-
-            kind = tiered(cls)
-        made: Self = super().__new__(kind)
-        return made
 
     def __init__(
         self,
@@ -124,9 +113,11 @@ class Cache(Namespace[V]):
         pool.open_pool(self._store(), pending_age, executor)
         if tier is not None:
             from .tier.loads import Tier
+            from .tier.namespace import tiered
             from .tier.settings import tier_of
 
             made = Tier(self, tier_of(tier), name, tenant_depth, pending_age)
+            self.__class__ = tiered(type(self))  # One whose calls know the tier.
             _core._open_tier(self, made)
         self._sweeper = None
         if interval is not None:

@@ -39,6 +39,8 @@ def test_create_cache_and_cache_take_the_same_parameters() -> None:
         "executor": None,
         "enabled": True,
         "around_load": None,
+        "tenant_depth": 1,
+        "tier": None,
     }
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in made.parameters.values())
 

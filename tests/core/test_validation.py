@@ -649,8 +649,10 @@ def test_each_error_is_flowcaches_own_and_the_builtin_that_one_would_catch() -> 
         "NamespaceRequiredError": RuntimeError,
         "RecursiveLoadError": RuntimeError,
         "TenantNotSetError": LookupError,
+        "TierUnavailableError": ConnectionError,
         "TooManyLoadsError": RuntimeError,
         "WeigherError": ValueError,
+        "WouldBlockError": RuntimeError,
     }
     for name, builtin in errors.items():
         assert issubclass(getattr(flowcache, name), (FlowcacheError, builtin))
