@@ -1,8 +1,7 @@
 """`wrap` and `cached`: a function whose results are kept in a namespace.
 
-The key of a call is a tuple of the function's label and the arguments. A label is the function's
-qualified name. If two different functions bear one name (closures of one factory, cells of a
-notebook), each has a label of its own. So no call returns another function's result.
+The key of a call is a tuple of the function's label and the arguments. No two functions have one
+label: see `naming`. So no call returns another function's result.
 
 Compiled code (`_core.Called`) answers a hit where the key is that tuple, with any other options;
 every other call comes here.
@@ -14,7 +13,6 @@ is current at the call, or that an argument of the function names.
 from __future__ import annotations
 
 import functools
-import itertools
 import sys
 import types
 import weakref
@@ -24,10 +22,20 @@ from . import _core
 from .coroutines import check_sync, is_async, makes_generators, plain_result
 from .loading.options import Options
 from .loading.single import aanswer, areload, reload
+from .naming import (
+    GAP,
+    KEYWORDS,
+    is_shared,
+    label_of,
+    label_with_tags,
+    make_key,
+    own_tag_of,
+    unfold,
+)
 from .reports import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, MutableMapping
+    from collections.abc import Callable, Hashable, Iterable
     from inspect import Signature
     from typing import Concatenate, Protocol, Self
 
@@ -36,45 +44,10 @@ if TYPE_CHECKING:
     Arguments = tuple[Any, ...]
     Keywords = dict[str, Any]
 
-__all__ = ["CacheInfo", "Cached", "cached", "make_key", "wrap"]
+__all__ = ["CacheInfo", "Cached", "cached", "wrap"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Mark:
-    """Separates the parts of a key: it equals only itself, and no caller can pass it."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __repr__(self) -> str:
-        return f"<{self._name}>"
-
-
-KEYWORDS = Mark("keywords")
-TYPES = Mark("types")
-GAP: Any = getattr(functools, "Placeholder", KEYWORDS)
-"""The placeholder of a `partial` for a later positional argument; new in 3.14."""
-
-
-def make_key(label: str, args: Arguments, kwargs: Keywords, typed: bool) -> tuple[Hashable, ...]:
-    """Return the key of a call.
-
-    `f(1)`, `f(x=1)` and, if `typed`, `f(True)` and `f(1.0)` have four different ones. The order in
-    which keywords are given makes no difference.
-    """
-    if not kwargs and not typed:
-        return (label, *args)
-    key: tuple[Any, ...] = (label, *args)
-    named = sorted(kwargs.items())
-    if named:
-        key += (KEYWORDS, *(part for item in named for part in item))
-    if typed:
-        key += (TYPES, *map(type, args), *(type(value) for _, value in named))
-    return key
 
 
 MOST_TENANTS = 10_000
@@ -88,35 +61,6 @@ class CacheInfo(NamedTuple):
     misses: int
     maxsize: int | None
     currsize: int
-
-
-_labels: weakref.WeakKeyDictionary[Callable[..., Any], str] = weakref.WeakKeyDictionary()
-_bearers: dict[str, itertools.count[int]] = {}
-_shared: set[str] = set()
-"""Labels that are not their bearers' alone, as other processes cannot tell them apart."""
-
-
-def label_of(function: Callable[..., Any]) -> str:
-    """Return the function's label: always the same one, and no other function's."""
-    # A function with an `__eq__` of its own could equal another. One without weak references is not
-    # remembered. Each wrapper of these has its own label.
-    equals: Any = type(function).__eq__
-    labels: MutableMapping[Callable[..., Any], str] = _labels if equals is object.__eq__ else {}
-    try:
-        known = labels.get(function)
-    except TypeError:
-        known, labels = None, {}
-    if known is not None:
-        return known
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    # A doubled "#" is part of the name, so that a number after a single one cannot be.
-    label = f"{getattr(function, '__module__', None)}.{name}".replace("#", "##")
-    nth = next(_bearers.setdefault(label, itertools.count(1)))
-    if nth > 1:
-        _shared.add(label)
-        label = f"{label}#{nth}"
-        _shared.add(label)
-    return labels.setdefault(function, label) if labels is _labels else label
 
 
 _keyed: weakref.WeakValueDictionary[Any, Cached[Any, Any]] = weakref.WeakValueDictionary()
@@ -174,49 +118,6 @@ def are_same(parts: list[object], others: list[object]) -> bool:
         one is other or (type(one) is type(other) and type(one) in PLAIN and one == other)
         for one, other in zip(parts, others, strict=True)
     )
-
-
-def label_with_tags(label: str, tags: tuple[str, ...] | Callable[..., Any]) -> str:
-    """Return the label of a wrapper: another one for other tags.
-
-    A result of one wrapper lacks the tags of the other, and would outlive their invalidation.
-    """
-    if not tags:
-        return label
-    # No name has a single "#" that no number follows.
-    text = label_of(tags) if callable(tags) else repr(tuple(sorted(set(tags))))
-    # Interned, because compiled code compares labels by identity.
-    return sys.intern(f"{label}#tags={text}")
-
-
-def own_tag_of(label: str) -> str:
-    """Return the tag of a function's results: the same in every process."""
-    if len(label) > 200:
-        from hashlib import blake2b
-
-        digest = blake2b(label.encode("utf-8", "surrogatepass"), digest_size=15).hexdigest()
-        label = f"{digest}:{label[-150:]}"
-    return f"flowcache.function:{label}"
-
-
-def unfold(function: Callable[..., Any]) -> tuple[Callable[..., Any], Arguments, Keywords]:
-    """Return what a bound method or a `partial` calls, and the arguments that it brings.
-
-    Both are made anew at each use, and the function that they call is the same. A `partial` with
-    gaps between its arguments is left as it is.
-    """
-    args: Arguments = ()
-    kwargs: Keywords = {}
-    while True:
-        if type(function) is functools.partial and all(arg is not GAP for arg in function.args):
-            args = (*function.args, *args)
-            kwargs = {**function.keywords, **kwargs}
-            function = function.func
-        elif type(function) is types.MethodType:
-            args = (function.__self__, *args)
-            function = function.__func__
-        else:
-            return function, args, kwargs
 
 
 def checked_path(path: Any) -> Any:
@@ -363,6 +264,10 @@ class Cached(_core.Called, Generic[P, R]):
             self._keep_by_tenant(self._tenants)
         if key is not None:
             claim_key(self, inner)
+        if options.get("sliding") is not None and self._goes_through(self._above()):
+            from .tier.front import refuse_sliding
+
+            refuse_sliding(options["sliding"])
         self._set_up(self._is_async, options.get("refresh_ahead") is None)
         if key is None and not typed and not self._args and not self._kwargs:
             self._take_short_cut(namespace if self._tenants is None else None, self._label)
@@ -556,7 +461,7 @@ class Cached(_core.Called, Generic[P, R]):
         A closure's label, and that of one of several functions of one name, is given in the order
         of creation: it would hand one process another closure's result.
         """
-        return self._key is not None or ("<" not in self._bare and self._bare not in _shared)
+        return self._key is not None or not is_shared(self._bare, self._label)
 
     def _counts_of(self, place: _core.Namespace[Any]) -> _core.Counts:
         """Return the counts of a tenant. Clients invent tenants: the oldest of too many go."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import flowcache.wrapping
+import flowcache.naming
 from flowcache import (
     Namespace,
 )
@@ -78,7 +78,7 @@ def test_calls_that_differ_have_results_of_their_own(ns: Namespace[Any]) -> None
         ((-2,), {}),  # its hash is that of -1
         (("",), {}),
         ((None,), {}),
-        ((flowcache.wrapping.KEYWORDS,), {}),
+        ((flowcache.naming.KEYWORDS,), {}),
     ]
     results = [wrapped(*args, **kwargs) for args, kwargs in different]
     assert results == [wrapped(*args, **kwargs) for args, kwargs in different]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowcache import create_cache
-from flowcache.wrapping import make_key
+from flowcache.naming import make_key
 from harness.support import new_cache
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import flowcache.wrapping
+import flowcache.naming
 from flowcache import (
     CacheClosedError,
     InvalidTagError,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import flowcache.wrapping
+import flowcache.naming
 from flowcache import (
     Namespace,
     TenantNotSetError,
@@ -156,11 +156,11 @@ def test_a_cycle_through_wrapper_cache_and_value_is_collected() -> None:
 def test_labels_are_not_kept_for_functions_that_are_gone() -> None:
     ns = create_cache().namespace("a")
     gc.collect()
-    before = len(flowcache.wrapping._labels)
+    before = len(flowcache.naming._labels)
     for n in range(1_000):
         ns.wrap(lambda n=n: n)()
     gc.collect()
-    assert len(flowcache.wrapping._labels) == before
+    assert len(flowcache.naming._labels) == before
 
 
 # The namespace of the current tenant, looked up at each call

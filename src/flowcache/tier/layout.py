@@ -28,7 +28,7 @@ from math import isnan
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from flowcache.wrapping import KEYWORDS
+from flowcache.naming import KEYWORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
