@@ -188,7 +188,7 @@ dictionary look-up a name where the namespaces exist.
         return add_or_not(self.store, self.node, key, value, ttl, tags, stale, sliding, jitter)
 
     def delete(self, key, /, *, wait=None):
-        """Remove ``key``; say whether it had a fresh entry. A running load of it is not stored."""
+        """Remove ``key``; return whether it had a fresh entry. A running load is not stored."""
         check_wait(wait)
         return delete_one(self.store, self.node, key)
 
@@ -284,14 +284,13 @@ dictionary look-up a name where the namespaces exist.
         """Remove every entry of this namespace and of those below it, and of no other.
 
         Returns their number. Loads that run there are not stored. Costs O(namespaces below), and
-        O(removed entries) up to some thousand. Later writes or ``sweep()`` release the memory of
-        more, in slices.
+        O(removed entries) up to some thousand; later writes or ``sweep()`` release the others.
         """
         check_wait(wait)
         return clear_all(self.store, self.node)
 
     def invalidate_tag(self, tag, /, *, wait=None):
-        """Remove the entries, here and below, that bear the tag; return how many.
+        """Remove the entries, here and below, that bear the tag; return their number.
 
         Loads that run with the tag are not stored. Costs O(removed entries).
         """
@@ -301,14 +300,13 @@ dictionary look-up a name where the namespaces exist.
     def invalidate_tags(self, tags, /, *, match="any", wait=None):
         """Remove the entries, here and below, that bear one of the tags, or (``match="all"``) each.
 
-        Returns their number. Costs O(entries that bear the tags), with ``"all"`` the rarest of
-        them.
+        Returns their number. Costs O(entries that bear the tags); with ``"all"``, the rarest one.
         """
         check_wait(wait)
         return invalidate_tags(self.store, self.node, tags, match)
 
     def invalidate_prefix(self, prefix, /, *, wait=None):
-        """Remove this namespace's own entries whose ``str`` keys start so; return how many.
+        """Remove this namespace's own entries whose ``str`` keys start so; return their number.
 
         Loads of such keys are not stored. Costs O(this namespace's own entries).
         """

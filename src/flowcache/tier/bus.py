@@ -38,6 +38,7 @@ from .following import SOONEST, Acknowledgements, Following, Holding, Line
 from .message import Kind, Message
 from .resp import Push, ReplyError, pack
 from .script import script
+from .servers import check_shape
 from .wire import forks
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ class Bus:
                     servers.discover()
                 if server is not None:
                     wire = server.dial()
-                    _check_shape(wire, name, shape)
+                    check_shape(wire, name, shape)
                     wire.sock.setblocking(False)
             except (ServerError, ConfigurationError) as error:
                 trouble = error
@@ -640,20 +641,6 @@ class Bus:
         for following in self._following.values():
             following.lease = 0.0
         self._lend()
-
-
-def _check_shape(wire: Wire, name: bytes, shape: bytes) -> None:
-    """Compare the settings that all processes of a fleet must share; the first one writes them."""
-    (held,) = wire.ask(pack(b"SET", name, shape, b"NX", b"GET"), patience=1.0)
-    if isinstance(held, ReplyError):
-        if held.kind == "MOVED":
-            return  # Another primary of the cluster has it, and is asked as well.
-        raise UnreachableError(str(held))
-    if held is not None and held != shape:
-        raise ConfigurationError(
-            f"tier: other processes share this cache with other settings: {held.decode()}; "
-            f"here: {shape.decode()}"
-        )
 
 
 def _refuse_errors(reply: Any) -> None:

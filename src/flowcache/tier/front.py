@@ -4,8 +4,6 @@ A call is written once, as steps, which a thread or a task carries out. What the
 itself is changed by the calls of the plain `Namespace`, which know no tier. Rules are numbered as
 in the package's docstring; those on the process's own half are kept here:
 
-- what fills the process's own half is registered as a fill first, and stores only if nothing has
-  fenced it (rule 1);
 - a write drops the key, registers, runs its script, drops and fences again, and stores what it
   wrote only if it was not fenced itself (rule 3);
 - an invalidation is done here before and after the tier has it.
@@ -14,72 +12,45 @@ in the package's docstring; those on the process's own half are kept here:
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import threading
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from flowcache import _core
 from flowcache._core import lease_time as monotonic
-from flowcache.errors import (
-    CacheClosedError,
-    ConfigurationError,
-    EntryTooHeavyError,
-    TierUnavailableError,
-    WouldBlockError,
-)
+from flowcache.errors import ConfigurationError, TierUnavailableError, WouldBlockError
 from flowcache.loading.load import running_loop
 
-from .codec import UnencodableError
-from .engine import seal
-from .held import Held, clear, drop, drop_prefix, drop_tags, expire, expire_tags
-from .layout import Layout
+from .fills import Fills
+from .held import clear, drop, drop_prefix, drop_tags, expire, expire_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .engine import Stored
-    from .items import Found, Item
-    from .layout import Place
+    from .items import Item
     from .settings import ValkeyTier
     from .steps import Steps
 
 __all__ = ["UNSET", "Front"]
-
-logger = logging.getLogger("flowcache")
 
 T = TypeVar("T")
 Namespace = _core.Namespace
 Space = _core.Namespace[Any]
 UNSET: Final[Any] = _core.UNSET
 MISSING: Final = object()
-MOST_HINTS: Final = 10_000
 CONNECTS_WITHIN: Final = 5.0
 """Seconds for which `connect` waits until the process hears of the fleet."""
 
 
-class Front:
+class Front(Fills):
     """The tier of one cache, as its namespaces call it."""
 
     def __init__(
         self, root: Space, settings: ValkeyTier, name: str, tenant_depth: int, patience: float
     ) -> None:
-        store = root._store()
-        self.layout = Layout(
-            name, buckets=settings.buckets, tenant_depth=tenant_depth, prefix=settings.prefix
-        )
-        self.settings = settings
-        self._held = Held(store, self.layout, settings.stale_for)
-        self.engine = settings.engine(self.layout, self._held)
+        super().__init__(root, settings, name, tenant_depth)
         self.patience = patience
         """Seconds after which a load no longer holds up others: the cache's `max_pending_age`."""
-        self._local_ttl = math.inf if settings.local_ttl is None else settings.local_ttl
-        self._hints: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._unknown: set[type] = set()
-        self._errors = 0
-        self._counting = threading.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
 
     # Carrying steps out
@@ -114,109 +85,6 @@ class Front:
         self._writes.discard(task)
         if not task.cancelled():
             task.exception()  # Seen: its caller has it, or was cancelled.
-
-    # Parts of calls
-
-    def item(self, namespace: Space, key: Hashable) -> Item | None:
-        """Return a key's names in the tier; None for a key that stays in the process."""
-        return self.engine.items.item(namespace.path, key)
-
-    def read_item(self, namespace: Space, key: Hashable) -> Item | None:
-        """Return the same, to read with; None too where nothing is held, as it is switched off."""
-        return None if _core._is_off(namespace) else self.item(namespace, key)
-
-    def sealed(
-        self, namespace: Space, item: Item, value: object, tags: tuple[str, ...]
-    ) -> bytes | None:
-        """Return a value's bytes; None, counted and logged once a type, if it has to stay here."""
-        sealed = seal(self.engine.items, item, value, tags)
-        if not isinstance(sealed, UnencodableError):
-            return sealed
-        _core._tally(namespace, "untiered")
-        if sealed.kind not in self._unknown:
-            self._unknown.add(sealed.kind)
-            logger.warning("values of a type stay in the process: %s", sealed)
-        return None
-
-    def note_errors(self, namespace: Space) -> None:
-        """Count what the tier did not do since the last time, once."""
-        # Not waited for: the next call counts them too, and a fork may have left it locked.
-        if self.engine.errors == self._errors or not self._counting.acquire(blocking=False):
-            return
-        errors, self._errors = self.engine.errors - self._errors, self.engine.errors
-        self._counting.release()
-        with suppress(CacheClosedError):
-            _core._tally(namespace, "errors", errors)
-
-    @contextmanager
-    def filling(self, namespace: Space, key: Hashable) -> Iterator[_core.Load]:
-        """Register a fill for as long as the block lasts (rule 1)."""
-        fill = _core._fill(namespace, key)
-        try:
-            yield fill
-        finally:
-            _core._fill_end(fill)
-            self.note_errors(namespace)
-
-    def keep(self, namespace: Space, fill: _core.Load, found: Found) -> None:
-        """Hold here what was read there, unless the fill was fenced."""
-        until = math.inf if found.until is None else found.until
-        grace = 0.0
-        if found.last is not None and found.until is not None:
-            grace = max(0.0, found.last - found.until)
-        self._store(
-            namespace, fill, found.value, found.ttl, until, grace, found.tags, stale_ok=False
-        )
-
-    def _store(
-        self,
-        namespace: Space,
-        fill: _core.Load,
-        value: object,
-        ttl: float | None,
-        until: float,
-        grace: float,
-        tags: tuple[str, ...],
-        *,
-        stale_ok: bool,
-    ) -> None:
-        ends, grace = self.ends(until, grace)
-        seconds = math.inf if ttl is None else ttl
-        with suppress(CacheClosedError, EntryTooHeavyError):
-            _core._fill_store(namespace, fill, value, seconds, ends, grace, stale_ok, tags)
-
-    def ends(self, until: float, grace: float) -> tuple[float, float]:
-        """Return when a value ends here, and for how long it is held past that: `local_ttl=`."""
-        local = monotonic() + self._local_ttl
-        return (local, 0.0) if local < until else (until, grace)
-
-    def found(
-        self, namespace: Space, key: Hashable, item: Item, tags: tuple[str, ...] = ()
-    ) -> Steps[Found | None]:
-        """Read a key there, and hold it here; None if there is nothing, or nobody answers."""
-        hint = tags or self._hints.get(namespace.path, ())
-        with self.filling(namespace, key) as fill:
-            found = yield from self.engine.read(item, hint)
-            if found is None:
-                _core._tally(namespace, "absent")
-                self.refuse_partition(item.place)
-                return None
-            self._note(namespace, found, hint)
-            self.keep(namespace, fill, found)
-        return found
-
-    def _note(self, namespace: Space, found: Found, hint: tuple[str, ...]) -> None:
-        if found.tags and found.tags != hint and len(found.tags) <= 8:
-            if len(self._hints) >= MOST_HINTS:
-                self._hints.clear()
-            self._hints[namespace.path] = found.tags
-        fresh = found.is_fresh(monotonic())
-        _core._tally(namespace, "hits" if fresh else "absent")
-
-    def refuse_partition(self, place: Place) -> None:
-        """Raise `TierUnavailableError` without a lease, if that is what `on_partition=` asks."""
-        if self.settings.is_strict and not self.engine.bus.is_live(place.bucket):
-            raise TierUnavailableError("the tier cannot be reached, and what is held may be old")
 
     # Reading
 
@@ -254,37 +122,6 @@ class Front:
         now = monotonic()
         held |= {key: one.value for key, one in found.items() if one.is_fresh(now)}
         return {key: held[key] for key in listed if key in held}
-
-    def found_many(
-        self, namespace: Space, keys: Iterable[Hashable], tags: tuple[str, ...] = ()
-    ) -> Steps[dict[Hashable, Found]]:
-        """Read keys there that are not held here, and hold them."""
-        items: dict[Hashable, Item] = {}
-        for key in keys:
-            item = self.read_item(namespace, key)
-            if item is not None:
-                items[key] = item
-        if not items:
-            return {}
-        fills = {key: _core._fill(namespace, key) for key in items}
-        hint = tags or self._hints.get(namespace.path, ())
-        try:
-            by_item = yield from self.engine.read_many(list(items.values()), hint)
-            found: dict[Hashable, Found] = {}
-            for key, item in items.items():
-                one = by_item.get(item)
-                if one is None:
-                    _core._tally(namespace, "absent")
-                    self.refuse_partition(item.place)
-                    continue
-                found[key] = one
-                self._note(namespace, one, hint)
-                self.keep(namespace, fills[key], one)
-            return found
-        finally:
-            for fill in fills.values():
-                _core._fill_end(fill)
-            self.note_errors(namespace)
 
     # Writing
 
@@ -342,7 +179,7 @@ class Front:
                     until = began + seconds
                     if stored is not None:
                         until = math.inf if stored.until is None else stored.until
-                    self._store(
+                    self.store(
                         namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok
                     )
         except TierUnavailableError:
@@ -423,7 +260,7 @@ class Front:
                 Namespace.delete(namespace, key)
                 if self.engine.bus.is_live(item.place.bucket):
                     until = math.inf if added.until is None else added.until
-                    self._store(
+                    self.store(
                         namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok
                     )
         except TierUnavailableError:
@@ -462,7 +299,7 @@ class Front:
         for name, number in (("delta", delta), ("default", default)):
             if type(number) is not int:
                 raise TypeError(f"{name}: must be an int, got {type(number).__name__}")
-        seconds, grace, _, _ = _core._terms(namespace, key, default, ttl, (), None)
+        seconds, grace, _, _ = _core._terms(namespace, key, default, ttl, (), None, tells=False)
         drop(namespace, key)
         try:
             total: int = yield from self.engine.incr(item, delta, default, plain(seconds), grace)
@@ -522,26 +359,22 @@ class Front:
             self.note_errors(namespace)
         if popped is not None:
             return popped[0]
-        if held is not MISSING and self._stays_here(item, held):
+        if held is not MISSING and self.stays_here(item, held):
             return held
         if default is UNSET:
             raise KeyError(key)
         return default
 
-    def _stays_here(self, item: Item, value: object) -> bool:
-        """Tell if a value cannot be in the tier, and so is nowhere but here."""
-        return isinstance(seal(self.engine.items, item, value, ()), UnencodableError)
-
     def steps_touch(self, namespace: Space, key: Hashable, /, ttl: Any = UNSET) -> Steps[bool]:
         """Give a fresh value another TTL, here or there."""
-        seconds, _, _, _ = _core._terms(namespace, key, None, ttl, (), None)
+        seconds, _, _, _ = _core._terms(namespace, key, None, ttl, (), None, tells=False)
         item = self.item(namespace, key)
         if item is None:
             return Namespace.touch(namespace, key, ttl)
         if seconds <= 0:
             return (yield from self._remove(namespace, key, item))
         held = Namespace.peek(namespace, key, MISSING)
-        if held is not MISSING and self._stays_here(item, held):
+        if held is not MISSING and self.stays_here(item, held):
             return Namespace.touch(namespace, key, ttl)
         try:
             return (yield from self.engine.touch(item, plain(seconds)))

@@ -7,6 +7,8 @@ from bisect import bisect_right
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flowcache.errors import ConfigurationError
+
 from .breaker import Breaker
 from .errors import BreakerOpenError, ServerError, UnreachableError
 from .link import Ask, LoopLink, ThreadLink
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     Loops = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[LoopLink]]
 
-__all__ = ["Server", "Servers"]
+__all__ = ["Server", "Servers", "check_shape"]
 
 
 class Server:
@@ -191,3 +193,17 @@ class Servers:
         """End the connections of a loop; to be called on it."""
         for server in self._known.values():
             server.close_loop(loop)
+
+
+def check_shape(wire: Wire, name: bytes, shape: bytes) -> None:
+    """Compare the settings that all processes of a fleet must share; the first one writes them."""
+    (held,) = wire.ask(pack(b"SET", name, shape, b"NX", b"GET"), patience=1.0)
+    if isinstance(held, ReplyError):
+        if held.kind == "MOVED":
+            return  # Another primary of the cluster has it, and is asked as well.
+        raise UnreachableError(str(held))
+    if held is not None and held != shape:
+        raise ConfigurationError(
+            f"tier: other processes share this cache with other settings: {held.decode()}; "
+            f"here: {shape.decode()}"
+        )
