@@ -93,22 +93,28 @@ def _fill_store(Namespace namespace not None, Load fill not None, value, double 
     return put(store, namespace.node, fill.key, value, &terms, <tuple>checked, fill.hash, fill)
 
 
-def _terms(Namespace namespace not None, key, value, ttl, tags, stale, jitter=None):
+def _terms(Namespace namespace not None, key, value, ttl, tags, stale, jitter=None,
+           bint tells=True):
     """Check what a store is asked for; return TTL, grace, whether that is stale_ok, and tags.
 
-    Changes nothing. The TTL is 0 where nothing is stored, as the namespace is off.
+    Changes nothing. The TTL is 0 where nothing is stored, as the namespace is off. One that is to
+    be told of the value is asked, if the call takes such a TTL.
     """
+    cdef Store store = namespace.store
+    cdef Node* node = namespace.node
     cdef Terms terms
-    node_guard(namespace.store, namespace.node)
-    terms_of(namespace.store, namespace.node, &terms, ttl, stale)
-    if jitter is not None:
-        terms.ttl = ttl_drawn(&namespace.store.core, terms.ttl, jitter_of(jitter))
-    if relaxed_load_flag(&namespace.node.is_off):
-        terms.ttl = 0
+    cdef double part = jitter_of(jitter)
+    node_guard(store, node)
+    terms_of(store, node, &terms, ttl_given(ttl) if tells else ttl, stale)
     checked = None if tags is () else tags_checked(tags)
-    key_hash(namespace.node, key)
-    if namespace.store.weigher is not None and terms.ttl > 0:
-        node_check_weight(namespace.node, weigh(namespace.store, key, value))
+    key_hash(node, key)
+    if callable(ttl):
+        terms.ttl = ttl_told(ttl, value)
+    terms.ttl = ttl_drawn(&store.core, terms.ttl, part)
+    if relaxed_load_flag(&node.is_off):
+        terms.ttl = 0
+    if store.weigher is not None and terms.ttl > 0:
+        node_check_weight(node, weigh(store, key, value))
     return terms.ttl, terms.grace, bool(terms.stale_ok), () if checked is None else checked
 
 

@@ -681,10 +681,11 @@ def _terms(
     namespace: Namespace[Any],
     key: Hashable,
     value: Any,
-    ttl: _Seconds | _Unset | None,
+    ttl: _TTL | _Unset,
     tags: _Tags,
     stale: _Seconds | bool | None,
     jitter: float | None = None,
+    tells: bool = True,
 ) -> tuple[float, float, bool, tuple[str, ...]]: ...
 def _close_tags(load: Load, tags: _Tags) -> tuple[str, ...]: ...
 def _is_off(namespace: Namespace[Any]) -> bool: ...

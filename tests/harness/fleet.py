@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from flowcache._core import lease_time as monotonic
+from flowcache.cache import Cache
 from flowcache.errors import TierUnavailableError
 from flowcache.tier.codec import MsgpackCodec
 from flowcache.tier.engine import Engine, Stored
@@ -14,7 +17,10 @@ from flowcache.tier.message import Message
 from flowcache.tier.wire import Dialer
 from harness.servers import wait_until
 
-__all__ = ["Hearing", "Member", "settable"]
+__all__ = ["Hearing", "Make", "Member", "gone", "run", "settable"]
+
+Make = Callable[..., Cache[Any]]
+"""Makes a cache of a fleet."""
 
 
 class Hearing:
@@ -99,3 +105,17 @@ def settable(one: Member, item: Any) -> bool:
     except TierUnavailableError:
         return False
     return True
+
+
+def gone(namespace: Any, key: Any) -> None:
+    """Wait until the process of a namespace holds no key."""
+    wait_until(lambda: key not in namespace)
+
+
+def run(awaitable: Any) -> Any:
+    """Return the result of an awaitable, in a loop of its own."""
+
+    async def wait() -> Any:
+        return await awaitable
+
+    return asyncio.run(wait())

@@ -502,8 +502,8 @@ def late_tags_unchecked() -> None:
     unpacked = loads.unpacked
 
     def careless(produced: Any, terms: Any) -> Any:
-        value, ttl, _, stores = unpacked(produced, terms)
-        return value, ttl, terms.tags, stores
+        value, ttl, _, *rest = unpacked(produced, terms)
+        return (value, ttl, terms.tags, *rest)
 
     loads.unpacked = careless
 
@@ -513,7 +513,7 @@ def unfenced_set() -> None:
     from flowcache import _core
     from flowcache.tier.front import Front
 
-    store = Front._store
+    store = Front.store
 
     def careless(self: Any, namespace: Any, fill: Any, *rest: Any, **more: Any) -> None:
         fresh = _core._fill(namespace, fill.key)
@@ -522,7 +522,7 @@ def unfenced_set() -> None:
         finally:
             _core._fill_end(fresh)
 
-    Front._store = careless  # type: ignore[method-assign]
+    Front.store = careless  # type: ignore[method-assign]
 
 
 def token_alone() -> None:

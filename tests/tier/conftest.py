@@ -11,7 +11,10 @@ import pytest
 pytest.importorskip("msgspec", reason="the extra `valkey` is not installed here")
 pytest.importorskip("valkey", reason="the extra `valkey` is not installed here")
 
-from harness.fleet import Member
+from flowcache import create_cache
+from flowcache.cache import Cache
+from flowcache.tier import ValkeyTier
+from harness.fleet import Make, Member
 from harness.servers import Cluster, Server, binaries, cluster, left_out, server, wait_until
 
 
@@ -61,3 +64,29 @@ def member(request: pytest.FixtureRequest) -> Iterator[Callable[..., Member]]:
     for one in made:
         one.close()
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("flowcache-")])
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Make caches of one fleet that end with the test."""
+    made: list[Cache[Any]] = []
+
+    def make(target: Any, *, connects: bool = True, **settings: Any) -> Cache[Any]:
+        own = {"soft_timeout": 5.0, "hard_timeout": 10.0} | settings.pop("tier", {})
+        settings.setdefault("name", request.node.name)
+        cache = create_cache(tier=ValkeyTier(getattr(target, "url", target), **own), **settings)
+        made.append(cache)
+        if connects:
+            cache.connect()
+        return cache
+
+    yield make
+    for one in made:
+        one.close()
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("flowcache-")])
+
+
+@pytest.fixture
+def pair(new_server: Server, make: Make) -> tuple[Any, Any]:
+    """One tenant's namespaces in two processes of a fleet."""
+    return tuple(make(new_server).namespace("tenant:acme") for _ in range(2))  # type: ignore[return-value]

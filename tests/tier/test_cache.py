@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,47 +25,8 @@ from flowcache import (
 from flowcache.cache import Cache
 from flowcache.tier import JsonCodec, MsgpackCodec, PickleCodec, ValkeyTier
 from flowcache.tier.namespace import READS, WRITES
+from harness.fleet import Make, gone, run
 from harness.servers import Server, server, wait_until
-
-Make = Callable[..., Cache[Any]]
-
-
-@pytest.fixture
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Make caches of one fleet that end with the test."""
-    made: list[Cache[Any]] = []
-
-    def make(target: Any, *, connects: bool = True, **settings: Any) -> Cache[Any]:
-        own = {"soft_timeout": 5.0, "hard_timeout": 10.0} | settings.pop("tier", {})
-        settings.setdefault("name", request.node.name)
-        cache = create_cache(tier=ValkeyTier(getattr(target, "url", target), **own), **settings)
-        made.append(cache)
-        if connects:
-            cache.connect()
-        return cache
-
-    yield make
-    for one in made:
-        one.close()
-    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("flowcache-")])
-
-
-@pytest.fixture
-def pair(new_server: Server, make: Make) -> tuple[Any, Any]:
-    """One tenant's namespaces in two processes of a fleet."""
-    return tuple(make(new_server).namespace("tenant:acme") for _ in range(2))  # type: ignore[return-value]
-
-
-def gone(namespace: Any, key: Any) -> None:
-    wait_until(lambda: key not in namespace)
-
-
-def run(awaitable: Any) -> Any:
-    async def wait() -> Any:
-        return await awaitable
-
-    return asyncio.run(wait())
-
 
 # The calls
 

@@ -3,6 +3,7 @@
 Each module imports only those that stand before it:
 
 - `options`: a call, and the results of its loader
+- `around`: the context manager around a loader
 - `copying`: an exception for each caller
 - `load`: the outcome of a load; waiting for it
 - `deadlock`: loads that would wait for each other

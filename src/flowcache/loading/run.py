@@ -15,7 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Coroutine, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from time import perf_counter
 from types import CoroutineType
 
@@ -25,6 +25,7 @@ from flowcache.errors import TooManyLoadsError
 from flowcache.reports import report, shown
 
 from . import backoff, deadlock, overdue
+from .around import await_within, produce_within
 from .load import ABANDONED, ABSENT, Load, Outcome, running_loop
 from .options import MISSING, Call, Options
 
@@ -32,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Hashable
+    from contextlib import AbstractContextManager
     from contextvars import Context
     from typing import Any
 
@@ -236,7 +238,11 @@ class Run:
             produced = error = None
             try:
                 around = self.loads[0].around_load
-                produced = self._produce() if around is None else self._produce_within(around)
+                produced = (
+                    self._produce()
+                    if around is None
+                    else produce_within(self._surroundings(around), self._produce)
+                )
             except Exception as failure:
                 error = failure
             self._conclude(produced, error, perf_counter() - began)
@@ -338,7 +344,11 @@ class Run:
         try:
             try:
                 around = load.around_load
-                produced = self._produce() if around is None else self._await_within(around)
+                produced = (
+                    self._produce()
+                    if around is None
+                    else await_within(self._surroundings(around), self._produce)
+                )
                 if type(produced) is CoroutineType or (
                     not is_plain(produced) and is_awaitable(produced)
                 ):
@@ -454,31 +464,14 @@ class Run:
             return loader(MISSING if held is None else held[0])
         return loader()
 
-    def _surroundings(self, around: Callable[..., Any]) -> Any:
+    def _surroundings(self, around: Callable[..., Any]) -> AbstractContextManager[object]:
         """Return the context manager that `around_load` makes: for a batch, of all its keys."""
+        if getattr(self.loader, "enters_around_load", False):
+            return nullcontext()  # Where it calls the user's loader, it does so itself.
         keys = tuple(load.key for load in self.loads)
-        return around(self.namespace.path, keys if self.many else keys[0])
-
-    def _produce_within(self, around: Callable[..., Any]) -> Any:
-        produced: Any = MISSING
-        with self._surroundings(around):
-            produced = self._produce()
-        return self._not_suppressed(produced)
-
-    async def _await_within(self, around: Callable[..., Any]) -> Any:
-        produced: Any = MISSING
-        with self._surroundings(around):
-            produced = self._produce()
-            if not is_plain(produced) and is_awaitable(produced):
-                produced = await produced
-        return self._not_suppressed(produced)
-
-    @staticmethod
-    def _not_suppressed(produced: Any) -> Any:
-        """Return what was loaded: no value takes the place of an exception."""
-        if produced is MISSING:
-            raise RuntimeError("around_load: its context manager suppressed the loader's exception")
-        return produced
+        made: AbstractContextManager[object]
+        made = around(self.namespace.path, keys if self.many else keys[0])
+        return made
 
     def _deliver(self, produced: Any, seconds: float) -> None:
         # Others may have ended the run meanwhile: then there is no load to settle.

@@ -8,22 +8,24 @@ A load in the process is running all the while, so that what invalidates its key
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flowcache import _core
 from flowcache._core import lease_time as monotonic
-from flowcache.coroutines import check_sync, is_async, is_awaitable, plain_result, refuse_one_use
-from flowcache.errors import WouldBlockError
+from flowcache.coroutines import is_async, is_awaitable, plain_result, refuse_one_use
+from flowcache.errors import EntryTooHeavyError, WouldBlockError
 from flowcache.loading import Loaded
 from flowcache.loading.deadlock import current_load
 from flowcache.loading.load import running_loop
+from flowcache.loading.options import MISSING, Options, unpack
 
 from .bus import new_token
 from .engine import Grant
 from .errors import ServerError
-from .front import Front
+from .front import Front, plain, refuse_sliding
 from .items import Found
 from .steps import Produce
 
@@ -47,25 +49,34 @@ class Terms(NamedTuple):
     stale_if_error: float
     refresh_ahead: float | None
     store_if: Callable[[Any], Any] | None
+    jitter: Any
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Terms:
+    def of(cls, name: str, options: Mapping[str, Any]) -> Terms:
         """Take them from a call's options; the error names the one that is wrong."""
-        error, store_if = options.get("stale_if_error"), options.get("store_if")
-        if store_if is not None:
-            if not callable(store_if):
-                raise TypeError(
-                    f"store_if: must be callable or None, got {type(store_if).__name__}"
-                )
-            check_sync(store_if, "store_if")
+        refuse_sliding(options.get("sliding"))
+        checked = Options(name, dict(options))
+        stale = options.get("stale")
+        error = options.get("stale_if_error")
         return cls(
             options.get("ttl", UNSET),
-            _core._tags(options.get("tags", ())),
-            options.get("stale"),
+            checked.tags,
+            None if stale is UNSET else stale,
             0.0 if error is None else _core.duration(error, "stale_if_error"),
             options.get("refresh_ahead"),
-            store_if,
+            checked.store_if,
+            options.get("jitter"),
         )
+
+    def window_of(self, found: Found) -> Any:
+        """Return for how long what is found may be served past its TTL; UNSET: as the call says.
+
+        A window that `stale_if_error=` alone may have made is served by calls that ask for it.
+        """
+        if found.until is None or found.last is None:
+            return UNSET
+        window = round(found.last - found.until, 3)
+        return UNSET if 0 < window <= self.stale_if_error else window or None
 
     def is_due(self, found: Found) -> bool:
         """Tell if a fresh value is to be loaded anew ahead of its end."""
@@ -86,14 +97,14 @@ class Tier(Front):
         item = self.read_item(namespace, key)
         if item is None or not callable(loader):
             return Namespace.fetch(namespace, key, loader, **options)
-        terms = Terms.of(options)
+        terms = Terms.of("fetch", options)
         if not self._is_answered(namespace, key, options):
             found = self.read("fetch", self._look(namespace, key, item, terms))
             if found is not None:
-                return answered(namespace, key, found, options)
+                return answered(namespace, key, found)
         elif running_loop() is not None:
             refuse_load(namespace, key, "fetch")
-        through = self._through(namespace, item, loader, terms)
+        through = Through(self.engine.run, self._load, namespace, item, loader, terms)
         return Namespace.fetch(namespace, key, through, **without(options))
 
     def afetch(
@@ -103,8 +114,8 @@ class Tier(Front):
         item = self.read_item(namespace, key)
         if item is None or not callable(loader):
             return Namespace.afetch(namespace, key, loader, **options)
-        terms = Terms.of(options)
-        through = self._athrough(namespace, item, loader, terms)
+        terms = Terms.of("afetch", options)
+        through = Through(self.engine.arun, self._load, namespace, item, loader, terms)
         # Made now: the context and the checks are those of the moment of the call.
         loading = Loading(namespace, key, through, without(options))
         if self._is_answered(namespace, key, options):
@@ -114,7 +125,7 @@ class Tier(Front):
             engine = self.engine
             found = await engine.arun(self._look(namespace, key, item, terms))
             if found is not None:
-                return answered(namespace, key, found, options)
+                return answered(namespace, key, found)
             return await loading.begin()
 
         return afetch()
@@ -131,7 +142,8 @@ class Tier(Front):
                 "refresh: the tier would be waited for on the thread of a running event loop; "
                 "await arefresh(...) instead"
             )
-        through = self._through(namespace, item, loader, Terms.of(options), force=True)
+        terms = Terms.of("refresh", options)
+        through = Through(self.engine.run, self._reload, namespace, item, loader, terms)
         return Namespace.refresh(namespace, key, through, **without(options))
 
     def arefresh(
@@ -141,7 +153,8 @@ class Tier(Front):
         item = self.read_item(namespace, key)
         if item is None or not callable(loader):
             return Namespace.arefresh(namespace, key, loader, **options)
-        through = self._athrough(namespace, item, loader, Terms.of(options), force=True)
+        terms = Terms.of("arefresh", options)
+        through = Through(self.engine.arun, self._reload, namespace, item, loader, terms)
         return Namespace.arefresh(namespace, key, through, **without(options))
 
     def fetch_many(
@@ -157,9 +170,9 @@ class Tier(Front):
             return self.afetch_many(namespace, keys, loader, **options)
         if not callable(loader) or _core._is_off(namespace):
             return Namespace.fetch_many(namespace, keys, loader, **options)
-        listed, terms = _core.listed_keys(keys), Terms.of(options)
+        listed, terms = _core.listed_keys(keys), Terms.of("fetch_many", options)
         found = self.read("fetch_many", self._look_many(namespace, listed, terms))
-        through = self._through_many(namespace, loader, terms)
+        through = Through(self.engine.run, self._load_many, namespace, loader, terms)
         rest = [key for key in listed if key not in found]
         if rest and running_loop() is not None and not all(key in namespace for key in rest):
             raise WouldBlockError(
@@ -180,8 +193,8 @@ class Tier(Front):
         """Await a dict of keys; the loader is called for those that no other process loads."""
         if not callable(loader) or _core._is_off(namespace):
             return Namespace.afetch_many(namespace, keys, loader, **options)
-        listed, terms = _core.listed_keys(keys), Terms.of(options)
-        through = self._athrough_many(namespace, loader, terms)
+        listed, terms = _core.listed_keys(keys), Terms.of("afetch_many", options)
+        through = Through(self.engine.arun, self._load_many, namespace, loader, terms)
 
         async def afetch_many() -> dict[Any, Any]:
             engine = self.engine
@@ -218,70 +231,28 @@ class Tier(Front):
 
     # Loaders that go through the tier
 
-    def _through(
-        self,
-        namespace: Space,
-        item: Item,
-        loader: Callable[..., Any],
-        terms: Terms,
-        *,
-        force: bool = False,
-    ) -> Callable[[], Any]:
-
-        def through() -> Any:
-            return self.engine.run(self._load(namespace, item, loader, terms, force=force))
-
-        return through
-
-    def _athrough(
-        self,
-        namespace: Space,
-        item: Item,
-        loader: Callable[..., Any],
-        terms: Terms,
-        *,
-        force: bool = False,
-    ) -> Callable[[], Any]:
-
-        async def through() -> Any:
-            return await self.engine.arun(self._load(namespace, item, loader, terms, force=force))
-
-        return through
-
-    def _through_many(
-        self, namespace: Space, loader: Callable[..., Any], terms: Terms
-    ) -> Callable[[list[Hashable]], Any]:
-
-        def through(missing: list[Hashable]) -> Any:
-            return self.engine.run(self._load_many(namespace, missing, loader, terms))
-
-        return through
-
-    def _athrough_many(
-        self, namespace: Space, loader: Callable[..., Any], terms: Terms
-    ) -> Callable[[list[Hashable]], Any]:
-
-        async def through(missing: list[Hashable]) -> Any:
-            return await self.engine.arun(self._load_many(namespace, missing, loader, terms))
-
-        return through
-
     def _load(
         self,
         namespace: Space,
         item: Item,
         loader: Callable[..., Any],
         terms: Terms,
-        *,
-        force: bool,
+        *old: Any,
+        force: bool = False,
     ) -> Steps[Any]:
-        """Load one key for the fleet: its value, with how it is to be held here."""
+        """Load one key for the fleet: its value, with how it is to be held here.
+
+        `old` is what the loader is called with, by `pass_old=True`.
+        """
         load = current_load()
         given = yield from self._lead(namespace, item, terms, force=force)
         if isinstance(given, Found):
-            return self._take(namespace, load, given)
+            return self._take(namespace, load, given, terms)
         try:
-            produced = yield Produce(loader)
+            if old and old[0] is MISSING:
+                found = yield from self.engine.read(item, terms.tags)
+                old = (MISSING if found is None else found.value,)
+            produced = yield Produce(loader, old, around(namespace, item.key))
         except GeneratorExit:
             raise
         except BaseException:
@@ -291,6 +262,17 @@ class Tier(Front):
             yield from self._give_back(item, given)
             return produced
         return (yield from self._finish(namespace, item, load, given, produced, terms, drops=force))
+
+    def _reload(
+        self,
+        namespace: Space,
+        item: Item,
+        loader: Callable[..., Any],
+        terms: Terms,
+        *old: Any,
+    ) -> Steps[Any]:
+        """Load one key though it be fresh."""
+        return self._load(namespace, item, loader, terms, *old, force=True)
 
     def _lead(
         self, namespace: Space, item: Item, terms: Terms, *, force: bool
@@ -323,14 +305,14 @@ class Tier(Front):
             self.engine.bus.hold_no_more(given.token)
             yield from self.engine.release(item, given)
 
-    def _take(self, namespace: Space, load: Any, found: Found) -> Loaded[Any]:
+    def _take(self, namespace: Space, load: Any, found: Found, terms: Terms) -> Loaded[Any]:
         """Return what another process loaded, to be held here until it ends there."""
         _core._tally(namespace, "hits")
         until = math.inf if found.until is None else found.until
         for one in stored_as(load):
             one.is_fill = True
             one.until = self.ends(until, 0.0)[0]
-        return Loaded(found.value, ttl=found.ttl, tags=found.tags)
+        return Loaded(found.value, ttl=found.ttl, tags=found.tags, stale=terms.window_of(found))
 
     def _finish(
         self,
@@ -345,45 +327,46 @@ class Tier(Front):
     ) -> Steps[Any]:
         """Store what was loaded in the tier; here it is held if the tier has taken it."""
         try:
-            value, ttl, tags, stores = unpacked(produced, terms)
+            value, ttl, tags, stores, stale = unpacked(produced, terms)
             refuse_one_use(value, "loader")
             if stores and terms.store_if is not None:
                 stores = bool(plain_result(terms.store_if(value), "store_if"))
-            seconds, grace, _, tags = _core._terms(
-                namespace, item.key, value, ttl, tags, terms.stale
-            )
+            about = namespace, item.key, value, ttl, tags, stale, terms.jitter
+            try:
+                seconds, grace, _, tags = _core._terms(*about)
+            except EntryTooHeavyError:  # The callers receive it all the same.
+                seconds, grace, tags, stores = 0.0, 0.0, _core._tags(tags), False
             if load is not None:
                 tags = _core._close_tags(load, tags)
         except BaseException:
             yield from self._give_back(item, given)
             raise
+        # With the TTL that was drawn and told here, once.
+        loaded = functools.partial(
+            Loaded, value, ttl=plain(seconds), tags=tags, stale=unpack(produced)[4]
+        )
         sealed = None
         if stores and seconds > 0 and given is not None:
             sealed = self.sealed(namespace, item, value, tags)
         if sealed is None or given is None:
             yield from self._give_back(item, given)
             # What cannot travel is held here; what the tier was not asked for is not.
-            return Loaded(value, ttl=ttl, tags=tags, store=stores and given is not None)
+            return loaded(store=stores and given is not None)
         self.engine.bus.hold_no_more(given.token)
         stored = yield from self.engine.store(
-            item,
-            given,
-            sealed,
-            None if math.isinf(seconds) else seconds,
-            max(grace, terms.stale_if_error),
-            drops=drops,
+            item, given, sealed, plain(seconds), max(grace, terms.stale_if_error), drops=drops
         )
         self.note_errors(namespace)
         if stored is None:
-            return Loaded(value, ttl=ttl, tags=tags, store=False)
+            return loaded(store=False)
         _core._tally(namespace, "stores")
         until = math.inf if stored.until is None else stored.until
         for one in stored_as(load):
             one.until = self.ends(until, 0.0)[0]
-        return Loaded(value, ttl=None if math.isinf(seconds) else seconds, tags=tags)
+        return loaded()
 
     def _load_many(
-        self, namespace: Space, missing: list[Hashable], loader: Callable[..., Any], terms: Terms
+        self, namespace: Space, loader: Callable[..., Any], terms: Terms, missing: list[Hashable]
     ) -> Steps[Any]:
         """Load keys for the fleet: first those that are led here, then those that others led."""
         loads = own_loads()
@@ -400,25 +383,19 @@ class Tier(Front):
             if one is WAITS:
                 waiting.append(item)
             elif isinstance(one, Found):
-                found[key] = self._take(namespace, loads.get(key), one)
+                found[key] = self._take(namespace, loads.get(key), one, terms)
             else:
                 given[key] = item, one
         led = [*given, *bare]
         if led:
-            produced = yield from self._produce_many(given, led, loader)
+            produced = yield from self._produce_many(namespace, given, led, loader)
             if is_awaitable(produced) or not isinstance(produced, Mapping):
                 for item, one in given.values():
                     yield from self._give_back(item, as_grant(one))
                 return produced
             yield from self._finish_many(namespace, loads, given, bare, produced, found, terms)
         for item in waiting:
-            one = yield from self._load(
-                namespace,
-                item,
-                OneOf(loader, item.key),
-                terms._replace(tags=terms.tags),
-                force=False,
-            )
+            one = yield from self._load(namespace, item, OneOf(loader, item.key), terms)
             if one is not OneOf.ABSENT:
                 found[item.key] = one
         return found
@@ -438,12 +415,13 @@ class Tier(Front):
 
     def _produce_many(
         self,
+        namespace: Space,
         given: Mapping[Hashable, tuple[Item, Any]],
         led: list[Hashable],
         loader: Callable[..., Any],
     ) -> Steps[Any]:
         try:
-            return (yield Produce(loader, (led,)))
+            return (yield Produce(loader, (led,), around(namespace, tuple(led))))
         except GeneratorExit:
             raise
         except BaseException:
@@ -486,6 +464,23 @@ class Tier(Front):
 WAITS: Final = object()
 
 
+class Through:
+    """A loader that goes through the tier, and calls the user's if the fleet has no value."""
+
+    __slots__ = ("_load", "_run")
+    enters_around_load = True
+
+    def __init__(
+        self, run: Callable[[Steps[Any]], Any], load: Callable[..., Steps[Any]], *about: Any
+    ) -> None:
+        self._run = run
+        self._load = functools.partial(load, *about)
+
+    def __call__(self, *given: Any) -> Any:
+        """Return the value, or an awaitable of it."""
+        return self._run(self._load(*given))
+
+
 class OneOf:
     """Calls a loader of many keys for one of them."""
 
@@ -519,7 +514,7 @@ class Loading:
         self,
         namespace: Space,
         key: Hashable,
-        through: Callable[[], Any],
+        through: Callable[..., Any],
         options: dict[str, Any],
     ) -> None:
         from contextvars import copy_context
@@ -552,17 +547,32 @@ def own_loads() -> dict[Hashable, Any]:
     return {} if load is None else {one.key: one for one in tuple(load.run.loads)}
 
 
-def unpacked(produced: Any, terms: Terms) -> tuple[Any, Any, Any, bool]:
-    """Return the value, TTL and tags that a loader asks for, and whether to store it."""
-    if not isinstance(produced, Loaded):
-        return produced, terms.ttl, terms.tags, True
-    ttl = terms.ttl if produced.ttl is UNSET else produced.ttl
-    return produced.value, ttl, (*terms.tags, *_core._tags(produced.tags)), produced.store
+def unpacked(produced: Any, terms: Terms) -> tuple[Any, Any, Any, bool, Any]:
+    """Return the value, TTL and tags that a loader asks for, whether to store it, and `stale`."""
+    value, ttl, tags, stores, stale = unpack(produced)
+    every = (*terms.tags, *_core._tags(tags))
+    return (
+        value,
+        terms.ttl if ttl is UNSET else ttl,
+        every,
+        stores,
+        terms.stale if stale is UNSET else stale,
+    )
 
 
 def without(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options without those that the loader through the tier has taken care of."""
-    return {name: value for name, value in options.items() if name != "store_if"}
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in ("store_if", "jitter") and not (name == "ttl" and callable(value))
+    }
+
+
+def around(namespace: Space, keys: Hashable) -> Callable[[], Any] | None:
+    """Return what makes the context manager around a loader, or None."""
+    enter = namespace._store().around_load
+    return None if enter is None else functools.partial(enter, namespace.path, keys)
 
 
 def takes_stale(held: tuple[Any, float, float, float, bool], options: Mapping[str, Any]) -> bool:
@@ -587,13 +597,10 @@ def refuse_load(namespace: Space, key: Hashable, name: str) -> None:
         )
 
 
-def answered(namespace: Space, key: Hashable, found: Found, options: Mapping[str, Any]) -> Any:
+def answered(namespace: Space, key: Hashable, found: Found) -> Any:
     """Count a call that the tier answered, and return its value."""
     _core._tally(namespace, "misses")
     namespace._emit("miss", key, None, None, None, 0.0)
-    on_miss = options.get("_on_miss")
-    if on_miss is not None:
-        on_miss()
     return found.value
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flowcache.coroutines import is_awaitable
 from flowcache.errors import ConfigurationError
+from flowcache.loading.around import await_within, produce_within
 
 from .bell import Bell
 from .bus import new_token
@@ -53,6 +56,20 @@ class Produce(NamedTuple):
 
     loader: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
+    around: Callable[[], AbstractContextManager[object]] | None = None
+    """Makes the context manager around the loader, by `around_load=`."""
+
+    def carry_out(self) -> Any:
+        """Call the loader on this thread."""
+        if self.around is None:
+            return self.loader(*self.arguments)
+        return produce_within(self.around(), partial(self.loader, *self.arguments))
+
+    def begin(self) -> Any:
+        """Call the loader in a task, which awaits what is awaitable."""
+        if self.around is None:
+            return self.loader(*self.arguments)
+        return await_within(self.around(), partial(self.loader, *self.arguments))
 
 
 Step = Pause | Exchange | Rediscover | Produce
@@ -154,7 +171,7 @@ class Caller:
                     elif type(step) is Pause:
                         result = step.bell.wait(step.seconds)
                     elif type(step) is Produce:
-                        result = step.loader(*step.arguments)
+                        result = step.carry_out()
                     else:
                         self._servers.discover()
                         result = None
@@ -181,7 +198,7 @@ class Caller:
                     elif type(step) is Pause:
                         result = await step.bell.awaited(step.seconds)
                     elif type(step) is Produce:
-                        result = step.loader(*step.arguments)
+                        result = step.begin()
                         if is_awaitable(result):
                             result = await result
                     else:
