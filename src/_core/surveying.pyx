@@ -7,6 +7,7 @@ cdef enum:
     WALKED = 256                  # namespaces that one hold of the lock reads
     MOST_NAMED = 4096             # children that a survey tells of by name
     MOST_LEADING = 4096           # children that a survey ranks
+    AT_SECONDS = 16               # where the only double among the fields of Counters stands
 
 cdef struct Tally:                # what was read of one child, or of all
     Counters counters
@@ -19,15 +20,18 @@ cdef struct Tally:                # what was read of one child, or of all
     PyObject* name                # owned by those that lead or were asked for
 
 cdef inline int64_t tally_figure(Tally* tally, int by) noexcept nogil:
-    if by < 12:
-        return <int64_t>tally.counters.load_seconds if by == 11 else (<int64_t*>&tally.counters)[by]
-    return tally.entries if by == 12 else tally.weight if by == 13 else tally.pending
+    if by < AT_SECONDS:
+        return (<int64_t*>&tally.counters)[by]
+    if by == AT_SECONDS:
+        return <int64_t>tally.counters.load_seconds
+    return (tally.entries if by == AT_SECONDS + 1 else tally.weight if by == AT_SECONDS + 2
+            else tally.pending)
 
 # The order of the fields of Counters, then what is held.
 FIGURES = (
     "hits", "misses", "stale_hits", "coalesced", "loads", "load_failures", "sets", "evictions",
-    "evictions_caused", "expirations", "invalidations", "load_seconds", "entries", "weight",
-    "pending",
+    "evictions_caused", "expirations", "invalidations", "tier_hits", "tier_misses", "tier_stores",
+    "tier_errors", "untiered", "load_seconds", "entries", "weight", "pending",
 )
 
 
