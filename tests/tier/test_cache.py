@@ -19,6 +19,7 @@ from flowcache import (
     Loaded,
     TierUnavailableError,
     WouldBlockError,
+    _core,
     create_cache,
     tenancy,
 )
@@ -736,6 +737,39 @@ def test_a_set_that_races_with_another_keeps_no_value_of_its_own(pair: tuple[Any
 
 
 # What goes wrong
+
+
+INVALIDATIONS: dict[str, Callable[[Any], Any]] = {
+    "clear": lambda ns: ns.clear(),
+    "invalidate_tags": lambda ns: ns.invalidate_tag("t"),
+    "invalidate_prefix": lambda ns: ns.invalidate_prefix("k"),
+    "expire_tags": lambda ns: ns.expire_tag("t"),
+    "delete": lambda ns: ns.delete("k"),
+    "expire": lambda ns: ns.expire("k"),
+    "touch": lambda ns: ns.touch("k", 5),
+    "pop": lambda ns: ns.pop("k"),
+}
+
+
+@pytest.mark.parametrize("name", INVALIDATIONS)
+def test_what_is_filled_while_an_invalidation_is_under_way_goes(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    one, _ = pair
+    one.set("k", 1, tags=("t",))
+    engine = _core._tier_of(one).engine
+    real = getattr(engine, name)
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        assert one.get("k") == 1  # After the drop here, and before the tier has heard of it.
+        assert "k" in one
+        return (yield from real(*args, **kwargs))
+
+    monkeypatch.setattr(engine, name, late)
+    INVALIDATIONS[name](one)
+    assert "k" not in one
+    monkeypatch.undo()
+    assert one.get("k") == (1 if name == "touch" else None)
 
 
 def test_nothing_is_opened_before_it_is_needed(new_server: Server, make: Make) -> None:
