@@ -23,7 +23,7 @@ cdef extern from *:
     }
     static newfunc flowcache_own_new;
     static PyTypeObject *flowcache_view_type, *flowcache_tiered_type;
-    #define flowcache_is_root(type) ((type) != flowcache_view_type && (type) != flowcache_tiered_type)
+    #define flowcache_is_root(t) ((t) != flowcache_view_type && (t) != flowcache_tiered_type)
     /* A view made by hand would be of nothing. A subclass, which is a root, is another matter. */
     static PyObject *flowcache_view_refuse(PyTypeObject *type, PyObject *args, PyObject *names) {
         if (flowcache_is_root(type))

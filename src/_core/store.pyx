@@ -227,7 +227,7 @@ cdef inline double store_now(Store store) except? -1.0:
 
 
 cdef inline double store_sees(Store store, Node* node) except? -1.0:
-    """The time, for a look at what is held: INFINITY, at which nothing is fresh, without a lease."""
+    """The time, to look at what is held; without a lease INFINITY, at which nothing is fresh."""
     cdef double now
     if store.clock is not LEASED:
         return store_now(store)

@@ -1,5 +1,5 @@
-# A cache with a second tier. Its hits are those of any cache; what is not held, and all that is
-# written, goes to the tier's front in the Python half. Here stands what the front and the bus ask of
+# A cache with a second tier. Its hits are those of any cache; a key that is not held, and each
+# write, goes to the tier's front in the Python half. The front and the bus use what stands here, of
 # the process's own half: fills, fences, the lease, and the class of the views.
 
 # ------------------------------------------------------------------------------------------- fills

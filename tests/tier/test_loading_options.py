@@ -80,6 +80,7 @@ def test_a_loader_is_given_the_old_value_of_the_fleet(pair: tuple[Any, Any]) -> 
     gone(one, "k")
     assert one.get("k") == 1
     assert one.refresh("k", load, pass_old=True) == 2
+    gone(other, "k")
     assert run(other.arefresh("k", aload, pass_old=True)) == 3
     assert run(other.afetch("m", aload, pass_old=True)) == 0
     assert given == [MISSING, 0, 1, 2, MISSING]
