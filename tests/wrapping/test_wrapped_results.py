@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import flowcache.naming
+import flowcache.wrapping
 from flowcache import (
     CacheClosedError,
     InvalidTagError,
