@@ -98,7 +98,12 @@ def twice(cached: Any, *arguments: Any, **keywords: Any) -> Any:
 def with_cached(g: Guests, ns: Any, **options: Any) -> Any:
     function = ns.cached(**options, **g.patience())(lambda key: g.load())
     made = twice(function, g.held())
-    return made, function.refresh(g.held()), function.invalidate(g.held()), function.cache_clear()
+    again = function.refresh(g.held()), drive(function.ainvalidate(g.held()))
+    return made, again, function.invalidate(g.held()), clear_cached(function)
+
+
+def clear_cached(function: Any) -> Any:
+    return function.cache_clear(), drive(function.acache_clear())
 
 
 def with_async_cached(g: Guests, ns: Any) -> Any:
@@ -185,7 +190,7 @@ WHOLE: dict[str, Call] = {
     "key in ns": lambda g, ns: g.held() in ns,
     "len": lambda g, ns: len(ns),
     "views": lambda g, ns: (ns.keys(), ns.values(), ns.items()),
-    "clear": lambda g, ns: ns.clear(),
+    "clear": lambda g, ns: ns.clear(wait="fleet"),
     "clear, root": lambda g, ns: g.cache.clear(),
     "invalidate_tag": lambda g, ns: ns.invalidate_tag("red"),
     "invalidate_tags": lambda g, ns: ns.invalidate_tags(g.tags()),
@@ -210,6 +215,7 @@ WHOLE: dict[str, Call] = {
         max_entries=9,
         max_pending=9,
         share=0.5,
+        tiered=True,
         child_limits=Limits(max_entries=5, share=0.5),
     ),
     "configure, weight": lambda g, ns: ns.configure(max_weight=50),
@@ -240,6 +246,30 @@ SEVERAL: dict[str, Call] = {
     "update": lambda g, ns: ns.update(g.several((g.held(), g.value())), more=1),
 }
 """Calls of several steps, each of which is whole."""
+
+TWINS: dict[str, Call] = {
+    "aget": lambda g, ns: drive(ns.aget(g.held())),
+    "aset": lambda g, ns: drive(ns.aset(g.held(), g.value(), ttl=g.ttl(), tags=g.tags(), stale=9)),
+    "aadd": lambda g, ns: drive(ns.aadd(g.new(), g.value(), tags=g.tags())),
+    "adelete": lambda g, ns: drive(ns.adelete(g.held(), wait="fleet")),
+    "apop": lambda g, ns: drive(ns.apop(g.held(), None)),
+    "atouch": lambda g, ns: drive(ns.atouch(g.held(), g.ttl())),
+    "attl": lambda g, ns: drive(ns.attl(g.held())),
+    "aincr": lambda g, ns: drive(ns.aincr(g.number(), 5_000, default=1, ttl=g.ttl())),
+    "asetdefault": lambda g, ns: drive(ns.asetdefault(g.new(), g.value())),
+    "aget_many": lambda g, ns: drive(ns.aget_many(g.several(g.held(), g.new()))),
+    "aset_many": lambda g, ns: drive(ns.aset_many({g.held(): g.value(), g.new(): g.value()})),
+    "adelete_many": lambda g, ns: drive(ns.adelete_many(g.several(g.held(), g.new()))),
+    "aclear": lambda g, ns: drive(ns.aclear()),
+    "ainvalidate_tag": lambda g, ns: drive(ns.ainvalidate_tag("red")),
+    "ainvalidate_tags": lambda g, ns: drive(ns.ainvalidate_tags(g.tags())),
+    "ainvalidate_prefix": lambda g, ns: drive(ns.ainvalidate_prefix("key:")),
+    "aexpire": lambda g, ns: drive(ns.aexpire(g.held())),
+    "aexpire_tag": lambda g, ns: drive(ns.aexpire_tag("red")),
+    "connect": lambda g, ns: (g.cache.tier, g.cache.connect(), drive(g.cache.aconnect())),
+    "aclose": lambda g, ns: drive(g.cache.aclose()),
+}
+"""The awaitable twins of calls, which do not suspend without a tier."""
 
 FACE: dict[str, Call] = {
     "iteration": lambda g, ns: ([*ns], [*ns.keys()], [*ns.values()], [*ns.items()]),
@@ -291,4 +321,4 @@ TASKS: dict[str, Call] = {
 }
 """Calls that tasks of an event loop run."""
 
-CALLS: dict[str, Call] = WHOLE | SEVERAL | FACE | TASKS
+CALLS: dict[str, Call] = WHOLE | SEVERAL | TWINS | FACE | TASKS
