@@ -12,7 +12,7 @@ export PYTHONS TSAN_PYTHON
 NOX := $(PYTHON) scripts/bootstrap.py
 
 .PHONY: help demo test lint format bench asan ubsan tsan valgrind fuzz coverage upstream wheel clean
-.PHONY: stress histories hostile matrix
+.PHONY: stress evictions histories hostile matrix
 
 help:
 	@echo "make demo    a dashboard for several tenants, in three workers (ARGS=--alone: in one; --serve leaves it up)"
@@ -26,7 +26,7 @@ help:
 	@echo "make valgrind  the tests of the core under memcheck"
 	@echo "make fuzz    sequences of calls against the model, for three minutes"
 	@echo "make coverage  the lines and branches that the suite reaches, in Python and in the core"
-	@echo "make stress, histories, hostile, matrix  the programs of tests/harness, with options in ARGS"
+	@echo "make stress, evictions, histories, hostile, matrix  the programs of tests/harness, with options in ARGS"
 	@echo "make upstream  the tests of the frameworks themselves, over flowcache's classes"
 	@echo "make wheel   sdist and wheel, in dist/"
 	@echo "make clean   remove the files of all of these"
@@ -34,7 +34,7 @@ help:
 demo test lint format bench asan ubsan valgrind fuzz coverage upstream wheel:
 	@$(NOX) -s $@ -- $(ARGS)
 
-stress histories hostile matrix:
+stress evictions histories hostile matrix:
 	@$(NOX) -s $@ -- $(ARGS)
 
 # ThreadSanitizer's shadow memory needs an address space without randomisation.

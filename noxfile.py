@@ -59,8 +59,8 @@ ONCE_ELSEWHERE = (
 NO_PACKAGING = ("-m", "not packaging")
 """The tests that build the distributions do not depend on a switch of a build."""
 OTHER_TOOLS = (
-    "asan, ubsan, tsan, valgrind, fuzz, coverage, stress, histories, hostile, matrix: each is a "
-    "target of make, and needs other tools or more time"
+    "asan, ubsan, tsan, valgrind, fuzz, coverage, stress, evictions, histories, hostile, matrix: "
+    "each is a target of make, and needs other tools or more time"
 )
 
 # ---------------------------------------------------------------------- environments
@@ -323,18 +323,19 @@ def program(session: nox.Session, name: str, *arguments: str, **variables: str) 
     python(session, "-W", "error", "-m", f"harness.{name}", *arguments, **variables)
 
 
-def add_program(name: str, description: str) -> None:
+def add_program(name: str, description: str, *extras: str) -> None:
     """Add the session that runs a program of tests/harness."""
 
     @nox.session(python=FIRST_PYTHON, name=name)
     def run(session: nox.Session) -> None:
-        install(session)
+        install(session, *extras)
         program(session, name, *session.posargs, PYTHONMALLOC="debug")
 
     run.__doc__ = description
 
 
 add_program("stress", "Make every call in eight threads, for as long as --seconds says.")
+add_program("evictions", "Evict at random, and compare each victim with the model's.", "test")
 add_program("histories", "Load and invalidate in threads and tasks, and check each result.")
 add_program("hostile", "Run random programs with guests that call back into the cache.")
 add_program("matrix", "Make each call with each action of a guest at each place in it.")

@@ -47,6 +47,9 @@ def crowd(tenants, new):
             space.set(key, 1)
     for n, key in enumerate(new):
         spaces[n * 7919 % tenants].set(key, 1)
+tiny = create_cache(max_entries={SIZE}, eviction="tinylfu").namespace("tenant:acme")
+for key in stored:
+    tiny.set(key, 1)
 roomy = create_cache(max_entries=None).namespace("tenant:acme")
 cached = create_cache(default_ttl=None).cached()(lambda contact: 1)
 for key in stored:
@@ -98,6 +101,8 @@ CASES = {
     "get, miss": "for key in new: get(key)",
     "set that overwrites": "for key in keys: put(key, 1)",
     "set that evicts": "for key in new: put(key, 1)",
+    "  by TinyLFU: get, hit": "for key in keys: tiny.get(key)",
+    "  by TinyLFU: set that evicts": "for key in new: tiny.set(key, 1)",
     "set with two tags": "for key in keys: put(key, 1, tags=('crm', 'crm:contacts'))",
     "set that changes a tag": "for n, key in enumerate(keys): put(key, 1, tags=('crm', new[n]))",
     "set of a new key": "for key in new: roomy.set(key, 1)",

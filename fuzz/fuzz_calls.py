@@ -20,7 +20,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-with atheris.instrument_imports(include=["flowcache", "harness.model"]):
+with atheris.instrument_imports(include=["flowcache", "harness.model", "harness.ordering"]):
     from flowcache import Limits
     from harness import model  # noqa: F401 - instrumented here, used by test_model
 
@@ -111,6 +111,7 @@ def call(draw: Draw) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
             "max_entries": draw(BOUNDS),
             "reserved": draw([0, 0, 1, 2]),
             "share": draw([0.5, 1.0, 3.0]),
+            "eviction": draw(["lru", "tinylfu"]),
         }
         chosen = draw(list(settings))
         return name, (), {chosen: settings[chosen]}
@@ -126,7 +127,12 @@ def run(data: bytes) -> None:
 
     pair = SideBySide.__new__(SideBySide)  # no steps of a Hypothesis machine here
     children = draw([None, None, Limits(max_entries=3), Limits(max_entries=4, share=2.0)])
-    pair.start(max_entries=draw(BOUNDS), default_ttl=draw([None, 3]), child_limits=children)
+    pair.start(
+        max_entries=draw(BOUNDS),
+        default_ttl=draw([None, 3]),
+        child_limits=children,
+        eviction=draw(["lru", "tinylfu"]),
+    )
     pair.core.subscribe(pair.note_eviction, "remove")
     for _ in range(CALLS):
         if not source.remaining_bytes():

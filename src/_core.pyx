@@ -20,10 +20,12 @@
 #   lru        one list a namespace, oldest to newest
 #   heap       entries by deadline, children by deadline and by fullness
 #   tags       (namespace, tag) -> entries
+#   sketch     how often keys were stored, about
 # namespaces
 #   arguments  checks of arguments
 #   options    the options of a loading call, and what they mean for an entry
 #   tree       the structs of a namespace (Node) and of a cache (Core); the tree; the idle
+#   tinylfu    the order of a namespace's entries, LRU or TinyLFU; the entry that gives way
 #   fairness   the namespace that gives way
 #   loads      running loads, and their fences
 #   contexts   changes of context variables, and collections within them
@@ -155,10 +157,12 @@ include "_core/table.pxd"
 include "_core/lru.pxd"
 include "_core/heap.pxd"
 include "_core/tags.pxd"
+include "_core/sketch.pxd"
 
 include "_core/arguments.pyx"
 include "_core/options.pyx"
 include "_core/tree.pyx"
+include "_core/tinylfu.pyx"
 include "_core/fairness.pyx"
 include "_core/loads.pyx"
 include "_core/contexts.pyx"

@@ -372,7 +372,7 @@ cdef inline object called_hit(Called me, PyObject* place, PyObject** args, Py_ss
                         value = <object>e.value
                         count_up(calls)
                         node.counters.hits += 1
-                        lru_touch(&core.slab, &node.order, e, i)
+                        order_touch_locked(core, node, e, i)
                         if node.timing & SLIDING:
                             entry_renew(&core.slab, i, now)
                     break

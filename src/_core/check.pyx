@@ -23,10 +23,26 @@ cdef int check_heap_locked(Core* core, Ranking kind, Heap* heap, str what) excep
     return 0
 
 
+cdef int check_sketch(Sketch* sketch, str label) except -1:
+    cdef uint32_t n
+    check_that(sketch.wanted & (sketch.wanted - 1) == 0 and sketch.wanted > 0
+               and sketch.held >= sketch.wanted and sketch.held >= sketch.filled > 0,
+               f"{label}: its sketch has no right number of lines")
+    check_that(sketch.mask & (sketch.mask + 1) == 0 and sketch.filled - 1 <= sketch.mask
+               and (sketch.mask == 0 or sketch.filled - 1 > sketch.mask >> 1)
+               and sketch.cursor < sketch.filled,
+               f"{label}: its sketch looks for lines elsewhere")
+    for n in range(sketch.filled):
+        check_that((sketch.epoch - line_count(&sketch.lines[n], COUNTERS)) % EPOCHS <= 1,
+                   f"{label}: a line of its sketch is behind")
+    return 0
+
+
 cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     """One namespace and those below it."""
     cdef Core* core = &store.core
     cdef uint32_t i = node.order.oldest, before = NONE, own = 0, stale = 0, in_heap = 0, link, t
+    cdef uint32_t young = 0
     cdef int64_t weight = 0, own_weight = 0, entries, pending = node.own_pending, demand = 0
     cdef int64_t places = 0
     cdef int64_t n_children = 0
@@ -50,6 +66,12 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
         check_that(e.older == before, f"{label}: the order's links disagree")
         check_that(table_holds(&core.table, e.hash, i),
                    f"{label}: an entry is not in the table")
+        if core.slab.marking:
+            check_that(entry_mark(&core.slab, i)[0] <= MOST_MARKS, f"{label}: a mark is too high")
+            young += young > 0 or node.border == i
+            check_that((young > 0) == entry_is_young(&core.slab, i)
+                       or (node.parent == NULL and node != core.root),
+                       f"{label}: the young are not those from the border on")
         own += 1
         own_weight += entry_weight(&core.slab, i)
         stale += entry_counts_as_stale(e)
@@ -79,6 +101,13 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
         before = i
         i = e.newer
     check_that(node.order.newest == before, f"{label}: the order's end is wrong")
+    check_that(young == node.young and (young > 0) == (node.border != NONE),
+               f"{label}: young is {node.young}, counted {young}")
+    check_that(node.is_tinylfu or (young == 0 and node.sketch == NULL),
+               f"{label}: an LRU with young entries or a sketch")
+    check_that(not node.is_tinylfu or core.slab.marking, f"{label}: its entries have no marks")
+    if node.sketch != NULL:
+        check_sketch(node.sketch, label)
     check_that(node.is_off == (node.own_off or (node.parent != NULL and node.parent.is_off)),
                f"{label}: is_off is wrong")
     check_that(not node.is_off or own == 0, f"{label}: holds entries and is off")

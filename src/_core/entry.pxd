@@ -11,6 +11,10 @@ cdef extern from * nogil:
     #define FLOWCACHE_NONE UINT32_MAX
     #define FLOWCACHE_PAGE_BITS 13
     #define FLOWCACHE_PAGE (1u << FLOWCACHE_PAGE_BITS)
+    typedef struct {
+        uint8_t mark[FLOWCACHE_PAGE];             /* hits since it was passed over, 0 to 3 */
+        uint64_t young[FLOWCACHE_PAGE / 64];      /* a bit an entry */
+    } flowcache_marks;
     #if defined(__GNUC__)
     #define flowcache_prefetch(at) __builtin_prefetch(at)
     #else
@@ -21,6 +25,9 @@ cdef extern from * nogil:
     const uint32_t NONE "FLOWCACHE_NONE"          # "no entry", "no link", "in no heap"
     const uint32_t PAGE "FLOWCACHE_PAGE"
     const uint32_t PAGE_BITS "FLOWCACHE_PAGE_BITS"
+    ctypedef struct Marks "flowcache_marks":      # of the entries of a page: see tinylfu
+        uint8_t mark[8192]
+        uint64_t young[128]
     const double INFINITY
     bint signbit(double)
     double fabs(double)
@@ -60,6 +67,7 @@ cdef struct Slab:
     Slide** slides      # by page; NULL: no entry of the page, or of all, has slid yet
     uint64_t* tracked   # a bit an entry: whether the collector must see its key or value
     int64_t** weights   # one array a page, only with a weigher
+    Marks** marks       # by page, only once a namespace of the cache has used TinyLFU
     uint32_t n_pages    # that may be used
     uint32_t n_held     # that have an address: as many, or more to the end of a region
     uint32_t capacity   # of what is kept by page
@@ -68,6 +76,7 @@ cdef struct Slab:
     uint32_t n_free
     bint surplus        # the last pages were filled once, and are not any more
     bint weighs
+    bint marking
 
 
 cdef inline Entry* entry_at(Slab* slab, uint32_t i) noexcept nogil:
@@ -116,10 +125,11 @@ cdef inline void entry_set_tracked(Slab* slab, uint32_t i, bint tracked) noexcep
         word[0] ^= bit
 
 
-cdef inline int slab_init(Slab* slab, bint weighs) noexcept nogil:
+cdef inline int slab_init(Slab* slab, bint weighs, bint marking) noexcept nogil:
     memset(slab, 0, sizeof(Slab))
     slab.free = NONE
     slab.weighs = weighs
+    slab.marking = marking
     return 0
 
 
@@ -148,6 +158,11 @@ cdef inline int slab_make_room(Slab* slab, uint32_t pages) noexcept nogil:
         if grown == NULL:
             return -1
         slab.weights = <int64_t**>grown
+    if slab.marking:
+        grown = realloc(slab.marks, wanted * sizeof(Marks*))
+        if grown == NULL:
+            return -1
+        slab.marks = <Marks**>grown
     grown = block_grow(slab.tracked, slab.capacity * PAGE_WORDS * sizeof(uint64_t),
                        wanted * PAGE_WORDS * sizeof(uint64_t))
     if grown == NULL:
@@ -190,6 +205,12 @@ cdef int slab_add_page(Slab* slab, int64_t most) noexcept nogil:
         slab.weights[p] = <int64_t*>malloc(PAGE * sizeof(int64_t))
         if slab.weights[p] == NULL:
             return -1
+    if slab.marking:
+        slab.marks[p] = <Marks*>calloc(1, sizeof(Marks))
+        if slab.marks[p] == NULL:
+            if slab.weighs:
+                free(slab.weights[p])
+            return -1
     memset(&slab.tracked[p * PAGE_WORDS], 0, PAGE_WORDS * sizeof(uint64_t))
     slab.n_pages += 1
     if p > 0:
@@ -209,6 +230,8 @@ cdef inline void slab_drop_page(Slab* slab) noexcept nogil:
     slab.n_pages = p
     if slab.weighs:
         free(slab.weights[p])
+    if slab.marking:
+        free(slab.marks[p])
     if slab.slides != NULL:
         free(slab.slides[p])
         slab.slides[p] = NULL
@@ -275,9 +298,46 @@ cdef inline void slab_free(Slab* slab) noexcept nogil:
     block_free(slab.tracked, slab.capacity * PAGE_WORDS * sizeof(uint64_t))
     free(slab.pages)
     free(slab.weights)
+    free(slab.marks)
     free(slab.slides)
     memset(slab, 0, sizeof(Slab))
     slab.free = NONE
+
+
+# --------------------------------------------------------------------------------- marks of TinyLFU
+
+cdef int slab_begin_marks(Slab* slab) noexcept nogil:
+    """Give every entry a mark, of 0; -1, and nothing changed, when memory is out. O(pages)."""
+    cdef uint32_t p
+    if slab.marking:
+        return 0
+    slab.marks = <Marks**>malloc((slab.capacity if slab.capacity else 1) * sizeof(Marks*))
+    if slab.marks == NULL:
+        return -1
+    for p in range(slab.n_pages):
+        slab.marks[p] = <Marks*>calloc(1, sizeof(Marks))
+        if slab.marks[p] == NULL:
+            while p > 0:
+                p -= 1
+                free(slab.marks[p])
+            free(slab.marks)
+            slab.marks = NULL
+            return -1
+    slab.marking = True
+    return 0
+
+
+cdef inline uint8_t* entry_mark(Slab* slab, uint32_t i) noexcept nogil:
+    return &slab.marks[i >> PAGE_BITS].mark[i & (PAGE - 1)]
+
+
+cdef inline bint entry_is_young(Slab* slab, uint32_t i) noexcept nogil:
+    return slab.marks[i >> PAGE_BITS].young[(i & (PAGE - 1)) >> 6] >> (i & 63) & 1
+
+
+cdef inline void entry_set_young(Slab* slab, uint32_t i, bint young) noexcept nogil:
+    cdef uint64_t* word = &slab.marks[i >> PAGE_BITS].young[(i & (PAGE - 1)) >> 6]
+    word[0] = ((word[0] & ~(<uint64_t>1 << (i & 63))) | (<uint64_t>young << (i & 63)))
 
 
 # -------------------------------------------------------------------------------- sliding deadlines

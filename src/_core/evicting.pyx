@@ -25,7 +25,8 @@ cdef bint node_make_room_locked(Core* core, Node* top, Node* storing, Ranking by
     victim = node_victim_locked(core, top, storing, by, extra, spared)
     if victim == NULL:
         return False
-    entry_unlink_locked(core, victim.order.oldest, EVICTED)
+    entry_unlink_locked(core, order_victim_locked(core, victim, spared if victim == storing else 0),
+                        EVICTED)
     storing.counters.evictions_caused += 1
     return True
 
@@ -48,7 +49,7 @@ cdef bint node_admit_locked(Core* core, Node* node, int64_t entries, int64_t wei
 
 
 cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now) noexcept:
-    """Whether the victim for one more entry here is the oldest entry here, and no entry is due.
+    """Whether the victim for one more entry here is an entry here, and no entry is due.
 
     Answers by bounds alone, which suffice for most stores: False may also mean "cannot tell".
     """
@@ -76,10 +77,32 @@ cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now
     return True
 
 
-cdef inline uint32_t store_reuse_locked(Core* core, Node* node, double now,
+cdef uint32_t store_reuse_marked_locked(Core* core, Node* node, uint32_t hash,
                                         PyObject** dropped) noexcept:
-    """Evict the namespace's oldest entry and return its slot for the entry that follows it,
-    or NONE, with nothing done. The caller owns what `dropped` receives.
+    """The part of store_reuse_locked where entries have marks."""
+    cdef uint32_t i = order_victim_locked(core, node, 0)
+    cdef Entry* e = entry_at(&core.slab, i)
+    if e.links != NONE or entry_counts_as_stale(e):
+        if node.is_tinylfu:                       # a choice is made once
+            entry_unlink_locked(core, i, EVICTED)
+            node.counters.evictions_caused += 1
+        return NONE
+    table_remove(&core.table, e.hash, i)
+    dropped[0] = e.value
+    dropped[1] = e.key
+    order_remove_locked(core, node, e, i)
+    e.hash = hash
+    order_enter_locked(core, node, i)
+    node.counters.evictions += 1
+    node.counters.evictions_caused += 1
+    return i
+
+
+cdef inline uint32_t store_reuse_locked(Core* core, Node* node, uint32_t hash, double now,
+                                        PyObject** dropped) noexcept:
+    """Evict an entry of the namespace and return its slot for the entry that follows it, of that
+    hash. NONE: nothing was done but, perhaps, an eviction that made room. The caller owns what
+    `dropped` receives.
 
     No count changes but those of evictions. The slot keeps its place in every structure but the
     table and the order, where it becomes the newest. Its key in the heap is an earlier deadline.
@@ -89,6 +112,8 @@ cdef inline uint32_t store_reuse_locked(Core* core, Node* node, double now,
     if (core.slab.weighs or core.mask & (1 << REMOVE)
             or not node_gives_way_itself_locked(core, node, now)):
         return NONE
+    if unlikely(core.slab.marking):
+        return store_reuse_marked_locked(core, node, hash, dropped)
     e = entry_at(&core.slab, i)
     if e.links != NONE or entry_counts_as_stale(e):
         return NONE
@@ -130,7 +155,7 @@ cdef int node_shrink_locked(Store store, Node* node, double now) except -1:
         if victim == NULL:
             # All is reserved: a limit on weight does not spare what is reserved in entries.
             victim = node_heaviest_locked(node)
-        entry_unlink_locked(core, victim.order.oldest, OVER_LIMIT)
+        entry_unlink_locked(core, order_victim_locked(core, victim, 0), OVER_LIMIT)
 
 
 cdef object configure(Store store, Node* node, dict settings, bint from_above):
@@ -152,6 +177,7 @@ cdef object configure(Store store, Node* node, dict settings, bint from_above):
         if not from_above and node.parent != NULL:
             node_check_given_locked(node, &read)
         node_check_reservations_locked(node.parent, node, &read)
+        settings_reserve_locked(core, &read)
         node_apply_locked(store, node, &read)
         if from_above:
             node_give_locked(node, &read, checked)

@@ -83,7 +83,7 @@ cdef Kind look_up(Store store, Node* node, object view, object key, uint32_t has
         else:
             Py_INCREF(<object>e.value)            # the caller's
             found[0] = e.value
-            lru_touch(&core.slab, &node.order, e, i)
+            order_touch_locked(core, node, e, i)
             if kind == HIT:
                 node.counters.hits += 1
                 entry_renew(&core.slab, i, now)

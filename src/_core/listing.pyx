@@ -114,11 +114,13 @@ cdef object limits_of(Store store, Node* node):
     cdef Core* core = &store.core
     cdef Settings now
     cdef double ttl
+    cdef bint is_tinylfu
     unchanged = {}
     node_guard_closed(store)
     lock_acquire(&core.lock)
     settings_read_locked(&now, node, unchanged)
     ttl = node.default_ttl
+    is_tinylfu = node.is_tinylfu
     lock_release(&core.lock)
     given = {
         "default_ttl": None if isinf(ttl) else ttl,
@@ -127,6 +129,7 @@ cdef object limits_of(Store store, Node* node):
         "max_pending": None if now.max_pending < 0 else now.max_pending,
         "reserved": now.reserved,
         "share": now.share,
+        "eviction": "tinylfu" if is_tinylfu else "lru",
     }
     return face.Limits(**given)
 
@@ -135,8 +138,8 @@ cdef object stats_made(Counters* total, int64_t entries, int64_t weight, int64_t
     return face.Stats(
         total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
         total.load_failures, total.load_seconds, total.sets, total.evictions,
-        total.evictions_caused, total.expirations, total.invalidations, entries, weight,
-        pending, total.tier_hits, total.tier_misses, total.tier_stores, total.tier_errors,
+        total.evictions_caused, total.rejections, total.expirations, total.invalidations, entries,
+        weight, pending, total.tier_hits, total.tier_misses, total.tier_stores, total.tier_errors,
         total.untiered)
 
 

@@ -25,7 +25,7 @@ cdef object look(Store store, Node* node, object key, bint counts):
                 value = <object>e.value
                 if counts:
                     node.counters.hits += 1
-                    lru_touch(&core.slab, &node.order, e, i)
+                    order_touch_locked(core, node, e, i)
                     if node.timing & SLIDING:
                         entry_renew(&core.slab, i, now)
         if i == NONE:
@@ -65,7 +65,7 @@ cdef inline object fresh_hit(Store store, Node* node, object key):
             if e.deadline > now:
                 value = <object>e.value
                 node.counters.hits += 1
-                lru_touch(&core.slab, &node.order, e, i)
+                order_touch_locked(core, node, e, i)
                 if node.timing & SLIDING:
                     entry_renew(&core.slab, i, now)
     finally:
@@ -193,7 +193,7 @@ cdef Py_ssize_t pass_look_locked(Core* core, Node* node, PyObject** keys, uint32
             values[n] = e.value
             Py_INCREF(<object>e.value)            # of `values`
             hits += 1
-            lru_touch(&core.slab, &node.order, e, i)
+            order_touch_locked(core, node, e, i)
             if node.timing & SLIDING:
                 entry_renew(&core.slab, i, now)
         elif counts_misses and entry_last(e) <= now and not isinf(now):

@@ -92,13 +92,13 @@ dictionary look-up a name where the namespaces exist.
         """Change the named settings of this namespace; the others stay as they are.
 
         ``default_ttl`` (seconds, ``None``: never), ``max_entries``, ``max_weight``,
-        ``max_pending`` (``None``: no limit), ``reserved`` (entries that pressure from outside
-        never takes), ``share`` (weight against its siblings, 1.0), ``child_limits``
-        (:class:`Limits` for namespaces made right below from now on). A lower limit evicts at
-        once. Limits, ``reserved`` and ``share`` are given from above, by ``namespace(name, ...)``
-        or ``child_limits``: this call sets no more than that, but for the root. Reservations below
-        a namespace never exceed its own. Raises ``TypeError``, ``ValueError`` or
-        ``ConfigurationError``, and changes nothing.
+        ``max_pending`` (``None``: no limit), ``reserved`` (entries that pressure from outside never
+        takes), ``share`` (weight against its siblings, 1.0), ``child_limits`` (:class:`Limits` for
+        namespaces made right below from now on), ``eviction`` (``"lru"`` or ``"tinylfu"``, for
+        those below, too). A lower limit evicts at once. Limits, ``reserved`` and ``share`` are
+        given from above, by ``namespace(name, ...)`` or ``child_limits``: this call sets no more
+        than that, but for the root. Reservations below a namespace never exceed its own. Raises
+        ``TypeError``, ``ValueError`` or ``ConfigurationError``, and changes nothing.
         """
         configure(self.store, self.node, settings, False)
 
@@ -448,10 +448,11 @@ and does not suspend. Its result can be awaited once, gathered, made a task, or 
     # ------------------------------------------------------------------ for the Python face
 
     def _open(self, max_entries, max_weight, weigher, default_ttl, child_limits, max_pending_age,
-              bint require_namespace, int64_t max_idle, clock, str name):
+              bint require_namespace, int64_t max_idle, clock, str name, eviction):
         """Begin the life of a root. The arguments were checked."""
         settings = {"default_ttl": default_ttl, "max_entries": max_entries,
-                    "max_weight": max_weight, "child_limits": child_limits}
+                    "max_weight": max_weight, "child_limits": child_limits,
+                    "eviction": eviction}
         cdef Store store = store_made(name, clock, weigher, max_pending_age, require_namespace,
                                       max_idle, settings_checked(settings))
         if self.store.core.opened:

@@ -62,7 +62,7 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
     """
     cdef Entry* e = entry_at(&core.slab, i)
     cdef Node* node = core.nodes[e.node]
-    lru_remove(&core.slab, &node.order, e)
+    order_remove_locked(core, node, e, i)
     if e.heap_index != NONE:
         if node.compacting:
             e.heap_index = NONE

@@ -85,6 +85,7 @@ cdef int64_t node_cut_off_locked(Store store, Node* node, double now) noexcept:
     node.counters.invalidations += node.own - due
     cut.id = old
     cut.order = node.order
+    cut.border = NONE
     cut.own = node.own
     cut.own_stale = node.own_stale
     cut.own_weight = node.own_weight
@@ -98,8 +99,7 @@ cdef int64_t node_cut_off_locked(Store store, Node* node, double now) noexcept:
     core.debris = cut
     core.nodes[old] = cut
     node_take_id_locked(core, node)
-    node.order.newest = NONE
-    node.order.oldest = NONE
+    order_reset_locked(node)
     heap_free(&node.deadlines)
     node.own_stale = 0
     node.tags = NULL
@@ -140,6 +140,7 @@ cdef int64_t clear_own_locked(Store store, Node* node, double now) noexcept:
     cdef uint32_t prefetcher
     if node_has_loads(node):
         fence_all_locked(node)
+    order_forget_locked(node)
     if node_may_be_cut_locked(core, node):
         cut = node_cut_off_locked(store, node, now)
         if cut >= 0:

@@ -2,7 +2,7 @@
 
 cdef object SETTINGS = frozenset((
     "default_ttl", "max_entries", "max_weight", "max_pending", "reserved", "share", "tiered",
-    "child_limits"))
+    "child_limits", "eviction"))
 
 
 cdef dict settings_checked(dict settings, int depth=0):
@@ -36,6 +36,12 @@ cdef dict settings_checked(dict settings, int depth=0):
         elif name == "tiered":
             if not isinstance(value, bool):
                 raise TypeError(f"tiered: must be a bool, got {type(value).__name__}")
+        elif name == "eviction":
+            if not isinstance(value, str):
+                raise TypeError(f"eviction: must be a str, got {type(value).__name__}")
+            if value not in ("lru", "tinylfu"):
+                raise ValueError(f'eviction: must be "lru" or "tinylfu", got {shown(value)}')
+            value = 1 if value == "tinylfu" else 0
         elif name == "child_limits":
             if value is not None and not isinstance(value, face.Limits):
                 raise TypeError("child_limits: must be a flowcache.Limits or None, "
@@ -67,6 +73,8 @@ cdef struct Settings:
     bint has_ttl
     bint has_limits
     bint untiered
+    bint has_eviction
+    bint is_tinylfu
     double default_ttl
     int64_t max_entries
     int64_t max_weight
@@ -91,6 +99,8 @@ cdef int settings_read_locked(Settings* into, Node* node, dict checked) except -
     into.untiered = node != NULL and node.untiered
     into.has_limits = "child_limits" in checked
     into.child_limits = NULL
+    into.has_eviction = "eviction" in checked
+    into.is_tinylfu = checked["eviction"] if into.has_eviction else False
     if "max_entries" in checked:
         into.max_entries = checked["max_entries"]
     if "max_weight" in checked:
@@ -206,6 +216,23 @@ cdef void node_keep_here_locked(Node* node) noexcept:
         child = child.next
 
 
+cdef void node_inherit_eviction_locked(Core* core, Node* node, bint is_tinylfu) noexcept:
+    """Pass a policy on to those below that have none of their own."""
+    cdef Node* child = node.child
+    order_switch_locked(core, node, is_tinylfu)
+    while child != NULL:
+        if not child.own_eviction:
+            node_inherit_eviction_locked(core, child, is_tinylfu)
+        child = child.next
+
+
+cdef int settings_reserve_locked(Core* core, Settings* settings) except -1:
+    """Allocate what the settings need before they can be in force."""
+    if settings.is_tinylfu and slab_begin_marks(&core.slab) < 0:
+        raise MemoryError()
+    return 0
+
+
 cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcept:
     """Put settings in force. Allocates nothing and runs no user code."""
     cdef Core* core = &store.core
@@ -217,6 +244,9 @@ cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcep
         node_inherit_ttl_locked(node, settings.default_ttl)
     if settings.untiered and not node.untiered:
         node_keep_here_locked(node)
+    if settings.has_eviction:
+        node.own_eviction = True
+        node_inherit_eviction_locked(core, node, settings.is_tinylfu)
     node.max_entries = settings.max_entries
     relaxed_store_i64(&node.max_weight, settings.max_weight)
     node.max_pending = settings.max_pending
@@ -253,6 +283,7 @@ cdef Node* node_make_locked(Store store, Node* parent, str name, dict children) 
         return node_new_locked(&store.core, parent, name, children)
     settings_read_locked(&settings, NULL, <dict>parent.child_limits)
     node_check_reservations_locked(parent, NULL, &settings)
+    settings_reserve_locked(&store.core, &settings)
     node = node_new_locked(&store.core, parent, name, children)
     node_apply_locked(store, node, &settings)
     node_give_locked(node, &settings, <dict>parent.child_limits)
@@ -274,6 +305,7 @@ cdef Store store_made(str name, object clock, object weigher, double max_pending
     store.core.max_idle = <uint32_t>min(max_idle, 1 << 30)
     settings_read_locked(&settings, store.core.root, checked)
     node_check_reservations_locked(NULL, store.core.root, &settings)
+    settings_reserve_locked(&store.core, &settings)
     node_apply_locked(store, store.core.root, &settings)
     store.core.opened = True
     return store

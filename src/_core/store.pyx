@@ -35,7 +35,7 @@ cdef class Store:
 
     def __cinit__(self):
         # Whole and empty from the first moment; the struct comes zeroed.
-        slab_init(&self.core.slab, False)
+        slab_init(&self.core.slab, False, False)
         tags_init(&self.core.tags)
         self.core.limbo_first = NONE
         self.core.limbo_last = NONE
@@ -95,7 +95,7 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
     cdef uint32_t n, t
     cdef Node* node
     taken[0] = core.slab
-    slab_init(&core.slab, taken.weighs)
+    slab_init(&core.slab, taken.weighs, taken.marking)
     table_clear(&core.table)
     for t in range(core.tags.used):
         if core.tags.records[t].name != NULL:
@@ -111,8 +111,8 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
         if node == NULL:
             continue
         node.counters.invalidations += node.own
-        node.order.newest = NONE
-        node.order.oldest = NONE
+        order_reset_locked(node)
+        order_forget_locked(node)
         node.own = 0
         node.own_stale = 0
         node.own_weight = 0
@@ -188,6 +188,7 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     cdef Node* node
     lock_acquire(&core.lock)
     size = core.slab.n_pages * (page_bytes() + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
+    size += core.slab.n_pages * sizeof(Marks) if core.slab.marking else 0
     size += core.slab.capacity * (sizeof(void*) + PAGE_WORDS * sizeof(uint64_t))
     size += sizeof(Part) << core.table.bits
     for n in range(core.slab.n_pages if core.slab.slides != NULL else 0):
@@ -203,7 +204,7 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     for n in range(core.nodes_used):
         node = core.nodes[n]
         if node != NULL:
-            size += sizeof(Node)
+            size += sizeof(Node) + sketch_size(node.sketch)
             size += (node.deadlines.capacity + node.due.capacity + node.by_entries.capacity
                      + node.by_weight.capacity) * (sizeof(double) + sizeof(uint32_t))
     lock_release(&core.lock)

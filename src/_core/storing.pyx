@@ -110,7 +110,7 @@ cdef int store_place_locked(Core* core, Node* node, PyObject* key, uint32_t hash
     node.counters.sets += 1
     if i == NONE:
         # The slot that a sliding entry takes has to be known before the first change.
-        i = store_reuse_locked(core, node, now, dropped) if sliding == 0 else NONE
+        i = store_reuse_locked(core, node, hash, now, dropped) if sliding == 0 else NONE
         if i != NONE:
             e = entry_at(&core.slab, i)
             bound = e.deadline
@@ -123,20 +123,23 @@ cdef int store_place_locked(Core* core, Node* node, PyObject* key, uint32_t hash
             i = slab_take(&core.slab)
             e = entry_at(&core.slab, i)
             e.node = node.id
+            e.hash = hash
             e.heap_index = NONE
             e.links = NONE
-            lru_push(&core.slab, &node.order, i)
             if core.slab.weighs:
                 core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
             node_add_locked(core, node, 1, terms.weight)
+            order_push_locked(core, node, i)
         Py_INCREF(<object>key)                    # Entry.key owns it
         e.key = key
         e.hash = hash
         table_put(&core.table, hash, i)
     else:
-        lru_touch(&core.slab, &node.order, e, i)
+        order_touch_locked(core, node, e, i)
         if core.slab.weighs:
             before = entry_weight(&core.slab, i)
+            if terms.weight > before:
+                order_renew_locked(core, node, i)
             if not node_admit_locked(core, node, 0, terms.weight - before, 1, now):
                 store_unpin_locked(core, pins, n_tags, few)
                 entry_unlink_locked(core, i, EVICTED)
@@ -221,11 +224,11 @@ cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value
             e = entry_at(&core.slab, i)
             if (e.deadline > now and not entry_counts_as_stale(e)
                     and entry_bears_all_locked(core, e, names, n_tags)):
-                lru_touch(&core.slab, &node.order, e, i)
+                order_touch_locked(core, node, e, i)
                 dropped[0] = e.value
                 done = 1
         elif n_tags == 0 and table_reserve(&core.table, hash) == 0:
-            i = store_reuse_locked(core, node, now, dropped)
+            i = store_reuse_locked(core, node, hash, now, dropped)
             if i != NONE:
                 e = entry_at(&core.slab, i)
                 Py_INCREF(<object>key)            # Entry.key owns it
@@ -478,7 +481,7 @@ cdef object raise_counter(Store store, Node* node, object key, uint32_t hash, ob
             Py_INCREF(total)                      # Entry.value owns it
             e.value = <PyObject*>total
             Py_DECREF(old)                        # what Entry.value owned; `old` holds another
-            lru_touch(&core.slab, &node.order, e, i)
+            order_touch_locked(core, node, e, i)
             entry_renew(&core.slab, i, now)
             node.counters.sets += 1
             if node_has_loads(node):

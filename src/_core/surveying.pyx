@@ -7,7 +7,7 @@ cdef enum:
     WALKED = 256                  # namespaces that one hold of the lock reads
     MOST_NAMED = 4096             # children that a survey tells of by name
     MOST_LEADING = 4096           # children that a survey ranks
-    AT_SECONDS = 16               # where the only double among the fields of Counters stands
+    AT_SECONDS = 17               # where the only double among the fields of Counters stands
 
 cdef struct Tally:                # what was read of one child, or of all
     Counters counters
@@ -30,8 +30,8 @@ cdef inline int64_t tally_figure(Tally* tally, int by) noexcept nogil:
 # The order of the fields of Counters, then what is held.
 FIGURES = (
     "hits", "misses", "stale_hits", "coalesced", "loads", "load_failures", "sets", "evictions",
-    "evictions_caused", "expirations", "invalidations", "tier_hits", "tier_misses", "tier_stores",
-    "tier_errors", "untiered", "load_seconds", "entries", "weight", "pending",
+    "evictions_caused", "rejections", "expirations", "invalidations", "tier_hits", "tier_misses",
+    "tier_stores", "tier_errors", "untiered", "load_seconds", "entries", "weight", "pending",
 )
 
 

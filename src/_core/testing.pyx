@@ -19,6 +19,36 @@ class _testing:
         namespace.store.core.draws = seed
 
     @staticmethod
+    def salt(Namespace cache not None, uint64_t secret):
+        """Let the hashes of keys be the same ones each time; the cache is new and empty."""
+        cdef Core* core = &cache.store.core
+        core.secret = secret
+        core.salts = 1
+        node_salt_locked(core, core.root)
+
+    @staticmethod
+    def hash(Namespace namespace not None, key):
+        """The hash of the key there, as the table and the sketch have it."""
+        return key_hash(namespace.node, key)
+
+    @staticmethod
+    def order(Namespace namespace not None):
+        """The number of young entries, the keys in order with their marks, and the sketch as
+        (lines, lines in use, epoch); without one: None."""
+        cdef Core* core = &namespace.store.core
+        cdef Node* node = namespace.node
+        cdef uint32_t i = node.order.oldest
+        listed = []
+        while i != NONE:
+            listed.append((<object>entry_at(&core.slab, i).key,
+                           entry_mark(&core.slab, i)[0] if core.slab.marking else 0))
+            i = entry_at(&core.slab, i).newer
+        sketch = None
+        if node.sketch != NULL:
+            sketch = node.sketch.wanted, node.sketch.filled, node.sketch.epoch
+        return node.young, listed, sketch
+
+    @staticmethod
     def parts(Namespace namespace not None):
         """How many parts the table is cut into."""
         cdef Table* table = &namespace.store.core.table

@@ -15,6 +15,7 @@ cdef struct Counters:
     int64_t sets
     int64_t evictions             # entries of this namespace that pressure took
     int64_t evictions_caused      # entries of any namespace that were evicted for a store here
+    int64_t rejections            # evictions of the younger of two entries: see tinylfu
     int64_t expirations
     int64_t invalidations
     int64_t tier_hits             # values that the second tier gave
@@ -49,8 +50,12 @@ cdef struct Node:
     uint32_t own                  # entries, stale ones included
     uint32_t own_stale            # those of them past their deadline
     uint32_t views                # live Namespace objects, and listeners
-    int timing                    # what a hit has to look at: TIMED, SLIDING
-    bint is_idle                  # here, because the making and the end of a view ask
+    uint8_t timing                # what a hit has to look at: TIMED, SLIDING
+    uint8_t is_idle               # here, because the making and the end of a view ask
+    uint8_t is_tinylfu            # its order is that of tinylfu, and no LRU
+    uint8_t own_eviction          # this was set here
+    uint32_t border               # the oldest young entry; NONE: none is young
+    uint32_t young                # entries from there to the newest; 0 without TinyLFU
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
     uint64_t life                 # another for each node, and each time that it counts from zero
@@ -94,6 +99,7 @@ cdef struct Node:
     Heap due                      # children by the earliest deadline in them
     Heap by_entries               # children by -entries / share
     Heap by_weight                # children by -weight / share; only with a weigher
+    Sketch* sketch                # owned; NULL: none has been needed since it was empty
 
     Node* idle_newer
     Node* idle_older
@@ -258,6 +264,20 @@ cdef inline bint node_is_within_locked(Node* node, Node* top) noexcept nogil:
     return node == top
 
 
+cdef inline void order_reset_locked(Node* node) noexcept nogil:
+    """Begin an empty order: the entries that were in it are gone, or another's."""
+    node.order.newest = NONE
+    node.order.oldest = NONE
+    node.border = NONE
+    node.young = 0
+
+
+cdef inline void order_forget_locked(Node* node) noexcept nogil:
+    """Forget how often keys were stored."""
+    sketch_free(node.sketch)
+    node.sketch = NULL
+
+
 cdef inline Node* node_tenant_locked(Node* node) noexcept nogil:
     """The tenant's namespace: the one right below the root. Of the root: itself."""
     while node.depth > 1:
@@ -338,6 +358,7 @@ cdef inline void counters_add(Counters* into, Counters* what) noexcept nogil:
     into.sets += what.sets
     into.evictions += what.evictions
     into.evictions_caused += what.evictions_caused
+    into.rejections += what.rejections
     into.expirations += what.expirations
     into.invalidations += what.invalidations
     into.tier_hits += what.tier_hits
@@ -460,6 +481,11 @@ cdef inline void node_give_id_locked(Core* core, uint32_t id) noexcept nogil:
     core.free_count += 1
 
 
+cdef inline void node_salt_locked(Core* core, Node* node) noexcept nogil:
+    node.salt = (core.secret ^ core.salts) * <uint64_t>0x9E3779B97F4A7C15
+    node.salt ^= node.salt >> 29
+
+
 cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children) except NULL:
     """Make a namespace without settings below `parent` (NULL: the root). Every allocation first.
 
@@ -482,16 +508,14 @@ cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children)
         free(node)
         return NULL
     node_take_id_locked(core, node)
-    node.order.newest = NONE
-    node.order.oldest = NONE
+    order_reset_locked(node)
     node.parent = parent
     node.member.rank = core.next_rank
     core.next_rank += 1
     core.lives += 1
     node.life = core.lives
     core.salts += 1
-    node.salt = (core.secret ^ core.salts) * <uint64_t>0x9E3779B97F4A7C15
-    node.salt ^= node.salt >> 29
+    node_salt_locked(core, node)
     Py_INCREF(name)                               # Node.name owns it
     node.name = <PyObject*>name
     Py_INCREF(children)                           # Node.children owns it
@@ -512,6 +536,7 @@ cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children)
         node.untiered = parent.untiered
         relaxed_store_double(&node.default_ttl, parent.default_ttl)
         node.is_off = parent.is_off
+        node.is_tinylfu = parent.is_tinylfu
         node.next = parent.child
         if parent.child != NULL:
             parent.child.previous = node
@@ -565,6 +590,7 @@ cdef void node_free(Node* node) noexcept:
     heap_free(&node.due)
     heap_free(&node.by_entries)
     heap_free(&node.by_weight)
+    sketch_free(node.sketch)
     Py_XDECREF(node.name)
     Py_XDECREF(node.children)
     Py_XDECREF(node.tags)

@@ -81,6 +81,7 @@ class _Settings(TypedDict, total=False):
     share: float
     tiered: bool
     child_limits: Limits | None
+    eviction: Literal["lru", "tinylfu"]
 
 @type_check_only
 class _Storing(TypedDict, total=False):
@@ -549,6 +550,7 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
         max_idle: int,
         clock: Callable[[], float] | None,
         name: str,
+        eviction: str,
     ) -> None: ...
     def _now(self) -> float: ...
     def _fetch(
@@ -851,6 +853,14 @@ class _testing:  # noqa: N801  a name space, by the name of a module
     def slice(namespace: Namespace[Any], at_once: int, splits: int) -> None: ...
     @staticmethod
     def seed(namespace: Namespace[Any], seed: int) -> None: ...
+    @staticmethod
+    def salt(cache: Namespace[Any], secret: int) -> None: ...
+    @staticmethod
+    def hash(namespace: Namespace[Any], key: Hashable) -> int: ...
+    @staticmethod
+    def order(
+        namespace: Namespace[Any],
+    ) -> tuple[int, list[tuple[Any, int]], tuple[int, int, int] | None]: ...
     @staticmethod
     def parts(namespace: Namespace[Any]) -> int: ...
     @staticmethod

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import MutableMapping
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from . import _core
 from ._core import Namespace
@@ -61,6 +61,7 @@ class Cache(Namespace[V]):
         around_load: AroundLoad | None = None,
         tenant_depth: int = 1,
         tier: ValkeyTier | str | None = None,
+        eviction: Literal["lru", "tinylfu"] = "lru",
     ) -> None:
         """Make an empty cache. Raises ``TypeError`` or ``ValueError`` that names the argument."""
         for argument, function in (("weigher", weigher), ("clock", clock)):
@@ -106,6 +107,7 @@ class Cache(Namespace[V]):
             max_idle_namespaces,
             clock,
             name,
+            eviction,
         )
         if enabled is not True:
             self.enabled = enabled
@@ -316,6 +318,7 @@ def create_cache(
     around_load: AroundLoad | None = None,
     tenant_depth: int = 1,
     tier: ValkeyTier | str | None = None,
+    eviction: Literal["lru", "tinylfu"] = "lru",
 ) -> Cache[Any]:
     """Make a cache, to be shared by every tenant of this process.
 
@@ -336,6 +339,8 @@ def create_cache(
     ``tier``: a second tier that a fleet of processes shares, a
     :class:`~flowcache.tier.ValkeyTier` or the URL of a Valkey or Redis server. Nothing is opened
     before the first call that needs it, or :meth:`Cache.connect`.
+    ``eviction``: which entry of a namespace gives way: ``"lru"``, the least recent one, or
+    ``"tinylfu"``, which keeps those that are asked for often; namespaces inherit it.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
@@ -356,4 +361,5 @@ def create_cache(
         around_load=around_load,
         tenant_depth=tenant_depth,
         tier=tier,
+        eviction=eviction,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from . import _core
 
@@ -23,6 +23,7 @@ class Limits:
     ``max_weight``, ``max_pending``: the most entries, weight and running loads; ``None``: no limit
     of its own. ``reserved``: entries that pressure from outside never takes. ``share``: its weight
     against its siblings. ``child_limits``: the limits that namespaces right below it start with.
+    ``eviction``: which entry of it gives way, ``"lru"`` or ``"tinylfu"``.
     Raises ``TypeError`` or ``ValueError`` that names the field.
     """
 
@@ -33,6 +34,7 @@ class Limits:
     reserved: int = UNSET
     share: float = UNSET
     child_limits: Limits | None = UNSET
+    eviction: Literal["lru", "tinylfu"] = UNSET
 
     def __post_init__(self) -> None:
         _core.check_settings(self.as_settings())

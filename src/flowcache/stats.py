@@ -31,6 +31,8 @@ class Stats:
     """Entries evicted before their time."""
     evictions_caused: int
     """Entries of any namespace that were evicted so that a value could be stored here."""
+    rejections: int
+    """Those of the evictions that took a new entry, as an older one was asked for more often."""
     expirations: int
     """Entries reclaimed because their time was over."""
     invalidations: int

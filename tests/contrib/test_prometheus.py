@@ -92,6 +92,7 @@ def test_a_scrape_tells_what_stats_tell() -> None:
         ("flowcache_coalesced_total", "coalesced"),
         ("flowcache_evictions_total", "evictions"),
         ("flowcache_evictions_caused_total", "evictions_caused"),
+        ("flowcache_rejections_total", "rejections"),
         ("flowcache_expirations_total", "expirations"),
         ("flowcache_invalidations_total", "invalidations"),
         ("flowcache_weight", "weight"),

@@ -41,6 +41,7 @@ def test_create_cache_and_cache_take_the_same_parameters() -> None:
         "around_load": None,
         "tenant_depth": 1,
         "tier": None,
+        "eviction": "lru",
     }
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in made.parameters.values())
 

@@ -116,7 +116,13 @@ def test_a_namespace_that_was_given_nothing_has_no_reservation_and_an_ordinary_s
     view.configure(max_entries=3, max_pending=3, share=0.5)
     view.configure(max_entries=None, max_pending=None, share=1.0)
     assert view.limits == Limits(
-        default_ttl=None, max_entries=None, max_weight=None, max_pending=None, reserved=0, share=1
+        default_ttl=None,
+        max_entries=None,
+        max_weight=None,
+        max_pending=None,
+        reserved=0,
+        share=1,
+        eviction="lru",
     )
 
 

@@ -64,7 +64,13 @@ def test_what_is_not_named_stays_as_it_is() -> None:
     ns.configure(max_entries=4)
     ns.configure()
     assert ns.limits == Limits(
-        default_ttl=7.0, max_entries=4, max_weight=9, max_pending=None, reserved=2, share=2.0
+        default_ttl=7.0,
+        max_entries=4,
+        max_weight=9,
+        max_pending=None,
+        reserved=2,
+        share=2.0,
+        eviction="lru",
     )
 
 

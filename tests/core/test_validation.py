@@ -353,6 +353,21 @@ def test_share(call: Call, value: Any, error: type[Exception]) -> None:
 
 
 @crossed(
+    with_option("eviction", SETTING_CALLS | CREATING_CALLS),
+    [
+        ("LRU", ValueError),
+        ("", ValueError),
+        ("sieve", ValueError),
+        (None, TypeError),
+        (True, TypeError),
+        (b"lru", TypeError),
+    ],
+)
+def test_eviction(call: Call, value: Any, error: type[Exception]) -> None:
+    refuse(call, value, error, "eviction")
+
+
+@crossed(
     with_option("child_limits", SETTING_CALLS | CREATING_CALLS),
     [({}, TypeError), ({"max_entries": 5}, TypeError), (5, TypeError)],
 )

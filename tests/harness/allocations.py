@@ -110,7 +110,10 @@ WHOLE = calls.WHOLE | {
     "namespaces, new": lambda s, ns: s.cache.namespace("fresh", "below", max_entries=4, share=2),
     "create_cache": lambda s, _: create_cache(weigher=lambda key, value: 1).set(s.new(), s.value()),
 }
-SEVERAL = calls.SEVERAL | {"growing": lambda s, ns: grow(ns)}
+SEVERAL = calls.SEVERAL | {
+    "growing": lambda s, ns: grow(ns),
+    "growing and shrinking": lambda s, ns: (grow(ns), ns.configure(max_entries=20)),
+}
 LEFT_OUT = ("iteration", "fetch, timeout", "fetch, ahead")
 FACE = {name: call for name, call in calls.FACE.items() if name not in LEFT_OUT}
 """Calls that Python code takes part in, on the caller's own thread.
@@ -119,6 +122,9 @@ Those of asyncio are left out: a task never ends where a step of it has no memor
 that these calls keep are not judged: CPython 3.11 itself leaks the arguments of a function whose
 frame or cells it has no memory for.
 """
+
+
+TINY = {"default_ttl": 30.0, "max_entries": 6, "eviction": "tinylfu"}
 
 
 def attempt(call: calls.Call, scene: Scene, nth: int, burst: int) -> tuple[str, int]:
@@ -198,7 +204,7 @@ def main() -> int:
     logging.getLogger("flowcache").setLevel(logging.CRITICAL)
     gc.freeze()
     total: Counter[str] = Counter()
-    for settings in ({"default_ttl": None}, {"default_ttl": 30.0, "max_entries": 6}):
+    for settings in ({"default_ttl": None}, TINY):
         run((WHOLE, SEVERAL), options.burst, settings)
         gc.collect()
         held = shim.failing_held()

@@ -218,6 +218,7 @@ WHOLE: dict[str, Call] = {
         tiered=True,
         child_limits=Limits(max_entries=5, share=0.5),
     ),
+    "configure, switching": lambda g, ns: g.cache.configure(eviction="tinylfu"),
     "configure, weight": lambda g, ns: ns.configure(max_weight=50),
     "configure, evicting": lambda g, ns: g.cache.configure(max_entries=2),
     "enabled": lambda g, ns: setattr(ns, "enabled", False),

@@ -1,7 +1,7 @@
 """The public contract of the core in plain Python, for reading and not for speed.
 
-Entries live in plain dicts whose order is the LRU order, least recent first. An entry past its TTL
-and its stale window is removed at the start of the next call. Namespaces are never forgotten.
+Entries live in plain dicts, and `ordering` keeps their order. An entry past its TTL and its stale
+window is removed at the start of the next call. Namespaces are never forgotten.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from flowcache import ConfigurationError, EntryTooHeavyError, Limits
+from harness.ordering import Order, Policy
 
 NEVER = math.inf
 OMITTED: Any = object()
@@ -39,10 +40,14 @@ class Entry:
         return self.deadline + self.window
 
 
+HashOf = Callable[[tuple[str, ...], Hashable], int]
+"""The hash of a key in the namespace of a path, as the core has it."""
+
+
 class Node:
     """One namespace: its place in the tree, its settings, its entries, its subtree's totals."""
 
-    def __init__(self, name: str, parent: Node | None) -> None:
+    def __init__(self, name: str, parent: Node | None, hash_of: HashOf) -> None:
         self.name = name
         self.parent = parent
         self.children: dict[str, Node] = {}  # in the order of creation
@@ -61,6 +66,18 @@ class Node:
             "share": 1.0,
         }
         self.enabled = True
+        self.eviction: Any = OMITTED
+        self.order = Order(
+            "lru" if parent is None else parent.policy(), lambda key: hash_of(self.path, key)
+        )
+
+    def policy(self) -> Policy:
+        return next(node.eviction for node in self.line() if node.eviction is not OMITTED)
+
+    def follow_policy(self) -> None:
+        """Switch the orders here and below to the policies in force."""
+        for node in self.tree():
+            node.order.switch(node.policy())
 
     def is_off(self) -> bool:
         return not all(node.enabled for node in self.line())
@@ -128,10 +145,15 @@ class ModelCache:
         max_weight: int | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
         child_limits: Limits | None = None,
+        eviction: Policy = "lru",
+        hash_of: HashOf = lambda path, key: 0,
     ) -> None:
         self.clock = clock
         self.weigher = weigher
-        self.root = Node("", None)
+        self.hash_of = hash_of
+        self.root = Node("", None, hash_of)
+        self.root.eviction = eviction
+        self.root.follow_policy()
         self.root.default_ttl = default_ttl
         self.root.max_entries = max_entries
         self.root.max_weight = max_weight
@@ -164,6 +186,9 @@ class ModelCache:
 
     def drop(self, node: Node, key: Hashable, cause: str) -> Entry:
         entry = node.entries.pop(key)
+        # A value that replaces another comes into its place; what is refused had none yet.
+        if cause not in ("replaced", "refused"):
+            node.order.remove(key)
         if cause != "refused":
             self.removed.append((node.path, key, cause))
         counter = COUNTED_AS.get(cause)
@@ -188,14 +213,21 @@ class ModelCache:
         if storing is None:
             # A limit that shrinks on weight does not spare what is reserved in entries.
             node = node or victim_namespace(top, None, measure, measure_own, spare_reserved=False)
-            self.drop(node, next(iter(node.entries)), "over_limit")
+            self.drop(node, self.chosen(node), "over_limit")
             return
-        key = next(iter((node or storing).entries))
         if node is None and self.newcomer:
-            self.drop(storing, key, "refused")
+            self.drop(storing, next(iter(storing.entries)), "refused")
         else:
-            self.drop(node or storing, key, "evicted")
+            node = node or storing
+            self.drop(node, self.chosen(node), "evicted")
         storing.tally("evictions_caused")
+
+    def chosen(self, node: Node) -> Hashable:
+        """The key of the entry of a namespace that gives way."""
+        rejections = node.order.rejections
+        key = node.order.victim()
+        node.tally("rejections", node.order.rejections - rejections)
+        return key
 
 
 Measure = Callable[[Node], int]
@@ -275,12 +307,13 @@ class ModelNamespace:
         try:
             for name in names:
                 if name not in node.children:
-                    child = node.children[name] = Node(name, node)
+                    child = node.children[name] = Node(name, node, self.cache.hash_of)
                     first_made = first_made or child
                     if node.child_limits is not None:
                         assign(child, settings_of(node.child_limits))
                         child.check_reservations()
                         child.give(settings_of(node.child_limits))
+                        child.follow_policy()
                 node = node.children[name]
             found = ModelNamespace(self.cache, node)
             if settings:
@@ -312,6 +345,7 @@ class ModelNamespace:
             raise
         if from_above:
             self.node.give(settings)
+        self.node.follow_policy()
         self.cache.make_room(self.node, None)
 
     def enable(self, enabled: bool) -> bool:
@@ -333,7 +367,8 @@ class ModelNamespace:
         entry = self.fresh(key)
         self.node.tally("misses" if entry is None else "hits")
         if entry is not None:
-            self.node.entries[key] = self.node.entries.pop(key).renewed(self.cache.clock())
+            self.node.entries[key] = entry.renewed(self.cache.clock())
+            self.node.order.touch(key)
         return entry
 
     def get(self, key: Hashable, default: Any = None) -> Any:
@@ -359,12 +394,11 @@ class ModelNamespace:
         return None if entry.deadline == NEVER else entry.deadline - self.cache.clock()
 
     def contents(self) -> list[tuple[Hashable, Any]]:
-        """Fresh entries, least recent first."""
+        """Fresh entries in their order: by LRU, least recent first."""
         self.cache.sweep()
         now = self.cache.clock()
-        return [
-            (key, entry.value) for key, entry in self.node.entries.items() if now < entry.deadline
-        ]
+        entries = [(key, self.node.entries[key]) for key in self.node.order.listed()]
+        return [(key, entry.value) for key, entry in entries if now < entry.deadline]
 
     def __getitem__(self, key: Hashable) -> Any:
         entry = self.use(key)
@@ -428,15 +462,25 @@ class ModelNamespace:
         return NEVER if seconds is None else self.cache.clock() + seconds
 
     def place(self, key: Hashable, entry: Entry) -> None:
-        self.cache.newcomer = key not in self.node.entries
-        if not self.cache.newcomer:
+        old = self.node.entries.get(key)
+        order = self.node.order
+        self.cache.newcomer = old is None
+        if old is not None:
             self.cache.drop(self.node, key, "replaced")
         if entry.deadline <= self.cache.clock() or self.node.is_off():
+            if old is not None:
+                order.remove(key)
             return  # a TTL of 0 stores nothing
         self.node.tally("sets")
         self.node.entries[key] = entry
+        if old is not None:
+            order.touch(key)
+            if entry.weight > old.weight:
+                order.renew(key)
         for above in self.node.line():
             self.cache.make_room(above, self.node)
+        if old is None and key in self.node.entries:
+            order.enter(key)
 
     def __setitem__(self, key: Hashable, value: Any) -> None:
         self.set(key, value)
@@ -534,6 +578,8 @@ class ModelNamespace:
         return len(covered)
 
     def clear(self) -> int:
+        self.cache.sweep()
+        forget_counts(self.node)
         return self.remove_where(self.node.tree(), "cleared", lambda key, entry: True)
 
     def invalidate_tag(self, tag: str) -> int:
@@ -608,6 +654,14 @@ class ModelNamespace:
         self.cache.sweep()
         for node in self.node.tree():
             node.totals.clear()
+
+
+def forget_counts(node: Node) -> None:
+    """Forget how often keys were stored, as far as there are entries."""
+    node.order.sketch = None
+    for child in node.children.values():
+        if child.count():
+            forget_counts(child)
 
 
 def settings_of(limits: Limits) -> dict[str, Any]:

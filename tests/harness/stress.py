@@ -398,7 +398,9 @@ class Worker:
 
     def configure(self, place: Any, tenant: str, key: Any) -> None:
         place.configure(
-            max_entries=self.draw.choice((20, 30, 40)), reserved=self.draw.choice((0, 5))
+            max_entries=self.draw.choice((20, 30, 40)),
+            reserved=self.draw.choice((0, 5)),
+            eviction=self.draw.choice(("lru", "tinylfu")),
         )
         around = self.draw.choice((None, lambda path, key: contextlib.nullcontext()))
         self.stress.cache.around_load = around

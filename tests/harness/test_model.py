@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from flowcache import Cache, ConfigurationError, Event, Limits, Namespace, create_cache
 from flowcache._core import _testing
-from harness.model import ModelCache, ModelNamespace
+from harness.model import ModelCache, ModelNamespace, Node
 from harness.support import Colliding, VirtualClock, outcome
 
 EXAMPLES = int(os.environ.get("FLOWCACHE_EXAMPLES", "120"))
@@ -69,7 +69,9 @@ SWEEPING_CALLS = [
     ),
     st.just(("tags", (), {})),
 ]
-COMPARED = ("hits", "misses", "loads", "sets", "evictions", "evictions_caused", "invalidations")
+COMPARED = ("hits", "misses", "loads", "sets", "evictions", "evictions_caused", "rejections")
+COMPARED += ("invalidations",)
+EVICTION = st.sampled_from(["lru", "tinylfu"])
 
 
 def storing_options() -> st.SearchStrategy[dict[str, Any]]:
@@ -102,14 +104,21 @@ class SideBySide(RuleBasedStateMachine):
     def start(self, **configuration: Any) -> None:
         self.clock = VirtualClock()
         self.core = create_cache(clock=self.clock, **configuration)
-        self.model = ModelCache(clock=self.clock, **configuration)
+        _testing.salt(self.core, 1)
+        self.model = ModelCache(clock=self.clock, hash_of=self.hash_of, **configuration)
         self.evicted: list[tuple[tuple[str, ...], Any, str]] = []
 
     def note_eviction(self, event: Event) -> None:
         if event.cause in ("evicted", "over_limit"):
             self.evicted.append((event.path, event.key, event.cause))
 
+    def hash_of(self, path: tuple[str, ...], key: Any) -> int:
+        return _testing.hash(self.core.namespace(*path) if path else self.core, key)
+
     def at(self, path: tuple[str, ...]) -> tuple[Namespace[Any], ModelNamespace]:
+        if any(node.order.policy == "tinylfu" for node in self.model.root.tree()):
+            # By that policy entries that are past their time count, until they are reclaimed.
+            self.core.sweep()
         return self.core.namespace(*path) if path else self.core, self.model.namespace(*path)
 
     def both(self, path: tuple[str, ...], method: str, *arguments: Any, **options: Any) -> None:
@@ -149,6 +158,15 @@ class SideBySide(RuleBasedStateMachine):
             ], node.path
             for key in node.entries:
                 assert inspected(core, key) == model.inspect(key), (node.path, key)
+            self.compare_order(core, node)
+
+    def compare_order(self, core: Namespace[Any], node: Node) -> None:
+        young, listed, sketch = _testing.order(core)
+        order = node.order
+        assert listed == [*order.old.items(), *order.young.items()], node.path
+        assert young == len(order.young), node.path
+        counts = order.sketch
+        assert sketch == (counts and (counts.wanted, len(counts.lines), counts.epoch % 16))
 
     def settle(self) -> None:
         self.core.sweep()
@@ -174,14 +192,20 @@ class DataMachine(SideBySide):
         default_ttl=st.sampled_from([None, 3.0]),
         eager=st.booleans(),
         at_once=st.sampled_from([None, 1, 2, 3]),
+        eviction=EVICTION,
     )
     def begin(
-        self, max_entries: int | None, default_ttl: float | None, eager: bool, at_once: int | None
+        self,
+        max_entries: int | None,
+        default_ttl: float | None,
+        eager: bool,
+        at_once: int | None,
+        eviction: str,
     ) -> None:
         self.eager = (
             eager  # compare contents after every step, or leave expired entries where they are
         )
-        self.start(max_entries=max_entries, default_ttl=default_ttl)
+        self.start(max_entries=max_entries, default_ttl=default_ttl, eviction=eviction)
         _testing.seed(self.core, 1)
         if at_once is not None:
             # Removals of thousands leave debris; here removals of two or four do. The table splits
@@ -275,6 +299,10 @@ class DataMachine(SideBySide):
         else:
             self.both(path, "configure", default_ttl=ttl)
 
+    @rule(path=PATHS, eviction=EVICTION)
+    def choose(self, path: tuple[str, ...], eviction: str) -> None:
+        self.both(path, "configure", eviction=eviction)
+
     @rule(seconds=st.sampled_from([0.5, 1, 2, 5]))
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -305,6 +333,7 @@ CHILD_LIMITS = st.sampled_from(
         Limits(share=0.5, reserved=1),
         Limits(max_weight=9, child_limits=Limits(max_entries=1)),
         Limits(reserved=4, max_entries=6),
+        Limits(eviction="tinylfu"),
     ]
 )
 SETTINGS = st.fixed_dictionaries(
@@ -314,6 +343,7 @@ SETTINGS = st.fixed_dictionaries(
         "reserved": st.integers(0, 2),
         "share": st.sampled_from([0.5, 2.0]),
         "child_limits": CHILD_LIMITS,
+        "eviction": EVICTION,
     },
 )
 
@@ -328,6 +358,7 @@ class FairnessMachine(SideBySide):
         child_limits=st.sampled_from(
             [None, Limits(max_entries=4), Limits(share=0.5), Limits(max_weight=9)]
         ),
+        eviction=EVICTION,
     )
     def begin(
         self,
@@ -335,6 +366,7 @@ class FairnessMachine(SideBySide):
         max_entries: int | None,
         max_weight: int | None,
         child_limits: Limits | None,
+        eviction: str,
     ) -> None:
         self.start(
             max_entries=max_entries,
@@ -342,6 +374,7 @@ class FairnessMachine(SideBySide):
             weigher=lambda key, value: value,
             default_ttl=None,
             child_limits=child_limits,
+            eviction=eviction,
         )
         self.core.subscribe(self.note_eviction, kinds=("remove",))
         for path in order:
@@ -421,6 +454,10 @@ class FairnessMachine(SideBySide):
             else {"max_entries": limit}
         )
         self.change(path, above, **settings)
+
+    @rule(path=PLACES, above=ABOVE, eviction=EVICTION)
+    def choose(self, path: tuple[str, ...], above: bool, eviction: str) -> None:
+        self.change(path, above, eviction=eviction)
 
     @rule(path=PLACES, limits=CHILD_LIMITS)
     def limit_children(self, path: tuple[str, ...], limits: Limits | None) -> None:

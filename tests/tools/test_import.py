@@ -164,7 +164,7 @@ def test_what_cannot_be_logged_is_printed(
 # Records
 
 EVENT = Event("load", ("a",), "k", None, [1], None, 0.5, "flowcache")
-STATS = Stats(*range(15))
+STATS = Stats(*range(16))
 RECORDS: list[Any] = [EVENT, STATS, Limits(share=2.0), Loaded([1], ttl=3)]
 
 

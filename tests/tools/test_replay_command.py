@@ -142,6 +142,25 @@ def test_sizes_in_json(log: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert sum(tenant["hits"] for tenant in run["tenants"].values()) == run["total"]["hits"]
 
 
+@pytest.mark.parametrize("size", [("--sizes", "50"), ("--max-entries", "50")])
+def test_policies_side_by_side(
+    size: tuple[str, str], log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
+    plot = ("--plot", str(tmp_path / "curve.png")) if size[0] == "--sizes" else ()
+    report = run_json(capsys, log, *size, "--eviction", "lru,tinylfu", *plot)
+    exact, other = report["runs"]
+    assert [run["eviction"] for run in (exact, other)] == ["lru", "tinylfu"]
+    assert exact["optimum"] == other["optimum"] > max(exact["hit_ratio"], other["hit_ratio"])
+    assert exact["hit_ratio"] != other["hit_ratio"]
+    assert exact["total"]["rejections"] == 0 < other["total"]["rejections"]
+    assert main([log, *size, "--eviction", "tinylfu,lru"]) == OK
+    output = capsys.readouterr().out
+    assert "eviction" in output and output.index("tinylfu") < output.index("lru ")
+    [alone] = run_json(capsys, log, "--max-entries", "50")["runs"]
+    assert alone["eviction"] == "lru" and alone["hit_ratio"] == exact["hit_ratio"]
+
+
 def test_limits_of_tenants(log: str, capsys: pytest.CaptureFixture[str]) -> None:
     limits = ("--per-tenant", "max_entries=5", "--tenant", "globex:max_entries=9,share=2")
     [run] = run_json(capsys, log, *limits)["runs"]
@@ -201,6 +220,8 @@ def test_names_from_the_log_are_printed_as_they_are(
         (["--max-entries", "0"], "neither a number above 0 nor a percentage"),
         (["--max-entries", "101%"], "neither a number above 0 nor a percentage"),
         (["--sizes", "1%,,5%"], "neither a number above 0 nor a percentage"),
+        (["--eviction", "fifo"], "is not lru, tinylfu or lru,tinylfu"),
+        (["--eviction", "lru,lru"], "is not lru, tinylfu or lru,tinylfu"),
         (["--max-weight", "12X"], "not a number of bytes"),
         (["--max-weight", "infk"], "not a number of bytes"),
         (["--max-weight", "9999999999G"], "not a number of bytes"),

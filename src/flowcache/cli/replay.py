@@ -17,7 +17,7 @@ from flowcache.replay.optimum import next_reads, optimum_hits
 from flowcache.replay.progress import Progress, progress_bars
 from flowcache.replay.reading import read_trace
 from flowcache.replay.report import Run, as_json, draw, print_run, print_sizes, print_trace
-from flowcache.replay.simulate import Settings, replay
+from flowcache.replay.simulate import Policy, Settings, replay
 from flowcache.replay.source import TraceError
 from flowcache.replay.trace import READ, Trace
 
@@ -42,7 +42,7 @@ def sizes_of(trace: Trace, options: argparse.Namespace) -> list[str]:
 
 def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) -> list[Run]:
     """Replay the trace at every size asked for."""
-    several = bool(options.sizes or options.plot)
+    several = shows_several(options)
     labels = sizes_of(trace, options)
     settings = Settings(
         max_weight=options.max_weight,
@@ -53,30 +53,38 @@ def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) ->
     )
     following = None
     runs: list[Run] = []
+    policies: list[Policy] = options.eviction
     reads = len(trace)
     if trace.operations is not None:
         reads = trace.operations.count(READ)
     for label in labels:
-        chosen = dataclasses.replace(
-            settings, max_entries=entries_of(label, trace) if label else None
-        )
-        with progress.stage(f"replay {label}".strip(), len(trace)) as done:
-            outcome = replay(trace, chosen, observe=teller(done))
+        entries = entries_of(label, trace) if label else None
+        outcomes = []
+        for policy in policies:
+            chosen = dataclasses.replace(settings, max_entries=entries, eviction=policy)
+            words = f"replay {label} {policy if len(policies) > 1 else ''}"
+            with progress.stage(words.strip(), len(trace)) as done:
+                outcomes.append(replay(trace, chosen, observe=teller(done)))
         optimum = None
-        if several and not options.no_optimum and chosen.max_entries is not None:
+        if several and not options.no_optimum and entries is not None:
             with progress.stage(f"optimum {label}", len(trace)) as done:
                 following = following or next_reads(trace)
                 hits = optimum_hits(
                     trace,
-                    chosen.max_entries,
+                    entries,
                     following,
                     default_ttl=options.default_ttl,
-                    fill=chosen.fill,
+                    fill=settings.fill,
                     progress=done,
                 )
             optimum = hits / reads if reads else 0.0
-        runs.append(Run(label, outcome, optimum))
+        runs += [Run(label, outcome, optimum) for outcome in outcomes]
     return runs
+
+
+def shows_several(options: argparse.Namespace) -> bool:
+    """Return whether the report compares several replays."""
+    return bool(options.sizes or options.plot or len(options.eviction) > 1)
 
 
 def teller(done: Callable[[int], None]) -> Callable[[int, Cache[int]], None]:
@@ -166,7 +174,7 @@ def print_tables(trace: Trace, runs: list[Run], options: argparse.Namespace, nam
         # A file or a pipe has no width, so a table must not be squeezed into 80 columns.
         console.width = max(console.width, 120)
     print_trace(console, trace, name)
-    if options.sizes or options.plot:
+    if shows_several(options):
         print_sizes(console, trace, runs, options.top)
     else:
         print_run(console, trace, runs[0], options.top)

@@ -27,6 +27,7 @@ examples:
   flowcache replay requests.csv --key-column url --tenant-column customer
   flowcache replay requests.csv.zst --max-entries 5% --per-tenant max_entries=500
   flowcache replay cluster52.csv.xz --preset twitter --sizes 1%,5%,20% --plot curve.png
+  flowcache replay requests.csv --max-entries 20000 --eviction lru,tinylfu
   zcat access.csv.gz | flowcache replay - --tenant acme:reserved=1000,share=2
 
 The optimum is that of one cache of the same number of entries that knows all later reads, without
@@ -62,6 +63,14 @@ def size(text: str) -> str:
 def sizes(text: str) -> list[str]:
     """Parse several sizes with commas between them."""
     return [size(part.strip()) for part in text.split(",")]
+
+
+def policies(text: str) -> list[str]:
+    """Parse one or several policies of eviction with commas between them."""
+    named = [part.strip() for part in text.split(",")]
+    if not set(named) <= {"lru", "tinylfu"} or len(set(named)) < len(named):
+        raise argparse.ArgumentTypeError(f"{text!r} is not lru, tinylfu or lru,tinylfu")
+    return named
 
 
 def weight(text: str) -> int:
@@ -218,6 +227,14 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="one tenant's limits, in place of those; may be repeated: acme:reserved=100,share=2",
+    )
+    allowed.add_argument(
+        "--eviction",
+        metavar="POLICY,...",
+        type=policies,
+        default=["lru"],
+        help="which entry gives way: lru (the default) or tinylfu; both, with a comma between "
+        "them, are replayed side by side",
     )
     allowed.add_argument(
         "--no-fill",

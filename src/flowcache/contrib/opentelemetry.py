@@ -51,6 +51,7 @@ COUNTERS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         "Entries of any tenant that were evicted for a store of this one.",
         {"evictions_caused": ""},
     ),
+    ("flowcache.rejections", "{entry}", "New entries evicted for older ones.", {"rejections": ""}),
     ("flowcache.expirations", "{entry}", "Entries whose time was over.", {"expirations": ""}),
     (
         "flowcache.invalidations",

@@ -58,6 +58,7 @@ COUNTERS: tuple[tuple[str, str, dict[str, str]], ...] = (
         "Entries of any tenant that were evicted for a store of this one.",
         {"evictions_caused": ""},
     ),
+    ("flowcache_rejections", "New entries evicted for older ones.", {"rejections": ""}),
     ("flowcache_expirations", "Entries whose time was over.", {"expirations": ""}),
     ("flowcache_invalidations", "Entries deleted, cleared or invalidated.", {"invalidations": ""}),
 )

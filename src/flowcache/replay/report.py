@@ -12,8 +12,11 @@ from .extras import ReplayError, need
 from .simulate import Outcome
 from .trace import Trace
 
-ENTRY_BYTES: Final = 80
+ENTRY_BYTES: Final = {"lru": 80, "tinylfu": 90}
 """The most bytes that flowcache needs for an entry, without key and value."""
+
+COLORS: Final = ("tab:blue", "tab:orange")
+"""Of the policies in a plot."""
 
 ENOUGH_READS: Final = 100
 """A tenant with fewer reads is never called the worst, because its ratio depends on chance."""
@@ -26,6 +29,11 @@ class Run:
     label: str
     outcome: Outcome
     optimum: float | None = None
+
+    @property
+    def eviction(self) -> str:
+        """The policy of the cache."""
+        return self.outcome.settings.eviction
 
     @property
     def hit_ratio(self) -> float:
@@ -165,7 +173,7 @@ def print_memory(console: Any, trace: Trace, run: Run) -> None:
     data = "" if trace.sizes is None else f"{amount(outcome.peak_weight)} of data and "
     console.print(
         f"At its fullest: {counted(outcome.peak_entries, 'entry')}, {data}at most "
-        f"{amount(outcome.peak_entries * ENTRY_BYTES)} of flowcache's own.",
+        f"{amount(outcome.peak_entries * ENTRY_BYTES[run.eviction])} of flowcache's own.",
         highlight=False,
     )
     if outcome.refused:
@@ -180,7 +188,9 @@ def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
     """Print several sizes: a row each, then the hit ratio of each tenant at each size."""
     table_type = need("rich.table", "the report").Table
     table = table_type(title="Hit ratio against size")
-    columns = ["size", "entries", "hit ratio", "optimum", "evicted", "expired", "peak entries"]
+    policies = {run.eviction for run in runs}
+    columns = ["size", "entries", *(["eviction"] if policies != {"lru"} else []), "hit ratio"]
+    columns += ["optimum", "evicted", "expired", "peak entries"]
     for column in columns:
         table.add_column(column, justify="right")
     if trace.sizes is not None:
@@ -191,7 +201,8 @@ def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
         total = run.outcome.total
         row = [
             run.label,
-            f"{run.outcome.settings.max_entries:,}",
+            bound_in_entries(run),
+            *([run.eviction] if policies != {"lru"} else []),
             percent(run.hit_ratio),
             percent(run.optimum),
             f"{total.evictions:,}",
@@ -214,11 +225,18 @@ def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
     table.add_column("tenant")
     table.add_column("reads", justify="right")
     for run in runs:
-        table.add_column(run.label, justify="right")
+        words = [run.label, run.eviction if len(policies) > 1 else ""]
+        table.add_column(" ".join(filter(None, words)), justify="right")
     for name, stats in shown:
         ratios = [percent(hit_ratio(run.outcome.tenants[name])) for run in runs]
         table.add_row(escaped(name), f"{stats.hits + stats.misses:,}", *ratios)
     console.print(table)
+
+
+def bound_in_entries(run: Run) -> str:
+    """Return the bound on entries; a dash where there is none."""
+    entries = run.outcome.settings.max_entries
+    return "-" if entries is None else f"{entries:,}"
 
 
 def escaped(name: str) -> str:
@@ -238,6 +256,7 @@ def as_json(trace: Trace, runs: list[Run]) -> dict[str, Any]:
         "runs": [
             {
                 "size": run.label,
+                "eviction": run.eviction,
                 "max_entries": run.outcome.settings.max_entries,
                 "max_weight": run.outcome.settings.max_weight,
                 "hit_ratio": run.hit_ratio,
@@ -258,22 +277,29 @@ def draw(path: str, trace: Trace, runs: list[Run], name: str) -> None:
     figure = need("matplotlib.figure", "--plot").Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     runs = sorted(runs, key=lambda run: run.outcome.settings.max_entries or 0)
-    sizes = [run.outcome.settings.max_entries or 0 for run in runs]
+    by_policy = [
+        (policy, [run for run in runs if run.eviction == policy])
+        for policy in dict.fromkeys(run.eviction for run in runs)
+    ]
+    sizes = [run.outcome.settings.max_entries or 0 for run in by_policy[0][1]]
     if all(run.optimum is not None for run in runs):
-        optima = [100 * (run.optimum or 0.0) for run in runs]
+        optima = [100 * (run.optimum or 0.0) for run in by_policy[0][1]]
         axes.plot(sizes, optima, "--", color="0.45", marker=".", label="optimum (Belady)")
-    ratios = [100 * run.hit_ratio for run in runs]
-    axes.plot(sizes, ratios, color="tab:blue", marker="o", label="flowcache")
-    worst = [worst_tenant(run.outcome) for run in runs]
-    if all(worst):
-        axes.plot(
-            sizes,
-            [100 * pair[1] for pair in worst if pair],
-            color="tab:red",
-            marker="v",
-            linewidth=1,
-            label=f"worst tenant of {ENOUGH_READS} reads or more",
-        )
+    for number, (policy, same) in enumerate(by_policy):
+        after = f", {policy}" if len(by_policy) > 1 else ""
+        ratios = [100 * run.hit_ratio for run in same]
+        axes.plot(sizes, ratios, color=COLORS[number], marker="o", label=f"flowcache{after}")
+        worst = [worst_tenant(run.outcome) for run in same]
+        if all(worst):
+            axes.plot(
+                sizes,
+                [100 * pair[1] for pair in worst if pair],
+                color=COLORS[number],
+                marker="v",
+                linestyle=":",
+                linewidth=1,
+                label=f"worst tenant of {ENOUGH_READS} reads or more{after}",
+            )
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()

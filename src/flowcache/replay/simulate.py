@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from flowcache import Cache, EntryTooHeavyError, Limits, Namespace, Stats, create_cache
 
@@ -14,6 +14,8 @@ from .trace import ADD, DELETE, NO_TTL, READ, REPLACE, Trace
 Observer = Callable[[int, Cache[int]], object]
 
 LOOKS: Final = 500
+
+Policy = Literal["lru", "tinylfu"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class Settings:
     child_limits: Limits | None = None
     tenants: Mapping[str, Limits] = field(default_factory=dict)
     """Limits of tenants by name, in place of `child_limits`."""
+    eviction: Policy = "lru"
     fill: bool = True
     """A read that misses is followed by a store, as behind `fetch`."""
 
@@ -73,6 +76,7 @@ def replay(
         max_weight=settings.max_weight,
         weigher=None if trace.sizes is None else weight_of,
         child_limits=settings.child_limits,
+        eviction=settings.eviction,
         clock=clock,
         name="replay",
     ) as cache:
