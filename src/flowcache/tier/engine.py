@@ -309,27 +309,41 @@ class Engine:
     # Writing
 
     def set(self, item: Item, sealed: bytes, ttl: float | None, window: float) -> Steps[Stored]:
-        """Store a value over any other.
+        """Store a value over any other, as `set_many` does."""
+        (stored,) = yield from self.set_many([(item, sealed, ttl, window)])
+        return stored
 
-        Never sent twice; its echo is applied if the answer may have been lost (rule 6).
+    def set_many(
+        self, values: list[tuple[Item, bytes, float | None, float]]
+    ) -> Steps[list[Stored]]:
+        """Store values of one namespace over any others, in one round trip.
+
+        Each is a key, its bytes, seconds of freshness and of staleness after it. None is sent
+        twice; their echoes are applied if the answer may have been lost (rule 6).
         """
-        operation = new_token()
-        message = Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation)
-        yield from self.live(item.place.bucket)
+        if not values:
+            return []
+        bucket = values[0][0].place.bucket
+        operations = [new_token() for _ in values]
+        requests = [
+            self._request(
+                item,
+                Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation),
+                (operation, _milliseconds(ttl), _milliseconds(window) if window else 0, sealed),
+            )
+            for (item, sealed, ttl, window), operation in zip(values, operations, strict=True)
+        ]
+        yield from self.live(bucket)
         sent = monotonic()
         try:
-            reply = yield from self._call(
-                "set",
-                item,
-                message,
-                (operation, _milliseconds(ttl), _milliseconds(window) if window else 0, sealed),
-                patience=self._hard,
-                confirms=True,
+            replies = yield from self._caller.call_many(
+                bucket, "set", requests, patience=self._hard
             )
         except ServerError as error:
-            self.bus.doubt(operation)
+            for operation in operations:
+                self.bus.doubt(operation)
             raise _unavailable("set", error) from error
-        return _stored(reply, sent)
+        return [_stored(reply, sent) for reply in replies]
 
     def add(self, item: Item, sealed: bytes, ttl: float | None, window: float) -> Steps[Added]:
         """Store a value if none is fresh there; sent again, it knows what it stored (rule 6)."""
@@ -398,8 +412,33 @@ class Engine:
 
     def delete(self, item: Item) -> Steps[bool]:
         """Remove a value; True if it was fresh."""
-        reply = yield from self._write("delete", item, Kind.DROP, (b"0",), again=1)
-        return bool(reply[0] == b"held")
+        (held,) = yield from self.delete_many([item])
+        return held
+
+    def delete_many(self, items: list[Item]) -> Steps[list[bool]]:
+        """Remove values of one namespace in one round trip; True for each that was fresh."""
+        if not items:
+            return []
+        bucket = items[0].place.bucket
+        operations = [new_token() for _ in items]
+        requests = [
+            self._request(
+                item,
+                Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation),
+                (b"0",),
+            )
+            for item, operation in zip(items, operations, strict=True)
+        ]
+        yield from self.live(bucket)
+        try:
+            replies = yield from self._caller.call_many(
+                bucket, "delete", requests, patience=self._hard, again=1
+            )
+        except ServerError as error:
+            for operation in operations:
+                self.bus.doubt(operation)
+            raise _unavailable("delete", error) from error
+        return [reply[0] == b"held" for reply in replies]
 
     def pop(self, item: Item) -> Steps[tuple[Any] | None]:
         """Remove a value and return it, in a tuple, if it was fresh. Never sent twice (rule 6)."""
@@ -455,16 +494,22 @@ class Engine:
         confirms: bool = False,
         again: int = 0,
     ) -> Steps[list[Any]]:
-        bucket = item.place.bucket
+        keys, given = self._request(item, message, arguments)
         return self._caller.call(
-            bucket,
+            item.place.bucket,
             name,
-            item.keys,
-            (bucket.bus, message.encode(), item.text, *arguments),
+            keys,
+            given,
             patience=patience,
             confirms=confirms,
             again=again,
         )
+
+    def _request(
+        self, item: Item, message: Message, arguments: tuple[bytes | int, ...]
+    ) -> tuple[tuple[bytes, ...], tuple[bytes | int, ...]]:
+        """Return the names and arguments that a script of a key takes."""
+        return item.keys, (item.place.bucket.bus, message.encode(), item.text, *arguments)
 
     # Invalidating
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import operator
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -26,7 +27,6 @@ from .fills import Fills
 from .held import clear, drop, drop_prefix, drop_tags, expire, expire_tags
 
 if TYPE_CHECKING:
-    from .engine import Stored
     from .items import Item
     from .settings import ValkeyTier
     from .steps import Steps
@@ -38,6 +38,11 @@ Namespace = _core.Namespace
 Space = _core.Namespace[Any]
 UNSET: Final[Any] = _core.UNSET
 MISSING: Final = object()
+MOST_TOGETHER: Final = 100
+MOST_BYTES: Final = 1 << 20
+"""Values that go in one round trip; the server serves no other call meanwhile."""
+Setting = tuple[Any, Any, tuple[float, float, bool, tuple[str, ...]]]
+"""A key, a value, and how it is held, as the core has checked it."""
 CONNECTS_WITHIN: Final = 5.0
 """Seconds for which `connect` waits until the process hears of the fleet."""
 
@@ -143,48 +148,72 @@ class Front(Fills):
         check_wait(wait)
         refuse_sliding(sliding)
         terms = _core._terms(namespace, key, value, ttl, tags, stale, jitter)
-        yield from self._set(namespace, key, value, terms)
+        yield from self._set(namespace, [(key, value, terms)])
         if wait is not None:
             yield from self._await_drop(namespace, key)
 
-    def _set(
-        self,
-        namespace: Space,
-        key: Hashable,
-        value: Any,
-        terms: tuple[float, float, bool, tuple[str, ...]],
+    def _set(self, namespace: Space, given: list[Setting]) -> Steps[None]:
+        """Store values that were checked, as many in one round trip as may go together."""
+        together: list[tuple[Item, Setting, bytes | None]] = []
+        size = 0
+        for setting in given:
+            key, value, (seconds, grace, _, tags) = setting
+            item = self.item(namespace, key)
+            if item is None:
+                Namespace.set(
+                    namespace, key, value, ttl=plain(seconds), tags=tags, stale=window(grace)
+                )
+                continue
+            sealed = self.sealed(namespace, item, value, tags) if seconds > 0 else None
+            together.append((item, setting, sealed))
+            size += 0 if sealed is None else len(sealed)
+            if len(together) == MOST_TOGETHER or size > MOST_BYTES:
+                yield from self._set_together(namespace, together)
+                together, size = [], 0
+        if together:
+            yield from self._set_together(namespace, together)
+
+    def _set_together(
+        self, namespace: Space, together: list[tuple[Item, Setting, bytes | None]]
     ) -> Steps[None]:
-        seconds, grace, stale_ok, tags = terms
-        item = self.item(namespace, key)
-        if item is None:
-            Namespace.set(namespace, key, value, ttl=plain(seconds), tags=tags, stale=window(grace))
-            return
-        if seconds <= 0:
-            yield from self._remove(namespace, key, item)
-            return
-        sealed = self.sealed(namespace, item, value, tags)
-        drop(namespace, key)
+        """Store values in one round trip; those without bytes are removed there."""
+        for item, _, _ in together:
+            drop(namespace, item.key)
+        fills = [_core._fill(namespace, item.key) for item, _, _ in together]
+        began = monotonic()
         try:
-            with self.filling(namespace, key) as fill:
-                began = monotonic()
-                stored: Stored | None = None
-                if sealed is None:
-                    yield from self.engine.delete(item)
-                else:
-                    stored = yield from self.engine.set(item, sealed, plain(seconds), grace)
-                    _core._tally(namespace, "stores")
-                _core._fence_key(namespace, key, fill)
-                Namespace.delete(namespace, key)
-                if self.engine.bus.is_live(item.place.bucket):
-                    until = began + seconds
-                    if stored is not None:
-                        until = math.inf if stored.until is None else stored.until
+            stored = yield from self.engine.set_many(
+                [
+                    (item, sealed, plain(seconds), grace)
+                    for item, (_, _, (seconds, grace, _, _)), sealed in together
+                    if sealed is not None
+                ]
+            )
+            _core._tally(namespace, "stores", len(stored))
+            yield from self.engine.delete_many(
+                [item for item, _, sealed in together if sealed is None]
+            )
+            answers = iter(stored)
+            for (item, setting, sealed), fill in zip(together, fills, strict=True):
+                _, value, (seconds, grace, stale_ok, tags) = setting
+                until = began + seconds
+                if sealed is not None:
+                    told = next(answers).until
+                    until = math.inf if told is None else told
+                _core._fence_key(namespace, item.key, fill)
+                Namespace.delete(namespace, item.key)
+                if seconds > 0 and self.engine.bus.is_live(item.place.bucket):
                     self.store(
                         namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok
                     )
         except TierUnavailableError:
-            drop(namespace, key)
+            for item, _, _ in together:
+                drop(namespace, item.key)
             raise
+        finally:
+            for fill in fills:
+                _core._fill_end(fill)
+            self.note_errors(namespace)
 
     def steps_set_many(
         self,
@@ -205,8 +234,7 @@ class Front(Fills):
             (key, value, _core._terms(namespace, key, value, ttl, tags, stale, jitter))
             for key, value in pairs.items()
         ]
-        for key, value, terms in checked:
-            yield from self._set(namespace, key, value, terms)
+        yield from self._set(namespace, checked)
 
     def steps_add(
         self,
@@ -314,20 +342,23 @@ class Front(Fills):
         item = self.item(namespace, key)
         if item is None:
             return Namespace.delete(namespace, key)
-        held = yield from self._remove(namespace, key, item)
+        held = yield from self._remove(namespace, [item])
         if wait is not None:
             yield from self._await_drop(namespace, key)
-        return held
+        return bool(held)
 
-    def _remove(self, namespace: Space, key: Hashable, item: Item) -> Steps[bool]:
-        held = is_held(namespace, key)
-        drop(namespace, key)
+    def _remove(self, namespace: Space, items: list[Item]) -> Steps[int]:
+        """Remove keys in one round trip; how many of them were fresh, here or there."""
+        held = [is_held(namespace, item.key) for item in items]
+        for item in items:
+            drop(namespace, item.key)
         try:
-            there = yield from self.engine.delete(item)
+            there = yield from self.engine.delete_many(items)
         finally:
-            drop(namespace, key)
+            for item in items:
+                drop(namespace, item.key)
             self.note_errors(namespace)
-        return held or there
+        return sum(map(operator.or_, held, there))
 
     def _await_drop(self, namespace: Space, key: Hashable) -> Steps[None]:
         """Wait until each process has dropped a key (rule 11)."""
@@ -341,8 +372,15 @@ class Front(Fills):
         for key in listed:
             hash(key)  # All are checked before any is removed.
         removed = 0
-        for key in listed:
-            removed += yield from self.steps_delete(namespace, key)
+        items: list[Item] = []
+        for key in dict.fromkeys(listed):
+            item = self.item(namespace, key)
+            if item is None:
+                removed += Namespace.delete(namespace, key)
+            else:
+                items.append(item)
+        for first in range(0, len(items), MOST_TOGETHER):
+            removed += yield from self._remove(namespace, items[first : first + MOST_TOGETHER])
         return removed
 
     def steps_pop(self, namespace: Space, key: Hashable, /, default: Any = UNSET) -> Steps[Any]:
@@ -372,7 +410,7 @@ class Front(Fills):
         if item is None:
             return Namespace.touch(namespace, key, ttl)
         if seconds <= 0:
-            return (yield from self._remove(namespace, key, item))
+            return bool((yield from self._remove(namespace, [item])))
         held = Namespace.peek(namespace, key, MISSING)
         if held is not MISSING and self.stays_here(item, held):
             return Namespace.touch(namespace, key, ttl)

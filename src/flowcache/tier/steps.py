@@ -130,6 +130,58 @@ class Caller:
             self._check_confirmed(bucket, reply[1], ask, replicas, confirms=confirms)
             return list(reply)
 
+    def call_many(
+        self,
+        bucket: Bucket,
+        name: str,
+        requests: list[tuple[tuple[bytes, ...], tuple[bytes | int, ...]]],
+        *,
+        patience: float,
+        again: int = 0,
+    ) -> Steps[list[list[Any]]]:
+        """Run a script for each request of names and arguments, in one round trip, as `call` does.
+
+        All are confirmed. A request that was refused is made once more by itself.
+        """
+        called, in_full = script(name), False
+        results: list[Any] = [None] * len(requests)
+        pending = list(range(len(requests)))
+        while pending:
+            # Rule 2: an incarnation is unique for each attempt.
+            commands = tuple(
+                (called.call_in_full if in_full and not at else called.call)(
+                    requests[number][0], new_token(), self._keep, *requests[number][1]
+                )
+                for at, number in enumerate(pending)
+            )
+            replicas = self._bus.replicas_of(bucket)
+            try:
+                ask = yield Exchange(bucket, Ask(patience, calls=commands, confirm=replicas))
+            except ServerError as error:
+                self.errors += 1
+                if again and not isinstance(error, SlowError):
+                    again -= 1
+                    continue
+                raise
+            unknown = []
+            for number, reply in zip(pending, ask.replies, strict=True):
+                if isinstance(reply, ReplyError):
+                    if reply.kind == "NOSCRIPT":  # It did not run.
+                        unknown.append(number)
+                    continue
+                if reply[0] == b"hidden":
+                    raise ConfigurationError("tier: the server hides its master_replid")
+                self._check_confirmed(bucket, reply[1], ask, replicas, confirms=True)
+                results[number] = list(reply)
+            pending = [] if in_full else unknown
+            in_full = True
+        for number, (keys, arguments) in enumerate(requests):
+            if results[number] is None:
+                results[number] = yield from self.call(
+                    bucket, name, keys, arguments, patience=patience, confirms=True, again=again
+                )
+        return results
+
     def _check_confirmed(
         self, bucket: Bucket, replid: bytes, ask: Ask, replicas: int, *, confirms: bool
     ) -> None:
