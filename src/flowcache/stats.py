@@ -52,7 +52,7 @@ class Stats:
     tier_errors: int = 0
     """Calls that the tier did not answer, or did not confirm."""
     untiered: int = 0
-    """Values that cannot travel, and stayed in the process."""
+    """Values that cannot travel, or were too many, and stayed in the process."""
 
     @property
     def hit_rate(self) -> float:

@@ -9,8 +9,9 @@ from typing import Any
 from flowcache._core import lease_time as monotonic
 from flowcache.cache import Cache
 from flowcache.errors import TierUnavailableError
+from flowcache.tier.answers import Stored
 from flowcache.tier.codec import MsgpackCodec
-from flowcache.tier.engine import Engine, Stored
+from flowcache.tier.engine import Engine
 from flowcache.tier.envelope import Envelope
 from flowcache.tier.layout import Bucket, Layout
 from flowcache.tier.message import Message

@@ -464,9 +464,9 @@ def no_second_drop() -> None:
     """What was filled while an invalidation was under way stays."""
     from flowcache.tier.front import Front
 
-    def once(self: Any, namespace: Any, there: Any, here: Any) -> Any:
+    def once(self: Any, namespace: Any, there: Any, here: Any, wait: Any = None) -> Any:
         removed = here()
-        yield from there
+        yield from there(fleet=wait is not None)
         return removed
 
     Front._invalidate = once  # type: ignore[method-assign]

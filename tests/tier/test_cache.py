@@ -744,7 +744,7 @@ INVALIDATIONS: dict[str, Callable[[Any], Any]] = {
     "invalidate_tags": lambda ns: ns.invalidate_tag("t"),
     "invalidate_prefix": lambda ns: ns.invalidate_prefix("k"),
     "expire_tags": lambda ns: ns.expire_tag("t"),
-    "delete": lambda ns: ns.delete("k"),
+    "delete_many": lambda ns: ns.delete("k"),
     "expire": lambda ns: ns.expire("k"),
     "touch": lambda ns: ns.touch("k", 5),
     "pop": lambda ns: ns.pop("k"),

@@ -11,8 +11,9 @@ import pytest
 
 from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError, TierUnavailableError
+from flowcache.tier.answers import Grant
 from flowcache.tier.codec import PickleCodec
-from flowcache.tier.engine import MOST_ITEMS, MOST_MARKERS, Grant
+from flowcache.tier.engine import MOST_ITEMS, MOST_MARKERS
 from flowcache.tier.envelope import Envelope
 from flowcache.tier.items import Found
 from flowcache.tier.link import Ask

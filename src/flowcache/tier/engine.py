@@ -13,21 +13,22 @@ from __future__ import annotations
 import asyncio
 import random
 from hashlib import sha1
-from math import ceil
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError, TierUnavailableError
 
+from .answers import Added, Grant, Stored, milliseconds, stored_of
 from .bell import Bell
 from .breaker import Breaker
 from .bus import LATE, LEASE, Bus, new_token
 from .codec import UndecodableError, UnencodableError
 from .envelope import tag_mark
-from .errors import ServerError
+from .errors import ServerError, UnreachableError
 from .items import Found, Item, Items, all_tags_item, prefix_item
 from .link import Ask
 from .message import Kind, Message
+from .queue import Queue
 from .resp import ReplyError
 from .script import script
 from .servers import Servers
@@ -40,12 +41,10 @@ if TYPE_CHECKING:
     from .steps import Steps
     from .wire import Address, Dialer
 
-__all__ = ["Added", "Engine", "Grant", "Stored", "seal"]
+__all__ = ["Engine", "seal"]
 
 T = TypeVar("T")
 
-FOREVER: Final = 3650 * 86400.0
-"""Seconds that stand for a stale window without an end."""
 MOST_MARKERS: Final = 4096
 """The most markers of a record; beyond them the older half is dropped and the floor rises."""
 MOST_ITEMS: Final = 64
@@ -53,29 +52,6 @@ MOST_ITEMS: Final = 64
 SOONEST: Final = 0.005
 LATEST: Final = 0.1
 """Seconds between two looks at a lease that another process holds."""
-
-
-class Grant(NamedTuple):
-    """The right to load a key and store it: its holder, and the records at the grant (rule 5)."""
-
-    token: bytes
-    terms: bytes
-    """Incarnations and numbers of both records when the load began."""
-
-
-class Stored(NamedTuple):
-    """A value that the tier has taken."""
-
-    until: float | None
-    """The monotonic time until which it is fresh, from before it was sent; None: always."""
-
-
-class Added(NamedTuple):
-    """The answer to an `add`: whether it stored, else what is held."""
-
-    is_stored: bool
-    held: Found | None
-    until: float | None
 
 
 class Engine:
@@ -93,6 +69,8 @@ class Engine:
         lease: float = 2.0,
         replicas: int | None = None,
         keep_on_change: bool = False,
+        queued: int = 0,
+        unit_stores: int = 0,
         failures: int = 5,
         period: float = 1.0,
     ) -> None:
@@ -101,6 +79,7 @@ class Engine:
         self._soft = soft
         self._hard = hard
         self._lease = lease
+        self._unit_stores = unit_stores
 
         def make_breaker(address: Address | None) -> Breaker:
             return Breaker(failures=failures, period=period)
@@ -118,6 +97,7 @@ class Engine:
         self._caller = Caller(self.servers, self.bus, keep_on_change=keep_on_change)
         self.run = self._caller.run
         self.arun = self._caller.arun
+        self.queue = Queue(queued, self.run)
 
     @property
     def errors(self) -> int:
@@ -132,6 +112,8 @@ class Engine:
         `tags` are those that the value is expected to bear; others cost a second round trip.
         """
         bucket = item.place.bucket
+        if self.queue.blocks(item.place):
+            return None
         if not self.bus.is_live(bucket) and not (yield from self.live(bucket)):
             return None
         for _ in range(2):
@@ -161,7 +143,7 @@ class Engine:
     def read_many(self, items: list[Item], tags: tuple[str, ...] = ()) -> Steps[dict[Item, Found]]:
         """Return the valid values of some keys of one namespace, in one round trip."""
         found: dict[Item, Found] = {}
-        if not items:
+        if not items or self.queue.blocks(items[0].place):
             return found
         bucket = items[0].place.bucket
         if not self.bus.is_live(bucket) and not (yield from self.live(bucket)):
@@ -198,6 +180,12 @@ class Engine:
             raise self.bus.trouble
         return self.bus.is_live(bucket)
 
+    def _ready(self, place: Place) -> Steps[None]:
+        """Follow a bucket before a write, and send the invalidations that wait for it."""
+        yield from self.live(place.bucket)
+        if self.queue.blocks(place):
+            yield from self.queue.flush()
+
     def _discard(self, item: Item, data: bytes) -> Steps[None]:
         """Remove an unreadable value, if it is still the same. It is a miss in either case."""
         digest = sha1(data, usedforsecurity=False).hexdigest().encode()
@@ -218,6 +206,8 @@ class Engine:
         tier cannot say: the load then is this process's own affair.
         """
         bucket = item.place.bucket
+        if self.queue.blocks(item.place):
+            raise UnreachableError("invalidations wait to be sent")
         sent = monotonic()
         reply = yield from self._call(
             "lease",
@@ -281,6 +271,9 @@ class Engine:
         None too if nothing is known: it may have stored and the answer is lost. With `drops` the
         other processes drop the key, for the load replaced a value that was fresh.
         """
+        if self.queue.blocks(item.place):
+            yield from self.release(item, grant)
+            return None
         sent = monotonic()
         path, member = item.place.path, self.bus.member
         drop = Message(Kind.DROP, path, item.key, member, grant.token)
@@ -293,18 +286,19 @@ class Engine:
                 (
                     grant.token,
                     grant.terms,
-                    _milliseconds(ttl),
-                    _milliseconds(window) if window else 0,
+                    milliseconds(ttl),
+                    milliseconds(window) if window else 0,
                     sealed,
                     b"1" if drops else b"0",
                     released,
+                    self._unit_stores,
                 ),
                 patience=self._hard,
                 again=1,
             )
         except ServerError:
             return None
-        return _stored(reply, sent) if reply[0] == b"stored" else None
+        return None if reply[0] == b"refused" else stored_of(reply, sent)
 
     # Writing
 
@@ -329,11 +323,17 @@ class Engine:
             self._request(
                 item,
                 Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation),
-                (operation, _milliseconds(ttl), _milliseconds(window) if window else 0, sealed),
+                (
+                    operation,
+                    milliseconds(ttl),
+                    milliseconds(window) if window else 0,
+                    sealed,
+                    self._unit_stores,
+                ),
             )
             for (item, sealed, ttl, window), operation in zip(values, operations, strict=True)
         ]
-        yield from self.live(bucket)
+        yield from self._ready(values[0][0].place)
         sent = monotonic()
         try:
             replies = yield from self._caller.call_many(
@@ -343,28 +343,36 @@ class Engine:
             for operation in operations:
                 self.bus.doubt(operation)
             raise _unavailable("set", error) from error
-        return [_stored(reply, sent) for reply in replies]
+        return [stored_of(reply, sent) for reply in replies]
 
     def add(self, item: Item, sealed: bytes, ttl: float | None, window: float) -> Steps[Added]:
         """Store a value if none is fresh there; sent again, it knows what it stored (rule 6)."""
         operation = new_token()
         message = Message(Kind.RELEASED, item.place.path, item.key, self.bus.member, operation)
-        yield from self.live(item.place.bucket)
+        yield from self._ready(item.place)
         sent = monotonic()
         try:
             reply = yield from self._call(
                 "add",
                 item,
                 message,
-                (operation, _milliseconds(ttl), _milliseconds(window) if window else 0, sealed),
+                (
+                    operation,
+                    milliseconds(ttl),
+                    milliseconds(window) if window else 0,
+                    sealed,
+                    self._unit_stores,
+                ),
                 patience=self._hard,
                 confirms=True,
                 again=1,
             )
         except ServerError as error:
             raise _unavailable("add", error) from error
+        if reply[0] == b"bounded":
+            raise _bounded("add")
         if reply[0] == b"stored":
-            return Added(True, None, _stored(reply, sent).until)
+            return Added(True, None, stored_of(reply, sent).until)
         deadline, now, last, data = float(reply[2]), int(reply[3]), float(reply[4]), reply[5]
         try:
             held = self.items.found(item, data, deadline, last, now, sent)
@@ -384,7 +392,7 @@ class Engine:
         operation = new_token()
         message = Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation)
         sealed = self.items.envelope.seal(item.place, item.name, item.encoded, 0, ())[:-1]
-        yield from self.live(item.place.bucket)
+        yield from self._ready(item.place)
         try:
             reply = yield from self._call(
                 "incr",
@@ -394,9 +402,10 @@ class Engine:
                     operation,
                     delta,
                     default,
-                    _milliseconds(ttl),
-                    _milliseconds(window) if window else 0,
+                    milliseconds(ttl),
+                    milliseconds(window) if window else 0,
                     sealed,
+                    self._unit_stores,
                 ),
                 patience=self._hard,
                 confirms=True,
@@ -404,6 +413,8 @@ class Engine:
         except ServerError as error:
             self.bus.doubt(operation)
             raise _unavailable("incr", error) from error
+        if reply[0] == b"bounded":
+            raise _bounded("incr")
         if reply[0] == b"other":
             raise TypeError("incr: the value that is held is no int")
         if reply[0] == b"range":
@@ -415,8 +426,11 @@ class Engine:
         (held,) = yield from self.delete_many([item])
         return held
 
-    def delete_many(self, items: list[Item]) -> Steps[list[bool]]:
-        """Remove values of one namespace in one round trip; True for each that was fresh."""
+    def delete_many(self, items: list[Item], *, queued: bool = False) -> Steps[list[bool]]:
+        """Remove values of one namespace in one round trip; True for each that was fresh.
+
+        Before it go the invalidations that wait, unless it is one of them (`queued`).
+        """
         if not items:
             return []
         bucket = items[0].place.bucket
@@ -429,7 +443,7 @@ class Engine:
             )
             for item, operation in zip(items, operations, strict=True)
         ]
-        yield from self.live(bucket)
+        yield from (self.live(bucket) if queued else self._ready(items[0].place))
         try:
             replies = yield from self._caller.call_many(
                 bucket, "delete", requests, patience=self._hard, again=1
@@ -453,20 +467,27 @@ class Engine:
 
     def touch(self, item: Item, ttl: float | None) -> Steps[bool]:
         """Give a fresh value another TTL; True if there was one."""
-        reply = yield from self._write("touch", item, Kind.DROP, (_milliseconds(ttl),), again=1)
+        reply = yield from self._write("touch", item, Kind.DROP, (milliseconds(ttl),), again=1)
         return bool(reply[0] == b"held")
 
-    def expire(self, item: Item) -> Steps[bool]:
+    def expire(self, item: Item, *, queued: bool = False) -> Steps[bool]:
         """End a value's freshness now; True if it was fresh."""
-        reply = yield from self._write("expire", item, Kind.EXPIRE, (), again=1)
+        reply = yield from self._write("expire", item, Kind.EXPIRE, (), again=1, queued=queued)
         return bool(reply[0] == b"held")
 
     def _write(
-        self, name: str, item: Item, kind: Kind, arguments: tuple[bytes | int, ...], *, again: int
+        self,
+        name: str,
+        item: Item,
+        kind: Kind,
+        arguments: tuple[bytes | int, ...],
+        *,
+        again: int,
+        queued: bool = False,
     ) -> Steps[list[Any]]:
         operation = new_token()
         message = Message(kind, item.place.path, item.key, self.bus.member, operation)
-        yield from self.live(item.place.bucket)
+        yield from (self.live(item.place.bucket) if queued else self._ready(item.place))
         try:
             return (
                 yield from self._call(
@@ -632,6 +653,7 @@ class Engine:
 
     def close(self) -> None:
         """Leave the fleet and end the connections of the bus and of threads."""
+        self.queue.close()
         self.bus.close()
         self.servers.close()
 
@@ -652,23 +674,17 @@ def seal(
         return error
 
 
-def _milliseconds(seconds: float | None) -> int:
-    """Return a duration as scripts take it; 0 stands for one without an end."""
-    if seconds is None:
-        return 0
-    return max(1, ceil(min(seconds, FOREVER) * 1000 - 0.5))
-
-
 def _tag_fields(kind: bytes, place: Place, tags: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(kind + place.marks[-1] + tag_mark(tag) for tag in tags)
-
-
-def _stored(reply: list[Any], sent: float) -> Stored:
-    deadline, now = float(reply[2]), int(reply[3])
-    return Stored(None if not deadline else sent + (deadline - now) / 1000)
 
 
 def _unavailable(call: str, error: ServerError) -> TierUnavailableError:
     return TierUnavailableError(
         f"{call}: the tier has not confirmed it: {error}; here it is done, so call again"
+    )
+
+
+def _bounded(call: str) -> TierUnavailableError:
+    return TierUnavailableError(
+        f"{call}: the tenant has stored as many values in this second as unit_stores= allows"
     )

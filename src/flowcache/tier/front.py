@@ -12,6 +12,7 @@ in the package's docstring; those on the process's own half are kept here:
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import operator
 from collections.abc import Callable, Hashable, Iterable
@@ -189,7 +190,9 @@ class Front(Fills):
                     if sealed is not None
                 ]
             )
-            _core._tally(namespace, "stores", len(stored))
+            there = sum(one.is_there for one in stored)
+            _core._tally(namespace, "stores", there)
+            _core._tally(namespace, "untiered", len(stored) - there)
             yield from self.engine.delete_many(
                 [item for item, _, sealed in together if sealed is None]
             )
@@ -198,8 +201,9 @@ class Front(Fills):
                 _, value, (seconds, grace, stale_ok, tags) = setting
                 until = began + seconds
                 if sealed is not None:
-                    told = next(answers).until
-                    until = math.inf if told is None else told
+                    answer = next(answers)
+                    if answer.is_there:
+                        until = math.inf if answer.until is None else answer.until
                 _core._fence_key(namespace, item.key, fill)
                 Namespace.delete(namespace, item.key)
                 if seconds > 0 and self.engine.bus.is_live(item.place.bucket):
@@ -352,13 +356,30 @@ class Front(Fills):
         held = [is_held(namespace, item.key) for item in items]
         for item in items:
             drop(namespace, item.key)
+        there = [False] * len(items)
         try:
             there = yield from self.engine.delete_many(items)
+        except TierUnavailableError:
+            if not self._queue_all("delete", items):
+                raise
         finally:
             for item in items:
                 drop(namespace, item.key)
             self.note_errors(namespace)
         return sum(map(operator.or_, held, there))
+
+    def _queue_all(self, call: str, items: list[Item]) -> bool:
+        """Queue calls on keys that the tier has not confirmed; False if there is no room."""
+        queue, engine = self.engine.queue, self.engine
+        for item in items:
+            steps: functools.partial[Steps[Any]]
+            if call == "expire":
+                steps = functools.partial(engine.expire, item, queued=True)
+            else:
+                steps = functools.partial(engine.delete_many, [item], queued=True)
+            if not queue.add(item.place, (call, item.name), steps):
+                return False
+        return True
 
     def _await_drop(self, namespace: Space, key: Hashable) -> Steps[None]:
         """Wait until each process has dropped a key (rule 11)."""
@@ -425,9 +446,8 @@ class Front(Fills):
     def steps_clear(self, namespace: Space, /, *, wait: Any = None) -> Steps[int]:
         """Remove all of a namespace and of those below it, in every process."""
         check_wait(wait)
-        place = self.layout.place(namespace.path)
-        there = self.engine.clear(place, fleet=wait is not None)
-        return (yield from self._invalidate(namespace, there, lambda: clear(namespace)))
+        there = functools.partial(self.engine.clear, self.layout.place(namespace.path))
+        return (yield from self._invalidate(namespace, there, lambda: clear(namespace), wait))
 
     def steps_invalidate_tag(
         self, namespace: Space, tag: str, /, *, wait: Any = None
@@ -448,10 +468,10 @@ class Front(Fills):
         if not listed:
             return Namespace.invalidate_tags(namespace, listed, match=match)
         place = self.layout.place(namespace.path)
-        there = self.engine.invalidate_tags(place, listed, match=match, fleet=wait is not None)
+        there = functools.partial(self.engine.invalidate_tags, place, listed, match=match)
         return (
             yield from self._invalidate(
-                namespace, there, lambda: drop_tags(namespace, listed, match)
+                namespace, there, lambda: drop_tags(namespace, listed, match), wait
             )
         )
 
@@ -464,9 +484,11 @@ class Front(Fills):
             raise TypeError(f"prefix: must be a str, got {type(prefix).__name__}")
         exact = str.__str__(prefix)
         place = self.layout.place(namespace.path)
-        there = self.engine.invalidate_prefix(place, exact, fleet=wait is not None)
+        there = functools.partial(self.engine.invalidate_prefix, place, exact)
         return (
-            yield from self._invalidate(namespace, there, lambda: drop_prefix(namespace, exact))
+            yield from self._invalidate(
+                namespace, there, lambda: drop_prefix(namespace, exact), wait
+            )
         )
 
     def steps_expire(self, namespace: Space, key: Hashable, /) -> Steps[bool]:
@@ -474,9 +496,12 @@ class Front(Fills):
         item = self.item(namespace, key)
         if item is None:
             return Namespace.expire(namespace, key)
-        held = expire(namespace, key)
+        held, there = expire(namespace, key), False
         try:
             there = yield from self.engine.expire(item)
+        except TierUnavailableError:
+            if not self._queue_all("expire", [item]):
+                raise
         finally:
             expire(namespace, key)
             self.note_errors(namespace)
@@ -487,18 +512,30 @@ class Front(Fills):
         if not isinstance(tag, str):
             raise TypeError(f"tag: must be a str, got {type(tag).__name__}")
         listed = _core._tags(tag)
-        there = self.engine.expire_tags(self.layout.place(namespace.path), listed)
+        place = self.layout.place(namespace.path)
+        there = functools.partial(self.engine.expire_tags, place, listed)
         return (
             yield from self._invalidate(namespace, there, lambda: expire_tags(namespace, listed))
         )
 
     def _invalidate(
-        self, namespace: Space, there: Steps[None], here: Callable[[], int]
+        self,
+        namespace: Space,
+        there: functools.partial[Steps[None]],
+        here: Callable[[], int],
+        wait: object = None,
     ) -> Steps[int]:
-        """Invalidate here, there, and here again: what was filled meanwhile may be old."""
+        """Invalidate here, there, and here again: what was filled meanwhile may be old.
+
+        What the tier does not confirm may be queued, unless the fleet is waited for.
+        """
         removed = here()
         try:
-            yield from there
+            yield from there(fleet=wait is not None)
+        except TierUnavailableError:
+            what = there.func.__name__, *there.args, *there.keywords.values()
+            if wait is not None or not self.engine.queue.add(there.args[0], what, there):
+                raise
         finally:
             removed += here()
             self.note_errors(namespace)
@@ -526,6 +563,11 @@ class Front(Fills):
     def stale_served(self) -> int:
         """How many look-ups were answered after the lease, by ``on_partition=("stale", ...)``."""
         return self._held.stale_served
+
+    @property
+    def queued(self) -> int:
+        """How many invalidations wait to be sent, by `queue_invalidations=`."""
+        return len(self.engine.queue)
 
     def get_by_name(self, namespace: Space, key: Hashable, /, default: Any = None) -> Any:
         """Answer a `get` whose default was given by name."""

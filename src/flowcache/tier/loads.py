@@ -22,8 +22,8 @@ from flowcache.loading.deadlock import current_load
 from flowcache.loading.load import running_loop
 from flowcache.loading.options import MISSING, Options, unpack
 
+from .answers import Grant
 from .bus import new_token
-from .engine import Grant
 from .errors import ServerError
 from .front import Front, plain, refuse_sliding
 from .items import Found
@@ -359,6 +359,9 @@ class Tier(Front):
         self.note_errors(namespace)
         if stored is None:
             return loaded(store=False)
+        if not stored.is_there:
+            _core._tally(namespace, "untiered")
+            return loaded()
         _core._tally(namespace, "stores")
         until = math.inf if stored.until is None else stored.until
         for one in stored_as(load):

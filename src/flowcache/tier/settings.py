@@ -39,10 +39,12 @@ class ValkeyTier:
     it holds a value at most. ``on_partition``: what a process does whose lease is over: ``"load"``,
     ``("stale", seconds)``, or ``"raise"``. ``on_primary_change``: ``"void"`` what is in the tier
     when another primary takes over, or ``"keep"`` it, with the invalidations undone that were lost.
-    ``replicas``: how many confirm each write; by default as many as were seen. ``prefix``: begins
-    each key there. ``soft_timeout`` bounds what a read waits, ``hard_timeout`` what a write waits.
-    ``limit``: bytes that a value has at most; ``compress_from``: bytes from which it is deflated,
-    or ``None``.
+    ``replicas``: how many confirm each write; by default as many as were seen.
+    ``queue_invalidations``: how many invalidations that the tier has not confirmed are kept and
+    sent later, instead of raised. ``unit_stores``: values that a tenant may store in a second, over
+    the fleet; more stay in the process. ``prefix``: begins each key there. ``soft_timeout`` bounds
+    what a read waits, ``hard_timeout`` what a write waits. ``limit``: bytes that a value has at
+    most; ``compress_from``: bytes from which it is deflated, or ``None``.
 
     Opens nothing. All processes of a fleet have to agree on name, buckets, tenant depth and lease.
     Raises ``TypeError``, ``ValueError`` or ``ConfigurationError`` that names the argument.
@@ -60,6 +62,8 @@ class ValkeyTier:
         on_partition: Literal["load", "raise"] | tuple[Literal["stale"], float] = "load",
         on_primary_change: Literal["void", "keep"] = "void",
         replicas: int | None = None,
+        queue_invalidations: int = 0,
+        unit_stores: int | None = None,
         prefix: str = "fc1",
         soft_timeout: float | timedelta = 0.050,
         hard_timeout: float | timedelta = 0.250,
@@ -84,6 +88,11 @@ class ValkeyTier:
             )
         self.keeps_on_change = on_primary_change == "keep"
         self.replicas = whole(replicas, "replicas", 0, 100)
+        queued = whole(queue_invalidations, "queue_invalidations", 0, 1_000_000)
+        if queued is None:
+            raise TypeError("queue_invalidations: must be an int, got None")
+        self.queue_invalidations = queued
+        self.unit_stores = whole(unit_stores, "unit_stores", 1, 1_000_000_000)
         if not isinstance(prefix, str):
             raise TypeError(f"prefix: must be a str, got {type(prefix).__name__}")
         if not prefix or plain_name(prefix) != prefix:
@@ -116,6 +125,8 @@ class ValkeyTier:
             lease=self.lease,
             replicas=self.replicas,
             keep_on_change=self.keeps_on_change,
+            queued=self.queue_invalidations,
+            unit_stores=self.unit_stores or 0,
         )
 
     def __repr__(self) -> str:

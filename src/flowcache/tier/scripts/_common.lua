@@ -234,3 +234,19 @@ local function unlink(key, bus, message)
     end
   end
 end
+
+-- Count a store of a unit in this second of the server's clock; true beyond the bound, 0 for none.
+local function too_many(unit, most, now)
+  most = tonumber(most)
+  if most == 0 then
+    return false
+  end
+  local second = text(math.floor(now / 1000000))
+  local held = redis.call('HMGET', unit.key, 'w', 'n')
+  local count = held[1] == second and tonumber(held[2]) or 0
+  if count >= most then
+    return true
+  end
+  redis.call('HSET', unit.key, 'w', second, 'n', count + 1)
+  return false
+end

@@ -1,7 +1,7 @@
 #!lua
 -- Store a value if none is held that is fresh. Asked again, an operation finds its own (rule 6).
 -- KEYS value unit root lease log
--- ARGV fresh keep bus message key | operation ttl window rest
+-- ARGV fresh keep bus message key | operation ttl window rest most
 local replid = primary()
 if not replid then return {'hidden'} end
 local now = clock()
@@ -12,6 +12,9 @@ local held = judge(data, unit, root, ARGV[5], now)
 if held and held.fresh then
   local word = held.operation == ARGV[6] and 'stored' or 'held'
   return {word, replid, text(held.deadline), text(math.floor(now / 1000)), text(held.last), data}
+end
+if too_many(unit, ARGV[10], now) then
+  return {'bounded', replid}
 end
 unlink(KEYS[4], ARGV[3], ARGV[4])
 local deadline = write(KEYS[1], unit, root, unit.s, root.s, ARGV[6],

@@ -1,7 +1,7 @@
 #!lua
 -- Add to a counter, which begins as the default. The server's own INCRBY counts, to 64 bits.
 -- KEYS value unit root lease log
--- ARGV fresh keep bus message key | operation delta default ttl window rest
+-- ARGV fresh keep bus message key | operation delta default ttl window rest most
 local replid = primary()
 if not replid then return {'hidden'} end
 local now = clock()
@@ -15,6 +15,9 @@ if held and held.fresh then
     return {'other', replid}
   end
   begins = string.sub(data, held.header.body)
+end
+if not (held and held.fresh) and too_many(unit, ARGV[12], now) then
+  return {'bounded', replid}
 end
 redis.call('SET', KEYS[1], begins)
 local counted = redis.pcall('INCRBY', KEYS[1], ARGV[7])

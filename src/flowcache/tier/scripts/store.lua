@@ -1,7 +1,7 @@
 #!lua
 -- Store what was loaded, if the lease and all that it was granted under still stand (rules 4, 5).
 -- KEYS value unit root lease log
--- ARGV fresh keep bus message key | token grant ttl window rest drop release
+-- ARGV fresh keep bus message key | token grant ttl window rest drop release most
 local replid = primary()
 if not replid then return {'hidden'} end
 local now = clock()
@@ -22,6 +22,13 @@ local void, soft = judge_record(unit, numbers[1], header.unit, header, ARGV[5])
 local also, softened = judge_record(root, numbers[2], header.root, header, ARGV[5])
 if void or also or soft > 0 or softened > 0 then
   return {'refused', replid, 'invalidated'}
+end
+if too_many(unit, ARGV[13], now) then
+  redis.call('DEL', KEYS[1])
+  if ARGV[11] == '1' then
+    announce(KEYS[5], ARGV[3], ARGV[4])
+  end
+  return {'bounded', replid}
 end
 local deadline = write(KEYS[1], unit, root, numbers[1], numbers[2], string.rep('0', 16),
   tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], now)

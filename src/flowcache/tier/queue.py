@@ -1,0 +1,113 @@
+"""Invalidations that the tier has not confirmed, kept until they can be sent again.
+
+They may be repeated, and sent in any order. Until they are confirmed the values that they cover may
+still lie in the tier, so that the tenants concerned are neither read from there nor stored. Other
+processes serve these values meanwhile. Values are never kept here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from flowcache.errors import ConfigurationError, TierUnavailableError
+
+from .wire import forks
+
+if TYPE_CHECKING:
+    from .layout import Place
+    from .steps import Steps
+
+__all__ = ["Queue"]
+
+EVERY: Final = 0.25
+"""Seconds between two attempts to send what waits."""
+
+Unit = tuple[str, ...] | None
+"""The path of a tenant; None: all tenants."""
+
+
+class Queue:
+    """Up to so many invalidations of one cache, each of them once."""
+
+    def __init__(self, most: int, run: Callable[[Steps[None]], None]) -> None:
+        self._most = most
+        self._run = run
+        self._waiting: dict[Hashable, tuple[Unit, Callable[[], Steps[Any]]]] = {}
+        self._blocked: frozenset[Unit] = frozenset()
+        self._lock = threading.Lock()
+        self._forks = forks()
+        self._sender: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def blocks(self, place: Place) -> bool:
+        """Tell if the tier may hold values of a tenant that were invalidated here."""
+        blocked = self._blocked
+        return bool(blocked) and (None in blocked or place.unit in blocked)
+
+    def add(self, place: Place, what: Hashable, steps: Callable[[], Steps[Any]]) -> bool:
+        """Keep an invalidation; False if there is no room, so that its caller has to repeat it."""
+        unit = None if place.is_above else place.unit
+        with self._guard():
+            if what not in self._waiting and len(self._waiting) >= self._most:
+                return False
+            self._waiting[what] = unit, steps
+            self._blocked = frozenset(one for one, _ in self._waiting.values())
+        self._begin()
+        return True
+
+    def flush(self) -> Steps[None]:
+        """Send what waits; raises `TierUnavailableError` if it is not confirmed."""
+        for what, kept in list(self._waiting.items()):
+            yield from kept[1]()
+            with self._guard():
+                if self._waiting.get(what) is kept:
+                    del self._waiting[what]
+                    self._blocked = frozenset(one for one, _ in self._waiting.values())
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        with self._guard():
+            self._waiting.clear()
+            self._blocked = frozenset()
+
+    def _guard(self) -> threading.Lock:
+        """Return the lock; in the child of a fork a new one, for the parent may have held it."""
+        if self._forks != forks():
+            self._lock, self._forks = threading.Lock(), forks()
+            self._sender = None
+        return self._lock
+
+    def _begin(self) -> None:
+        """Start the thread that sends; it ends when nothing waits."""
+        with self._guard():
+            if self._sender is None and self._waiting:
+                self._sender = threading.Thread(
+                    target=send, args=(weakref.ref(self),), name="flowcache-queue", daemon=True
+                )
+                self._sender.start()
+
+    def _is_empty(self) -> bool:
+        """Tell if nothing waits: the thread then ends."""
+        with self._guard():
+            if not self._waiting:
+                self._sender = None
+            return not self._waiting
+
+
+def send(reference: weakref.ref[Queue]) -> None:
+    """Try again and again until nothing waits, or the cache is gone."""
+    while True:
+        time.sleep(EVERY)
+        queue = reference()
+        if queue is None or queue._is_empty():
+            return
+        with suppress(TierUnavailableError, ConfigurationError):
+            queue._run(queue.flush())
+        del queue
