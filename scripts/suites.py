@@ -1,8 +1,12 @@
-"""Run the sessions of several interpreters side by side, and close with the summary of each.
+"""Run the suites of several interpreters side by side, and close with the summary of each.
 
 nox runs one session after another. Its `--parallel` shows the lines of a session only at its end,
 and closes with its own report. Here each line is shown at once, with its interpreter before it. The
 reasons for skipped tests and pytest's summaries stand together at the end.
+
+A suite is divided by the folders of `tests`. The parts of all suites form one queue, from which
+each processor takes the next. pytest-xdist would run them within workers that have threads of their
+own: from Python 3.12 on a fork warns there, and a warning fails a test.
 """
 
 from __future__ import annotations
@@ -11,33 +15,54 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
 
 LEFT_OUT = ("SKIPPED", "XFAIL", "XPASS")
 """The beginning of pytest's lines that give the reason for a skipped test."""
 
-SUMMARY = re.compile(r"=*\s*(\d+ [a-z]+\b.* in [\d.]+s|no tests ran in [\d.]+s).*?=*")
+SUMMARY = re.compile(r"=*\s*((?:\d+ [a-z]+\b.*|no tests ran) in ([\d.]+)s).*?=*")
 """The line with which pytest closes."""
 
 
 @dataclass
 class Suite:
-    """The session of one interpreter."""
+    """The sessions of one interpreter."""
 
     version: str
     options: Sequence[str] = ()
     left_out: list[str] = field(default_factory=list)
-    summary: str = "pytest did not run to its end"
+    counts: Counter[str] = field(default_factory=Counter)
+    """How many tests passed, failed, were skipped and so on."""
+    seconds: float = 0.0
     failed: bool = False
 
-    def run(self, arguments: Sequence[str]) -> None:
-        """Run the session, printing its lines as they come."""
-        session = [sys.executable, "-m", "nox", "-s", f"test-{self.version}", "--"]
+    def prepare(self) -> bool:
+        """Install all that the parts need, so that they find it installed; True if that is done."""
+        return self._nox("", "--install-only")
+
+    def run(self, part: str, prepared: Future[bool], arguments: Sequence[str]) -> None:
+        """Run a part: the tests of one folder, or of all where `part` is empty."""
+        if prepared.result():
+            folder = [str(TESTS / part)] if part else []
+            self._nox(part, "--", *self.options, *arguments, *folder)
+
+    @property
+    def summary(self) -> str:
+        """The sum of pytest's closing lines."""
+        counted = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+        return f"{counted or 'no tests ran'} in {self.seconds:.0f}s of its parts"
+
+    def _nox(self, part: str, *arguments: str) -> bool:
+        """Run the session, printing its lines as they come; True if it succeeded."""
         process = subprocess.Popen(
-            [*session, *self.options, *arguments],
-            env=os.environ | {"PYTHONS": self.version},
+            [sys.executable, "-m", "nox", "-s", f"test-{self.version}", *arguments],
+            env=os.environ | {"PYTHONS": self.version, "FLOWCACHE_PART": part},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -45,22 +70,55 @@ class Suite:
             errors="replace",
         )
         assert process.stdout is not None
+        name = f"{self.version} {part}".rstrip()
         for line in map(str.rstrip, process.stdout):
             if line.startswith(LEFT_OUT):
                 self.left_out.append(line)
-            elif SUMMARY.fullmatch(line):
-                self.summary = line.strip("= ")
-            print(f"{self.version} | {line}", flush=True)
-        self.failed = process.wait() != 0
+            elif match := SUMMARY.fullmatch(line):
+                self.seconds += float(match[2])
+                for count, kind in re.findall(r"(\d+) ([a-z]+)", match[1]):
+                    self.counts[kind.removesuffix("s") if kind == "errors" else kind] += int(count)
+            print(f"{name} | {line}", flush=True)
+        succeeded = process.wait() == 0
+        self.failed = self.failed or not succeeded
+        return succeeded
+
+
+def parts_of_suite(arguments: Sequence[str]) -> list[str]:
+    """Return the folders of tests, largest first; one empty name where a path is asked for."""
+    if any(Path(argument.partition("::")[0]).exists() for argument in arguments):
+        return [""]
+    sizes = {
+        folder.name: sum(path.stat().st_size for path in folder.rglob("*.py"))
+        for folder in TESTS.iterdir()
+        if folder.is_dir()
+    }
+    return sorted(filter(sizes.get, sizes), key=lambda name: -sizes[name])
 
 
 def run_side_by_side(suites: list[Suite], arguments: Sequence[str]) -> None:
-    """Run them all, one per processor at a time."""
-    with ThreadPoolExecutor(min(len(suites), os.cpu_count() or 1)) as pool:
-        list(pool.map(lambda suite: suite.run(arguments), suites))
+    """Run the parts of all suites, one per processor at a time."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        # All environments come before the first part in the queue, so that no part waits for one
+        # that has not begun.
+        prepared = [pool.submit(suite.prepare) for suite in suites]
+        ran = [
+            pool.submit(suite.run, part, ready, arguments)
+            for suite, ready in zip(suites, prepared, strict=True)
+            for part in parts_of_suite(arguments)
+        ]
+        try:
+            for future in ran:
+                future.result()
+        except BaseException:  # An interrupt ends the parts that run; no other begins.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for suite in suites:
+        # A part without a test that was asked for is no failure, as long as another one has some.
+        suite.failed = suite.failed or not suite.counts.keys() - {"deselected", "warnings"}
 
 
 def closing_line(suites: list[Suite]) -> str:
-    """Return pytest's summaries, in one line."""
+    """Return the summaries, in one line."""
     failed = {True: " FAILED", False: ""}
     return "; ".join(f"{suite.version}{failed[suite.failed]}: {suite.summary}" for suite in suites)

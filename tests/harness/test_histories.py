@@ -131,6 +131,7 @@ def leave_a_load_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "_keep", keep_or_forget)
 
 
+@pytest.mark.once  # About the checker, whose verdict no interpreter changes.
 @pytest.mark.parametrize(
     ("put_in", "found", "patience"),
     [
