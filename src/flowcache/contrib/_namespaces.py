@@ -11,7 +11,18 @@ from flowcache import EntryTooHeavyError, Namespace, TenantNotSetError, _core
 from flowcache.coroutines import check_sync
 from flowcache.tenancy import current_tenant
 
-__all__ = ["ON_NO_TENANT", "TenantNamespaces", "add_or_warn", "set_many_or_warn", "set_or_warn"]
+__all__ = [
+    "ON_NO_TENANT",
+    "TenantNamespaces",
+    "aadd_or_warn",
+    "add_or_warn",
+    "ahas",
+    "aset_many_or_warn",
+    "aset_or_warn",
+    "has",
+    "set_many_or_warn",
+    "set_or_warn",
+]
 
 logger = logging.getLogger("flowcache")
 
@@ -158,3 +169,77 @@ def set_many_or_warn(
             if not set_or_warn(namespace, key, value, ttl=ttl, tags=tags)
         ]
     return []
+
+
+def has(namespace: Namespace[Any], key: Hashable) -> bool:
+    """Tell whether a key has a fresh value, here or in the tier."""
+    try:
+        namespace.ttl(key)
+    except KeyError:
+        return False
+    return True
+
+
+# The same for tasks: what reaches the tier is awaited.
+
+
+async def aset_or_warn(
+    namespace: Namespace[Any],
+    key: Hashable,
+    value: Any,
+    *,
+    ttl: float | timedelta | None,
+    tags: str | Iterable[str] = (),
+) -> bool:
+    """See :func:`set_or_warn`."""
+    try:
+        await namespace.aset(key, value, ttl=ttl, tags=tags)
+    except EntryTooHeavyError as error:
+        await namespace.adelete(key)
+        logger.warning("not stored: %s", error)
+        return False
+    return True
+
+
+async def aadd_or_warn(
+    namespace: Namespace[Any],
+    key: Hashable,
+    value: Any,
+    *,
+    ttl: float | timedelta | None,
+    tags: str | Iterable[str] = (),
+) -> bool:
+    """See :func:`add_or_warn`."""
+    try:
+        return await namespace.aadd(key, value, ttl=ttl, tags=tags)
+    except EntryTooHeavyError as error:
+        logger.warning("not stored: %s", error)
+        return False
+
+
+async def aset_many_or_warn(
+    namespace: Namespace[Any],
+    values: Mapping[Any, Any],
+    *,
+    ttl: float | timedelta | None,
+    tags: str | Iterable[str] = (),
+) -> list[Any]:
+    """See :func:`set_many_or_warn`."""
+    try:
+        await namespace.aset_many(values, ttl=ttl, tags=tags)
+    except EntryTooHeavyError:
+        return [
+            key
+            for key, value in values.items()
+            if not await aset_or_warn(namespace, key, value, ttl=ttl, tags=tags)
+        ]
+    return []
+
+
+async def ahas(namespace: Namespace[Any], key: Hashable) -> bool:
+    """See :func:`has`."""
+    try:
+        await namespace.attl(key)
+    except KeyError:
+        return False
+    return True

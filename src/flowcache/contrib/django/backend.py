@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import pickle
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
 from django.core.cache.backends.base import (
     DEFAULT_TIMEOUT,
@@ -15,10 +16,15 @@ from django.core.cache.backends.base import (
 )
 from django.core.exceptions import ImproperlyConfigured
 
-from flowcache import InvalidNamespaceError, Stats
+from flowcache import ConfigurationError, InvalidNamespaceError, Stats, TierUnavailableError
 from flowcache.contrib._namespaces import (
     TenantNamespaces,
+    aadd_or_warn,
     add_or_warn,
+    ahas,
+    aset_many_or_warn,
+    aset_or_warn,
+    has,
     set_many_or_warn,
     set_or_warn,
 )
@@ -30,11 +36,16 @@ from .tenants import tenant_from
 
 __all__ = ["FlowCache"]
 
+logger = logging.getLogger("flowcache")
+
+T = TypeVar("T")
+
 MISSING = object()
 
 ABSENT = 1 << 4096
 """The start value of ``incr`` without an entry, which tells that there was none. A TTL of 0 stores
-nothing then, so the call is atomic, and no other thread ever sees the value."""
+nothing then, so the call is atomic, and no other thread ever sees the value. A counter in the tier
+has 64 bits, so the tier refuses it: ``OverflowError``."""
 
 UNCHANGING = frozenset((str, int, float, bool, type(None)))
 """Types of immutable values: these are stored themselves, without a copy."""
@@ -54,6 +65,13 @@ class FlowCache(BaseCache):
     - ``TENANT``: ``None``, ``"current"`` (the tenant of ``flowcache.tenancy``),
       ``"django-tenants"``, a callable without arguments or its dotted path.
     - ``ON_NO_TENANT``: ``"raise"`` or ``"shared"``.
+    - ``TIER``: a second tier that all processes share: the URL of a Valkey or Redis server, or a
+      ``ValkeyTier`` whose codec is ``PickleCodec``. For a URL the key that signs pickles is derived
+      from ``SECRET_KEY``; ``SECRET_KEY_FALLBACKS`` verify. The async calls wait for the tier
+      without a thread; a sync call that would wait for it on an event loop raises
+      ``WouldBlockError``.
+    - ``IGNORE_TIER_ERRORS``: ``True`` logs a write or an invalidation that the tier did not
+      confirm, instead of raising ``TierUnavailableError``.
 
     Beyond ``BaseCache``: ``tags=`` where a value is stored, ``invalidate_tag``, ``delete_pattern``,
     ``lock``, ``stats``. ``get_or_set`` with a callable runs it once for all concurrent threads and
@@ -77,6 +95,8 @@ class FlowCache(BaseCache):
         self._held_locks = store.held_locks
         self._loading = store.loading
         self._pickles = options["SERIALIZER"] == PICKLE
+        self._is_tiered = store.cache.tier is not None
+        self._ignores_tier_errors: bool = options["IGNORE_TIER_ERRORS"]
         try:
             self._namespaces = TenantNamespaces(
                 self.store,
@@ -135,7 +155,8 @@ class FlowCache(BaseCache):
         """Store a value. ``timeout``: seconds, ``None`` for ever; 0 and less store nothing."""
         key = self.make_and_validate_key(key, version=version)
         ttl = self._ttl(timeout)
-        set_or_warn(self._namespaces.current(), key, self._encode(value), ttl=ttl, tags=tags)
+        stored = self._encode(value)
+        self._call(set_or_warn, self._namespaces.current(), key, stored, ttl=ttl, tags=tags)
 
     def add(
         self,
@@ -152,36 +173,41 @@ class FlowCache(BaseCache):
         ttl = self._ttl(timeout)
         stored = self._encode(value)
         if ttl == 0:
-            return key not in namespace
-        return add_or_warn(namespace, key, stored, ttl=ttl, tags=tags)
+            return not has(namespace, key)
+        return bool(self._call(add_or_warn, namespace, key, stored, ttl=ttl, tags=tags))
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
         """Give a key a new timeout; return whether it was there."""
         key = self.make_and_validate_key(key, version=version)
-        return self._namespaces.current().touch(key, ttl=self._ttl(timeout))
+        ttl = self._ttl(timeout)
+        return bool(self._call(self._namespaces.current().touch, key, ttl=ttl))
 
     def delete(self, key: Any, version: Any = None) -> bool:
         """Delete a key; return whether it was there."""
         key = self.make_and_validate_key(key, version=version)
-        return self._namespaces.current().delete(key)
+        return bool(self._call(self._namespaces.current().delete, key))
 
     def has_key(self, key: Any, version: Any = None) -> bool:
         """Tell whether a key has a value that has not expired."""
         key = self.make_and_validate_key(key, version=version)
-        return key in self._namespaces.current()
+        return has(self._namespaces.current(), key)
 
     def incr(self, key: Any, delta: int = 1, version: Any = None) -> int:
-        """Add to an ``int`` atomically, its timeout unchanged; ``ValueError`` if it is absent."""
-        if isinstance(delta, bool) or not isinstance(delta, int):
-            raise TypeError(f"delta: must be an int, got {type(delta).__name__}")
-        made = self.make_and_validate_key(key, version=version)
+        """Add to an ``int`` atomically, its timeout unchanged; ``ValueError`` if it is absent.
+
+        Returns ``None``, as django-redis does, where ``IGNORE_TIER_ERRORS`` passes over an error.
+        """
+        made = self._counter(key, delta, version)
+        namespace = self._namespaces.current()
         try:
-            result = self._namespaces.current().incr(made, delta, default=ABSENT, ttl=0)
+            result = self._call(namespace.incr, made, delta, default=ABSENT, ttl=0)
         except TypeError as error:
-            raise TypeError(f"key: the value of {key!r} is no int") from error
-        if result - delta == ABSENT:
-            raise ValueError(f"Key {key!r} not found")
-        return result
+            raise no_int(key) from error
+        except OverflowError:
+            if has(namespace, made):
+                raise
+            raise not_found(key) from None
+        return found_count(key, delta, result)
 
     def get_or_set(
         self,
@@ -233,21 +259,38 @@ class FlowCache(BaseCache):
         }
         values = {one: stored for one, (_, stored) in made.items()}
         namespace = self._namespaces.current()
-        failed = set_many_or_warn(namespace, values, ttl=self._ttl(timeout), tags=tags)
+        ttl = self._ttl(timeout)
+        if self._goes_one_by_one:
+            failed = [
+                one
+                for one, stored in values.items()
+                if not self._call(set_or_warn, namespace, one, stored, ttl=ttl, tags=tags)
+            ]
+        else:
+            failed = set_many_or_warn(namespace, values, ttl=ttl, tags=tags)
         return [made[one][0] for one in failed]
 
     def delete_many(self, keys: Iterable[Any], version: Any = None) -> None:
         """Delete keys."""
         made = [self.make_and_validate_key(key, version=version) for key in keys]
-        self._namespaces.current().delete_many(made)
+        namespace = self._namespaces.current()
+        if not self._goes_one_by_one:
+            namespace.delete_many(made)
+            return
+        for one in made:
+            self._call(namespace.delete, one)
 
     def clear(self) -> None:
         """Remove this tenant's entries, or those of no tenant, under this ``KEY_PREFIX`` only."""
-        self._namespaces.current().clear()
+        self._call(self._namespaces.current().clear)
 
-    def invalidate_tag(self, tag: str) -> int:
-        """Remove the entries with a tag, of those that ``clear()`` reaches; return their number."""
-        return self._namespaces.current().invalidate_tag(tag)
+    def invalidate_tag(self, tag: str, *, wait: Literal["fleet"] | None = None) -> int:
+        """Remove the entries with a tag, of those that ``clear()`` reaches.
+
+        Returns their number in this process. With ``wait="fleet"`` and a tier, no process serves
+        one of them when the call has returned.
+        """
+        return self._call(self._namespaces.current().invalidate_tag, tag, wait=wait) or 0
 
     def delete_pattern(
         self, pattern: str, version: Any = None, *, itersize: int | None = None
@@ -255,18 +298,15 @@ class FlowCache(BaseCache):
         """Delete the keys that match a pattern (``*``, ``?``, ``[a-z]``); return their number.
 
         Compares each key that ``clear()`` would reach. ``itersize``, the size of a scan's step in
-        django-redis, has no effect here.
+        django-redis, has no effect here. With a tier the pattern must be a prefix and ``*``:
+        ``ConfigurationError``.
         """
-        if not isinstance(pattern, str):
-            raise TypeError(f"pattern: must be a str, got {type(pattern).__name__}")
-        version = self.version if version is None else version
-        pattern = self.key_func(pattern, escape(self.key_prefix), escape(str(version)))
+        pattern, prefix = self._pattern(pattern, version)
         namespace = self._namespaces.current()
-        prefix = prefix_of(pattern)
         if prefix == "":
-            return namespace.clear()
+            return self._call(namespace.clear) or 0
         if prefix is not None:
-            return namespace.invalidate_prefix(prefix)
+            return self._call(namespace.invalidate_prefix, prefix) or 0
         matches = regex_of(pattern).fullmatch
         keys = {key for key in (*self._loading.keys_of(namespace), *namespace) if matches(key)}
         return namespace.delete_many(keys)
@@ -285,8 +325,15 @@ class FlowCache(BaseCache):
     ) -> Lock:
         """Return the lock of a key among this process's threads; each tenant has its own.
 
-        ``sleep`` is a parameter of django-redis; a waiter here is woken, and ignores it.
+        ``sleep`` is a parameter of django-redis; a waiter here is woken, and ignores it. Raises
+        ``ConfigurationError`` with a tier: callers would rely on a lock of all processes, and a
+        tier may forget what it holds.
         """
+        if self._is_tiered:
+            raise ConfigurationError(
+                "lock: with OPTIONS['TIER'] there is none, since a lock of this process excludes "
+                "no other process: use the lock of a client of Valkey, or an alias without TIER"
+            )
         name = self.make_and_validate_key(key, version=version)
         return Lock(
             self._held_locks,
@@ -301,12 +348,17 @@ class FlowCache(BaseCache):
         """Return the counters of the entries that ``clear()`` would reach."""
         return self._namespaces.current().stats()
 
-    # The same for tasks. These calls never block, so none goes to another thread, as Django's
-    # defaults do. Each calls its sync twin, where debugging tools look.
+    # The same for tasks. Without a tier each calls its sync twin, where debugging tools look; these
+    # calls never block, so none goes to another thread, as Django's defaults do. With a tier each
+    # awaits the twin of the namespace's call.
 
     async def aget(self, key: Any, default: Any = None, version: Any = None) -> Any:
         """See :meth:`get`."""
-        return self.get(key, default, version)
+        if not self._is_tiered:
+            return self.get(key, default, version)
+        key = self.make_and_validate_key(key, version=version)
+        stored = await self._namespaces.current().aget(key, MISSING)
+        return default if stored is MISSING else self._decode(stored)
 
     async def aset(
         self,
@@ -318,7 +370,14 @@ class FlowCache(BaseCache):
         tags: str | Iterable[str] = (),
     ) -> None:
         """See :meth:`set`."""
-        self.set(key, value, timeout, version, tags=tags)
+        if not self._is_tiered:
+            return self.set(key, value, timeout, version, tags=tags)
+        key = self.make_and_validate_key(key, version=version)
+        ttl = self._ttl(timeout)
+        stored = self._encode(value)
+        namespace = self._namespaces.current()
+        await self._acall(aset_or_warn, namespace, key, stored, ttl=ttl, tags=tags)
+        return None
 
     async def aadd(
         self,
@@ -330,23 +389,53 @@ class FlowCache(BaseCache):
         tags: str | Iterable[str] = (),
     ) -> bool:
         """See :meth:`add`."""
-        return self.add(key, value, timeout, version, tags=tags)
+        if not self._is_tiered:
+            return self.add(key, value, timeout, version, tags=tags)
+        key = self.make_and_validate_key(key, version=version)
+        namespace = self._namespaces.current()
+        ttl = self._ttl(timeout)
+        stored = self._encode(value)
+        if ttl == 0:
+            return not await ahas(namespace, key)
+        return bool(await self._acall(aadd_or_warn, namespace, key, stored, ttl=ttl, tags=tags))
 
     async def atouch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
         """See :meth:`touch`."""
-        return self.touch(key, timeout, version)
+        if not self._is_tiered:
+            return self.touch(key, timeout, version)
+        key = self.make_and_validate_key(key, version=version)
+        ttl = self._ttl(timeout)
+        return bool(await self._acall(self._namespaces.current().atouch, key, ttl=ttl))
 
     async def adelete(self, key: Any, version: Any = None) -> bool:
         """See :meth:`delete`."""
-        return self.delete(key, version)
+        if not self._is_tiered:
+            return self.delete(key, version)
+        key = self.make_and_validate_key(key, version=version)
+        return bool(await self._acall(self._namespaces.current().adelete, key))
 
     async def ahas_key(self, key: Any, version: Any = None) -> bool:
         """See :meth:`has_key`."""
-        return self.has_key(key, version)
+        if not self._is_tiered:
+            return self.has_key(key, version)
+        key = self.make_and_validate_key(key, version=version)
+        return await ahas(self._namespaces.current(), key)
 
     async def aincr(self, key: Any, delta: int = 1, version: Any = None) -> int:
         """See :meth:`incr`."""
-        return self.incr(key, delta, version)
+        if not self._is_tiered:
+            return self.incr(key, delta, version)
+        made = self._counter(key, delta, version)
+        namespace = self._namespaces.current()
+        try:
+            result = await self._acall(namespace.aincr, made, delta, default=ABSENT, ttl=0)
+        except TypeError as error:
+            raise no_int(key) from error
+        except OverflowError:
+            if await ahas(namespace, made):
+                raise
+            raise not_found(key) from None
+        return found_count(key, delta, result)
 
     async def aget_or_set(
         self,
@@ -359,7 +448,13 @@ class FlowCache(BaseCache):
     ) -> Any:
         """See :meth:`get_or_set`. ``default`` may be a coroutine function."""
         if not callable(default):
-            return self.get_or_set(key, default, timeout, version, tags=tags)
+            if not self._is_tiered:
+                return self.get_or_set(key, default, timeout, version, tags=tags)
+            value = await self.aget(key, MISSING, version)
+            if value is not MISSING:
+                return value
+            await self.aadd(key, default, timeout, version, tags=tags)
+            return await self.aget(key, default, version)
         key = self.make_and_validate_key(key, version=version)
         namespace = self._namespaces.current()
 
@@ -373,7 +468,11 @@ class FlowCache(BaseCache):
 
     async def aget_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
         """See :meth:`get_many`."""
-        return self.get_many(keys, version)
+        if not self._is_tiered:
+            return self.get_many(keys, version)
+        made = {key: self.make_and_validate_key(key, version=version) for key in keys}
+        found = await self._namespaces.current().aget_many(made.values())
+        return {key: self._decode(found[one]) for key, one in made.items() if one in found}
 
     async def aset_many(
         self,
@@ -384,30 +483,114 @@ class FlowCache(BaseCache):
         tags: str | Iterable[str] = (),
     ) -> list[Any]:
         """See :meth:`set_many`."""
-        return self.set_many(data, timeout, version, tags=tags)
+        if not self._is_tiered:
+            return self.set_many(data, timeout, version, tags=tags)
+        made = {
+            self.make_and_validate_key(key, version=version): (key, self._encode(value))
+            for key, value in data.items()
+        }
+        values = {one: stored for one, (_, stored) in made.items()}
+        namespace = self._namespaces.current()
+        ttl = self._ttl(timeout)
+        if self._goes_one_by_one:
+            failed = [
+                one
+                for one, stored in values.items()
+                if not await self._acall(aset_or_warn, namespace, one, stored, ttl=ttl, tags=tags)
+            ]
+        else:
+            failed = await aset_many_or_warn(namespace, values, ttl=ttl, tags=tags)
+        return [made[one][0] for one in failed]
 
     async def adelete_many(self, keys: Iterable[Any], version: Any = None) -> None:
         """See :meth:`delete_many`."""
-        self.delete_many(keys, version)
+        if not self._is_tiered:
+            return self.delete_many(keys, version)
+        made = [self.make_and_validate_key(key, version=version) for key in keys]
+        namespace = self._namespaces.current()
+        if not self._goes_one_by_one:
+            await namespace.adelete_many(made)
+            return None
+        for one in made:
+            await self._acall(namespace.adelete, one)
+        return None
 
     async def aclear(self) -> None:
         """See :meth:`clear`."""
-        self.clear()
+        if not self._is_tiered:
+            return self.clear()
+        await self._acall(self._namespaces.current().aclear)
+        return None
 
-    async def ainvalidate_tag(self, tag: str) -> int:
+    async def ainvalidate_tag(self, tag: str, *, wait: Literal["fleet"] | None = None) -> int:
         """See :meth:`invalidate_tag`."""
-        return self.invalidate_tag(tag)
+        if not self._is_tiered:
+            return self.invalidate_tag(tag, wait=wait)
+        return await self._acall(self._namespaces.current().ainvalidate_tag, tag, wait=wait) or 0
 
     async def adelete_pattern(
         self, pattern: str, version: Any = None, *, itersize: int | None = None
     ) -> int:
         """See :meth:`delete_pattern`."""
-        return self.delete_pattern(pattern, version, itersize=itersize)
+        if not self._is_tiered:
+            return self.delete_pattern(pattern, version, itersize=itersize)
+        _, prefix = self._pattern(pattern, version)
+        namespace = self._namespaces.current()
+        if not prefix:
+            return await self._acall(namespace.aclear) or 0
+        return await self._acall(namespace.ainvalidate_prefix, prefix) or 0
 
     async def aclose(self, **_: Any) -> None:
         """Do nothing, as ``close()`` does: the store belongs to the process, not to a request."""
 
     # Shared helpers.
+
+    def _call(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
+        """Make a call that the tier must confirm; ``None``: it did not, and that is passed over."""
+        try:
+            return call(*arguments, **options)
+        except TierUnavailableError as error:
+            if not self._ignores_tier_errors:
+                raise
+            logger.warning("passed over: %s", error)
+            return None
+
+    async def _acall(
+        self, call: Callable[..., Awaitable[T]], *arguments: Any, **options: Any
+    ) -> T | None:
+        """See :meth:`_call`."""
+        try:
+            return await call(*arguments, **options)
+        except TierUnavailableError as error:
+            if not self._ignores_tier_errors:
+                raise
+            logger.warning("passed over: %s", error)
+            return None
+
+    @property
+    def _goes_one_by_one(self) -> bool:
+        """Whether a call for many keys goes on after the tier did not confirm one of them."""
+        return self._is_tiered and self._ignores_tier_errors
+
+    def _counter(self, key: Any, delta: Any, version: Any) -> str:
+        """Check the arguments of ``incr``; return the key of the entry."""
+        if isinstance(delta, bool) or not isinstance(delta, int):
+            raise TypeError(f"delta: must be an int, got {type(delta).__name__}")
+        return self.make_and_validate_key(key, version=version)
+
+    def _pattern(self, pattern: Any, version: Any) -> tuple[str, str | None]:
+        """Return the pattern of whole keys, and the prefix that it comes to, if it is one."""
+        if not isinstance(pattern, str):
+            raise TypeError(f"pattern: must be a str, got {type(pattern).__name__}")
+        version = self.version if version is None else version
+        whole: str = self.key_func(pattern, escape(self.key_prefix), escape(str(version)))
+        prefix = prefix_of(whole)
+        if prefix is None and self._is_tiered:
+            raise ConfigurationError(
+                f"pattern: with OPTIONS['TIER'] it must be a prefix and '*', such as 'abc*', since "
+                f"no other pattern can travel to other processes; or use tags; got {pattern!r}"
+            )
+        return whole, prefix
 
     def _ttl(self, timeout: Any) -> float | None:
         """Return Django's timeout as a TTL."""
@@ -431,3 +614,22 @@ class FlowCache(BaseCache):
 
     def _decode(self, stored: Any) -> Any:
         return pickle.loads(stored) if self._pickles and type(stored) is bytes else stored
+
+
+def no_int(key: Any) -> TypeError:
+    """Return the error for a counter whose value is no ``int``."""
+    return TypeError(f"key: the value of {key!r} is no int")
+
+
+def not_found(key: Any) -> ValueError:
+    """Return Django's error for a counter that is absent."""
+    return ValueError(f"Key {key!r} not found")
+
+
+def found_count(key: Any, delta: int, result: int | None) -> int:
+    """Return what ``incr`` returns; raise if it began with the start value of an absent key."""
+    if result is None:
+        return None  # type: ignore[return-value]  # As django-redis: see `incr`.
+    if result - delta == ABSENT:
+        raise not_found(key)
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -33,15 +34,18 @@ CACHING_MIDDLEWARE = (
 def check_sessions(**_: Any) -> list[CheckMessage]:
     """Warn of sessions in a cache that a process shares with no other."""
     consequence = SESSION_ENGINES.get(settings.SESSION_ENGINE)
-    backend = settings.CACHES.get(settings.SESSION_CACHE_ALIAS, {}).get("BACKEND")
-    if consequence is None or not is_class(backend, FlowCache):
-        return []
     alias = settings.SESSION_CACHE_ALIAS
+    cache = settings.CACHES.get(alias, {})
+    if consequence is None or not is_class(cache.get("BACKEND"), FlowCache):
+        return []
+    if isinstance(given := cache.get("OPTIONS"), Mapping) and given.get("TIER") is not None:
+        return []
     return [
         CheckWarning(
             f"SESSION_ENGINE keeps sessions in CACHES[{alias!r}], the memory of one process. "
             + consequence,
-            hint="Let SESSION_CACHE_ALIAS name a cache that all processes share, or set "
+            hint="Give that cache OPTIONS['TIER'], let SESSION_CACHE_ALIAS name another that all "
+            "processes share, or set "
             "SESSION_ENGINE to 'django.contrib.sessions.backends.db'.",
             id="flowcache.W001",
         )

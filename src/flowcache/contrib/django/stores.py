@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from flowcache import Cache, Limits, Namespace, create_cache
+from flowcache.contrib._tiers import derived_keys, signing_tier
 
 from .locks import HeldLocks
 
@@ -23,7 +25,7 @@ __all__ = ["PICKLE", "Store", "open_store", "root"]
 
 PICKLE = "pickle"
 
-ALIAS_OPTIONS = {"TENANT": None, "ON_NO_TENANT": "raise"}
+ALIAS_OPTIONS = {"TENANT": None, "ON_NO_TENANT": "raise", "IGNORE_TIER_ERRORS": False}
 """Options that each alias of a store may set for itself, with their defaults."""
 
 STORE_OPTIONS: dict[str, Any] = {
@@ -33,6 +35,7 @@ STORE_OPTIONS: dict[str, Any] = {
     "TENANT_LIMITS": None,
     "SWEEP_INTERVAL": None,
     "SERIALIZER": PICKLE,
+    "TIER": None,
 }
 """Options of a store, equal for all its aliases, with their defaults."""
 
@@ -96,6 +99,20 @@ def open_store(location: str, given: Any) -> tuple[Store, dict[str, Any]]:
         raise ImproperlyConfigured(
             f"OPTIONS['SERIALIZER']: must be 'pickle' or None, got {options['SERIALIZER']!r}"
         )
+    if not isinstance(options["IGNORE_TIER_ERRORS"], bool):
+        raise ImproperlyConfigured(
+            "OPTIONS['IGNORE_TIER_ERRORS']: must be a bool, got "
+            f"{type(options['IGNORE_TIER_ERRORS']).__name__}"
+        )
+    if options["IGNORE_TIER_ERRORS"] and getattr(options["TIER"], "is_strict", False):
+        raise ImproperlyConfigured(
+            "OPTIONS['IGNORE_TIER_ERRORS']: must be False for a ValkeyTier whose on_partition is "
+            "'raise'"
+        )
+    if options["TIER"] is not None and not location:
+        raise ImproperlyConfigured(
+            "LOCATION: is needed with OPTIONS['TIER'], where all caches of one LOCATION are one"
+        )
     of_store = {name: options[name] for name in STORE_OPTIONS}
     with stores_lock:
         if location not in stores:
@@ -103,9 +120,13 @@ def open_store(location: str, given: Any) -> tuple[Store, dict[str, Any]]:
         store = stores[location]
     for name, value in of_store.items():
         if value != store.options[name]:
+            # A URL is not shown: it may hold a password.
+            differ = f"is {value!r} here and {store.options[name]!r} for"
+            if name == "TIER":
+                differ = "differs from that of"
             raise ImproperlyConfigured(
-                f"OPTIONS[{name!r}]: is {value!r} here and {store.options[name]!r} for another "
-                f"alias of LOCATION {location!r}; aliases of one LOCATION share its store"
+                f"OPTIONS[{name!r}]: {differ} another alias of LOCATION {location!r}; aliases of "
+                "one LOCATION share its store"
             )
     return store, options
 
@@ -140,12 +161,32 @@ def make_cache(location: str, options: Mapping[str, Any]) -> Cache[Any]:
             child_limits=limits,
             require_namespace=True,
             sweep_interval=options["SWEEP_INTERVAL"],
+            tier=tier_from(options["TIER"]),
             name=f"django:{location}" if location else "django",
         )
     except (TypeError, ValueError) as error:
         # A message of `create_cache` begins with its parameter, which is the option's name.
         parameter, _, what = str(error).partition(":")
         raise ImproperlyConfigured(f"OPTIONS[{parameter.upper()!r}]:{what}") from error
+
+
+def tier_from(given: Any) -> Any:
+    """Return the tier for ``OPTIONS["TIER"]``; the secrets of the project sign for a URL."""
+    if given is None:
+        return None
+
+    def keys() -> list[bytes]:
+        secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+        return derived_keys(secrets, "flowcache.contrib.django: pickles in the tier")
+
+    try:
+        return signing_tier(given, "OPTIONS['TIER']", keys)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"OPTIONS['TIER']: needs what flowcache[valkey] installs: {error}"
+        ) from error
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from error
 
 
 def size_of_entry(key: str, stored: Any) -> int:
@@ -172,6 +213,9 @@ def forget_stores(*, setting: str, **_: Any) -> None:
     """Forget the stores when a test overrides ``CACHES``: they begin anew, with its options."""
     if setting == "CACHES":
         with stores_lock:
+            for store in stores.values():
+                if store.cache.tier is not None:
+                    store.cache.close()
             stores.clear()
 
 
