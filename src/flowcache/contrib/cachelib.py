@@ -9,9 +9,10 @@ from typing import Any
 import cachelib
 from cachelib.serializers import SimpleSerializer
 
-from flowcache import Namespace, create_cache
+from flowcache import Namespace
 
-from ._namespaces import TenantNamespaces, add_or_warn, set_many_or_warn, set_or_warn
+from ._namespaces import TenantNamespaces, add_or_warn, has, set_many_or_warn, set_or_warn
+from ._tiers import check_signed, own_cache, signing_tier
 
 __all__ = ["FlowCache"]
 
@@ -26,6 +27,9 @@ class FlowCache(cachelib.BaseCache):
     ``"raise"`` or ``"shared"``. Timeouts are cachelib's: ``None`` is ``default_timeout``, and 0 is
     for ever. ``serializer`` may be assigned; ``None``: callers share the stored objects. An ``int``
     is stored unpickled, so ``inc`` and ``dec`` are atomic across threads.
+
+    A ``tier=`` among the options needs a ``name=`` as well. Its codec must be ``PickleCodec``:
+    ``ConfigurationError``.
     """
 
     serializer: Any = SimpleSerializer()
@@ -42,9 +46,13 @@ class FlowCache(cachelib.BaseCache):
     ) -> None:
         super().__init__(default_timeout, ignore_delete_many_errors)
         if cache is None:
-            cache = create_cache(default_ttl=None, name="cachelib", **options)
+            if options.get("tier") is not None:
+                options["tier"] = signing_tier(options["tier"], "tier")
+            cache = own_cache("cachelib", options)
         elif options:
             raise TypeError(f"cache: cannot be given together with {', '.join(options)}")
+        else:
+            check_signed(cache, "cache")
         self._namespaces = TenantNamespaces(cache, tenant, on_no_tenant)
 
     def get(self, key: str) -> Any:
@@ -67,7 +75,7 @@ class FlowCache(cachelib.BaseCache):
 
     def has(self, key: str) -> bool:
         """Tell whether a key has a value, ``None`` included."""
-        return key in self._namespaces.current()
+        return has(self._namespaces.current(), key)
 
     def clear(self) -> bool:
         """Remove the entries of this tenant, or of no tenant; return ``True``."""

@@ -11,24 +11,37 @@ region_invalidator=TenantInvalidation(region),
 
 from __future__ import annotations
 
+import logging
 import math
+import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
-from dogpile.cache.api import NO_VALUE, CacheBackend
+from dogpile.cache.api import NO_VALUE, CacheBackend, CachedValue
 from dogpile.cache.region import CacheRegion, RegionInvalidationStrategy
 from dogpile.util import NameRegistry
 
-from flowcache import create_cache
+from flowcache import ConfigurationError, Namespace, TierUnavailableError, _core
 
 from ._namespaces import TenantNamespaces, set_many_or_warn, set_or_warn
+from ._tiers import own_cache
 
 __all__ = ["FlowCacheBackend", "TenantInvalidation"]
 
-CACHE_ARGUMENTS = ("max_entries", "max_weight", "weigher", "child_limits", "sweep_interval")
+logger = logging.getLogger("flowcache")
+
+CACHE_ARGUMENTS = (
+    "max_entries",
+    "max_weight",
+    "weigher",
+    "child_limits",
+    "sweep_interval",
+    "name",
+    "tier",
+)
 
 
 class FlowCacheBackend(CacheBackend):
@@ -37,7 +50,11 @@ class FlowCacheBackend(CacheBackend):
     Arguments (others are ignored, as by dogpile's own backends):
 
     - ``cache``: a cache or namespace of yours, or else ``max_entries``, ``max_weight``,
-      ``weigher``, ``child_limits`` and ``sweep_interval`` for one of its own.
+      ``weigher``, ``child_limits``, ``sweep_interval``, ``name`` and ``tier`` for one of its own.
+    - ``tier``: a URL, or a ``ValkeyTier`` whose codec takes dogpile's ``CachedValue``. Regions of
+      one ``name`` share their values there. A mutex is then one of all processes.
+    - ``lock_timeout``: seconds after which a mutex of all processes is free again, if its holder
+      has died; 30 by default. ``lock_sleep``: seconds between two attempts to acquire it.
     - ``ttl``: seconds after which a value is dropped, independent of the region's
       ``expiration_time``. ``None``: never, so that an expired value can be served while one thread
       makes the next.
@@ -52,9 +69,17 @@ class FlowCacheBackend(CacheBackend):
         given = {name: arguments[name] for name in CACHE_ARGUMENTS if name in arguments}
         cache = arguments.get("cache")
         if cache is None:
-            cache = create_cache(default_ttl=None, name="dogpile", **given)
+            if isinstance(given.get("tier"), str):
+                given["tier"] = tier_of_values(given["tier"])
+            cache = own_cache("dogpile", given)
+            check_codec(cache, "tier")
         elif given:
             raise TypeError(f"cache: cannot be given together with {', '.join(given)}")
+        else:
+            check_codec(cache, "cache")
+        self._is_tiered = _core._tier_of(cache) is not None
+        self._lock_timeout = positive("lock_timeout", arguments.get("lock_timeout", 30.0))
+        self._lock_sleep = positive("lock_sleep", arguments.get("lock_sleep", 0.1))
         self._namespaces = TenantNamespaces(
             cache, arguments.get("tenant"), arguments.get("on_no_tenant", "raise")
         )
@@ -76,8 +101,16 @@ class FlowCacheBackend(CacheBackend):
         return self._namespaces.tenant()
 
     def get_mutex(self, key: str) -> Any:
-        """Return the mutex of a key and a tenant, one lock for all threads that acquire it."""
-        return Mutex(self._locks, key if self._fixed is not None else (self.tenant(), key))
+        """Return the mutex of a key and a tenant, one lock for all threads that acquire it.
+
+        With a tier it is one for all processes.
+        """
+        mutex = Mutex(self._locks, key if self._fixed is not None else (self.tenant(), key))
+        if not self._is_tiered:
+            return mutex
+        return FleetMutex(
+            mutex, self._namespaces.current(), key, self._lock_timeout, self._lock_sleep
+        )
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or ``NO_VALUE``."""
@@ -144,12 +177,107 @@ class Mutex:
         return is_locked
 
 
+class FleetMutex:
+    """A mutex of all processes: among threads the other one, then an entry of the tier.
+
+    It saves work and guards nothing: a holder that takes longer than ``timeout`` no longer holds
+    off the others, nor does any while the tier is away. Then two processes make one value.
+    """
+
+    __slots__ = ("__weakref__", "_key", "_mutex", "_namespace", "_sleep", "_timeout", "_token")
+
+    def __init__(
+        self, mutex: Mutex, namespace: Namespace[Any], key: str, timeout: float, sleep: float
+    ) -> None:
+        self._mutex = mutex
+        self._namespace = namespace
+        self._key = ("dogpile mutex", key)  # No key of a value: those are str.
+        self._timeout = timeout
+        self._sleep = sleep
+        self._token = ""
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Acquire the mutex; return whether it was free in time."""
+        if not self._mutex.acquire(wait):
+            return False
+        taken = False
+        try:
+            taken = self._take(wait)
+        finally:
+            if not taken:
+                self._mutex.release()
+        return taken
+
+    def _take(self, wait: bool) -> bool:
+        token = secrets.token_hex(16)
+        while True:
+            try:
+                if self._namespace.add(self._key, token, ttl=self._timeout):
+                    break
+            except TierUnavailableError as error:
+                # It may be there all the same, and is then to be released.
+                logger.warning("a mutex of this process alone: %s", error)
+                break
+            if not wait:
+                return False
+            time.sleep(self._sleep)
+        self._token = token
+        return True
+
+    def release(self) -> None:
+        """Release the mutex, from any thread. Raises ``RuntimeError`` if it is not acquired."""
+        token, self._token = self._token, ""
+        try:
+            if token and self._namespace.get(self._key) == token:
+                self._namespace.delete(self._key)
+        except TierUnavailableError as error:
+            logger.warning("a mutex ends by its lock_timeout: %s", error)
+        finally:
+            self._mutex.release()
+
+    def locked(self) -> bool:
+        """Return whether the mutex is acquired, by any process."""
+        return self._mutex.locked() or self._namespace.get(self._key) is not None
+
+
+def tier_of_values(url: str) -> Any:
+    """Return the tier for a URL, with a codec that takes dogpile's values."""
+    from flowcache.tier import MsgpackCodec, ValkeyTier
+
+    return ValkeyTier(url, codec=MsgpackCodec(types=[CachedValue]))
+
+
+def check_codec(cache: Namespace[Any], name: str) -> None:
+    """Raise ``ConfigurationError`` for a tier in which no value of dogpile could lie."""
+    tier = _core._tier_of(cache)
+    if tier is None:
+        return
+    from flowcache.tier import UnencodableError
+
+    try:
+        tier.settings.codec.encode(CachedValue(None, {"ct": 0.0, "v": 1}))
+    except UnencodableError as error:
+        raise ConfigurationError(
+            f"{name}: the codec of its tier must take dogpile.cache.api.CachedValue, as "
+            f"MsgpackCodec(types=[CachedValue]) and PickleCodec do: {error}"
+        ) from error
+
+
+def positive(name: str, value: Any) -> float:
+    """Check a duration in seconds that is more than 0."""
+    seconds = _core.duration(value, name)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{name}: must be more than 0 seconds, got {value!r}")
+    return seconds
+
+
 class TenantInvalidation(RegionInvalidationStrategy):
     """Lets ``region.invalidate()`` invalidate the values of the current tenant, and no other's.
 
     Remembers the ``max_tenants`` tenants that were invalidated last. For all other tenants, a value
     counts as invalidated if it is as old as the last forgotten invalidation. A soft invalidation
-    does not undo a hard one. A value of the same moment as an invalidation counts as older.
+    does not undo a hard one. A value of the same moment as an invalidation counts as older. As in
+    dogpile itself, other processes do not learn of an invalidation, with a tier neither.
     """
 
     def __init__(self, region: CacheRegion, *, max_tenants: int = 10_000) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 
 from flask_caching.backends.base import BaseCache
 
+from flowcache import ConfigurationError
+
 from . import cachelib
+from ._tiers import derived_keys, signing_tier
 
 __all__ = ["FlowCache"]
 
@@ -20,7 +23,8 @@ class FlowCache(BaseCache, cachelib.FlowCache):
 
     ``CACHE_OPTIONS`` takes the arguments of ``flowcache.contrib.cachelib.FlowCache``.
     ``max_entries`` defaults to ``CACHE_THRESHOLD``. ``delete_memoized`` and ``clear`` reach the
-    current tenant's entries and no others.
+    current tenant's entries and no others. ``tier`` may be a URL: the key that signs pickles is
+    derived from ``SECRET_KEY``, and ``SECRET_KEY_FALLBACKS`` verify.
     """
 
     def __init__(
@@ -35,4 +39,15 @@ class FlowCache(BaseCache, cachelib.FlowCache):
         """Return the cache that an application's settings describe."""
         if "cache" not in kwargs:
             kwargs.setdefault("max_entries", config["CACHE_THRESHOLD"])
+        if kwargs.get("tier") is not None:
+
+            def keys() -> list[bytes]:
+                secret = app.config.get("SECRET_KEY")
+                if not secret:
+                    raise ConfigurationError("SECRET_KEY is needed to sign pickles with")
+                older = app.config.get("SECRET_KEY_FALLBACKS") or ()
+                purpose = "flowcache.contrib.flask_caching: pickles in the tier"
+                return derived_keys([secret, *older], purpose)
+
+            kwargs["tier"] = signing_tier(kwargs["tier"], "CACHE_OPTIONS['tier']", keys)
         return cls(*args, **kwargs)

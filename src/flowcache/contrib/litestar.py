@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar.stores.base import NamespacedStore
 
-from flowcache import Namespace, create_cache
+from flowcache import Namespace
 
-from ._namespaces import TenantNamespaces, set_or_warn
+from ._namespaces import TenantNamespaces, ahas, aset_or_warn
+from ._tiers import own_cache
+
+if TYPE_CHECKING:
+    from flowcache.tier import ValkeyTier
 
 __all__ = ["FlowStore"]
 
@@ -22,9 +26,10 @@ class FlowStore(NamespacedStore):
     """Litestar's ``Store`` over the namespace of the tenant for which it is called.
 
     ``cache``: a cache or namespace of yours, or else one of its own with ``create_cache``'s bound
-    of 10,000 entries. ``tenant``: ``None``, ``"current"`` or a callable without arguments;
-    ``on_no_tenant``: ``"raise"`` or ``"shared"``. The tenant is looked up at each call, so the
-    registry may keep one store for all. Values are bytes, and ``expires_in=None`` is for ever.
+    of 10,000 entries, its ``name`` and its ``tier``: a URL or a ``ValkeyTier``. ``tenant``:
+    ``None``, ``"current"`` or a callable without arguments; ``on_no_tenant``: ``"raise"`` or
+    ``"shared"``. The tenant is looked up at each call, so the registry may keep one store for all.
+    Values are bytes, and ``expires_in=None`` is for ever. What reaches a tier is awaited.
     """
 
     def __init__(
@@ -33,9 +38,15 @@ class FlowStore(NamespacedStore):
         *,
         tenant: Callable[[], str | None] | str | None = None,
         on_no_tenant: str = "raise",
+        name: str | None = None,
+        tier: ValkeyTier | str | None = None,
     ) -> None:
+        given = {"name": name, "tier": tier}
+        options = {option: value for option, value in given.items() if value is not None}
         if cache is None:
-            cache = create_cache(default_ttl=None, name="litestar")
+            cache = own_cache("litestar", options)
+        elif options:
+            raise TypeError(f"cache: cannot be given together with {', '.join(options)}")
         self._open(cache, tenant, on_no_tenant, ())
 
     def _open(self, cache: Namespace[Any], tenant: Any, on_no_tenant: str, below: Any) -> None:
@@ -54,32 +65,32 @@ class FlowStore(NamespacedStore):
     ) -> None:
         """Store bytes; a ``str`` as UTF-8."""
         data = value.encode() if isinstance(value, str) else value
-        set_or_warn(self._namespaces.current(), key, data, ttl=seconds(expires_in))
+        await aset_or_warn(self._namespaces.current(), key, data, ttl=seconds(expires_in))
 
     async def get(self, key: str, renew_for: int | timedelta | None = None) -> bytes | None:
         """Return the value of a key, else ``None``; ``renew_for`` extends the expiry of a hit."""
         namespace = self._namespaces.current()
-        value: bytes | None = namespace.get(key)
+        value: bytes | None = await namespace.aget(key)
         if value is not None and renew_for and await self.expires_in(key) not in (-1, None):
-            namespace.touch(key, ttl=renew_for)
+            await namespace.atouch(key, ttl=renew_for)
         return value
 
     async def delete(self, key: str) -> None:
         """Delete a key, if it is there."""
-        self._namespaces.current().delete(key)
+        await self._namespaces.current().adelete(key)
 
     async def delete_all(self) -> None:
         """Remove the entries of this tenant in this namespace, and in those below it."""
-        self._namespaces.current().clear()
+        await self._namespaces.current().aclear()
 
     async def exists(self, key: str) -> bool:
         """Tell whether a key has a value."""
-        return key in self._namespaces.current()
+        return await ahas(self._namespaces.current(), key)
 
     async def expires_in(self, key: str) -> int | None:
         """Return the seconds that a key has left, -1 if it does not expire, ``None`` if absent."""
         try:
-            left = self._namespaces.current().ttl(key)
+            left = await self._namespaces.current().attl(key)
         except KeyError:
             return None
         return -1 if left is None else int(left)
