@@ -21,7 +21,10 @@ app = Celery("celery_app", broker=broker, backend=broker)
 app.conf.broker_connection_retry_on_startup = True
 install(app)
 
-cache: Any = create_cache(default_ttl=300, max_entries=50_000)
+# CRM_TIER=valkey://127.0.0.1:6379/1 makes it one cache for all processes, of the web too.
+cache: Any = create_cache(
+    default_ttl=300, max_entries=50_000, name="crm", tier=os.environ.get("CRM_TIER")
+)
 mine = cache.for_current_tenant()
 loads: Counter[str] = Counter()
 
@@ -33,6 +36,13 @@ def report(year: int) -> dict[str, Any]:
     def load() -> str:
         name = current_tenant.get()
         loads[name] += 1
-        return f"report {loads[name]} of {name}, {year}"
+        return f"report {loads[name]} of {name}, {year}, by {os.getpid()}"
 
-    return {"report": mine.fetch(("report", year), load), "process": os.getpid()}
+    text = mine.fetch(("report", year), load, tags="reports")
+    return {"report": text, "process": os.getpid()}
+
+
+@app.task
+def changed() -> dict[str, Any]:
+    """Invalidate the tenant's reports, in every process if there is a tier."""
+    return {"removed": mine.invalidate_tag("reports", wait="fleet"), "process": os.getpid()}

@@ -21,7 +21,10 @@ from flowcache.contrib.asgi import TenantMiddleware
 from flowcache.contrib.fastapi import tenant_cache
 from flowcache.tenancy import current_tenant
 
-crm: Any = create_cache(default_ttl=300, max_entries=50_000)
+# CRM_TIER=valkey://127.0.0.1:6379/0 makes it one cache for `uvicorn --workers 2`.
+crm: Any = create_cache(
+    default_ttl=300, max_entries=50_000, name="crm", tier=os.environ.get("CRM_TIER")
+)
 TenantCache = Annotated[Namespace[Any], Depends(tenant_cache(crm))]
 loads: Counter[str] = Counter()
 
@@ -29,7 +32,7 @@ loads: Counter[str] = Counter()
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Close the cache with the root application: one that is mounted has no lifespan."""
-    with crm:
+    async with crm:
         yield
 
 
@@ -44,7 +47,7 @@ async def report(cache: TenantCache) -> dict[str, Any]:
         await asyncio.sleep(0.05)
         name = current_tenant.get()
         loads[name] += 1
-        return f"report {loads[name]} of {name}"
+        return f"report {loads[name]} of {name} by {os.getpid()}"
 
     text = await cache.afetch("report", load, tags="reports")
     return {"report": text, "process": os.getpid()}
@@ -52,8 +55,8 @@ async def report(cache: TenantCache) -> dict[str, Any]:
 
 @api.post("/changed")
 def changed(cache: TenantCache) -> dict[str, int]:
-    """Invalidate this tenant's reports."""
-    return {"removed": cache.invalidate_tag("reports")}
+    """Invalidate this tenant's reports, in every process: this runs in a thread, and may wait."""
+    return {"removed": cache.invalidate_tag("reports", wait="fleet"), "process": os.getpid()}
 
 
 app = TenantMiddleware(api, header="X-Tenant-ID", exempt=["/docs", "/openapi.json"])

@@ -20,7 +20,14 @@ from flowcache.tenancy import current_tenant
 
 app = Flask(__name__)
 app.config["CACHE_TYPE"] = "flowcache.contrib.flask_caching.FlowCache"
-app.config["CACHE_OPTIONS"] = {"tenant": "current", "max_entries": 50_000}
+app.config["CACHE_OPTIONS"] = {
+    "tenant": "current",
+    "max_entries": 50_000,
+    "name": "crm",
+    # CRM_TIER=valkey://127.0.0.1:6379/0 makes it one cache for `gunicorn --workers 2`.
+    "tier": os.environ.get("CRM_TIER"),
+}
+app.config["SECRET_KEY"] = os.environ.get("CRM_SECRET_KEY", "of the example, for no other use")
 app.config["CACHE_DEFAULT_TIMEOUT"] = 300
 cache: Any = Cache(app)
 lock = threading.Lock()
@@ -32,7 +39,7 @@ def load() -> str:
     name = current_tenant.get()
     with lock:
         loads[name] += 1
-        return f"report {loads[name]} of {name}"
+        return f"report {loads[name]} of {name} by {os.getpid()}"
 
 
 @cache.memoize()

@@ -6,13 +6,14 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -35,14 +36,17 @@ class Program:
 
     def wait_for(self, pattern: re.Pattern[str]) -> re.Match[str]:
         """Return where a pattern matches what is written; fail if that takes too long."""
+        self.wait_while(lambda: pattern.search(self.written()) is None)
+        found = pattern.search(self.written())
+        assert found is not None
+        return found
+
+    def wait_while(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition ends; fail if the process ends first, or that takes too long."""
         until = time.monotonic() + STARTS_WITHIN
-        while True:
-            written = self.written()
-            found = pattern.search(written)
-            if found is not None:
-                return found
-            assert self._process.poll() is None, written
-            assert time.monotonic() < until, written
+        while condition():
+            assert self._process.poll() is None, self.written()
+            assert time.monotonic() < until, self.written()
             time.sleep(0.02)
 
     def written(self) -> str:
@@ -86,9 +90,22 @@ def running(
 
 @contextmanager
 def serving(*command: str, folder: Path = FRAMEWORKS, **variables: str) -> Iterator[str]:
-    """Run a server on a port of its choice, and yield its address."""
+    """Run a server on a port of its choice, and yield its address when it takes connections."""
     with running(*command, folder=folder, **variables) as program:
-        yield program.wait_for(LISTENING)[1]
+        address = program.wait_for(LISTENING)[1]
+        # The parent of uvicorn's workers tells the address before one of them listens.
+        port = int(address.rpartition(":")[2])
+        program.wait_while(lambda: not takes_connections(port))
+        yield address
+
+
+def takes_connections(port: int) -> bool:
+    """Tell whether a server takes connections."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=STARTS_WITHIN).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 class Client:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 
 from contrib.interleaving import TENANTS
 from contrib.running import FRAMEWORKS, STARTS_WITHIN, Client, running, serving
-from harness.servers import server
+from harness.servers import Server, server, wait_until
 
 pytestmark = [
     pytest.mark.once,
@@ -31,6 +32,13 @@ ONE_PROCESS = {
     "flask": (*GUNICORN, "-k", "gthread", "--threads", "8", "flask_app:app"),
     "aiohttp": ("aiohttp_app.py", "0"),
 }
+
+
+@pytest.fixture(scope="module")
+def fleet_server() -> Iterator[Server]:
+    """The server that the processes of an example share."""
+    with server() as running:
+        yield running
 
 
 @pytest.mark.parametrize("framework", ONE_PROCESS)
@@ -49,6 +57,48 @@ def test_one_process_serves_two_tenants_at_once(framework: str) -> None:
         client.ask("/changed", "acme", "POST")
         assert client.ask("/report", "acme")["report"].startswith("report 2 of acme")
         assert client.ask("/report", "beta")["report"].startswith("report 1 of beta")
+
+
+FLEETS = {
+    "django": (FRAMEWORKS / "django_site", (*GUNICORN, "--workers", "2", "shop.wsgi")),
+    "fastapi": (FRAMEWORKS, ("-m", "uvicorn", "--workers", "2", "--port", "0", "fastapi_app:app")),
+    "flask": (
+        FRAMEWORKS,
+        (*GUNICORN, "-k", "gthread", "--threads", "4", "--workers", "2", "flask_app:app"),
+    ),
+}
+PATIENT = {"PYTHONPATH": str(Path(__file__).with_name("patience"))}
+SEEN_LATER = ("flask",)
+"""Frameworks whose invalidation does not wait until all processes have seen it."""
+
+
+@pytest.mark.parametrize("framework", FLEETS)
+def test_two_processes_have_one_cache(framework: str, fleet_server: Server) -> None:
+    folder, command = FLEETS[framework]
+    settings = {"SHOP_TIER": fleet_server.url, "CRM_TIER": fleet_server.url, **PATIENT}
+    with serving(*command, folder=folder, **settings) as address:
+        client = Client(address)
+        first = {name: client.ask("/report", name)["report"] for name in TENANTS}
+        for name, report in first.items():
+            assert report.startswith(f"report 1 of {name} by ")
+        ask_both_processes(client, first)
+        client.ask("/changed", "acme", "POST")
+        if framework in SEEN_LATER:
+            wait_until(lambda: client.ask("/report", "acme")["report"] != first["acme"])
+            ask_both_processes(client, {"beta": first["beta"]})
+        second = client.ask("/report", "acme")["report"]
+        assert second != first["acme"]
+        ask_both_processes(client, {"acme": second, "beta": first["beta"]})
+
+
+def ask_both_processes(client: Client, expected: dict[str, str]) -> None:
+    """Ask at once for two tenants, until both processes have answered, with one report each."""
+    processes: set[int] = set()
+    while len(processes) < 2:
+        for name, reports in client.ask_at_once("/report", rounds=3).items():
+            if name in expected:
+                assert {report for report, _ in reports} == {expected[name]}
+            processes |= {process for _, process in reports}
 
 
 class TestDjango:
@@ -82,12 +132,13 @@ class TestDjango:
                 for name, reports in client.ask_at_once("/report").items():
                     asked[name] += reports.total()
                     # One report a tenant in each process, for any number of requests.
-                    assert {report for report, _ in reports} == {f"report 1 of {name}"}
+                    for report, process in reports:
+                        assert report == f"report 1 of {name} by {process}"
                     workers |= {process for _, process in reports}
             for where in ("/catalogue/", "/sidebar/"):
                 for name, reports in client.ask_at_once(where).items():
-                    what = where.strip("/")
-                    assert {report for report, _ in reports} == {f"{what} 1 of {name}"}
+                    for report, _ in reports:
+                        assert report.startswith(f"{where.strip('/')} 1 of {name} by ")
             assert httpx.get(f"{address}/report").status_code == 400
             self.invalidate(client)
             self.look_into_the_admin(address, asked, workers)
@@ -98,10 +149,10 @@ class TestDjango:
         assert told["report"] == 1
         while True:
             answers = {name: client.ask("/report", name) for name in TENANTS}
-            assert answers["beta"]["report"] == "report 1 of beta"
+            assert answers["beta"]["report"].startswith("report 1 of beta by ")
             if answers["acme"]["process"] == told["process"]:
                 break
-        assert answers["acme"]["report"] == "report 2 of acme"
+        assert answers["acme"]["report"] == f"report 2 of acme by {told['process']}"
 
     def look_into_the_admin(self, address: str, asked: dict[str, int], workers: set[int]) -> None:
         """The counters of two workers are each one's own, and their sums add up."""
@@ -135,45 +186,60 @@ def counters(page: str) -> dict[str, list[int]]:
 class TestCelery:
     """Two prefork processes, with a real server as broker and for the results."""
 
-    def test_two_processes_work_for_two_tenants(self) -> None:
+    def test_two_processes_work_for_two_tenants_with_one_cache(self, fleet_server: Server) -> None:
         worker = ("-m", "celery", "-A", "celery_app", "worker", "--pool", "prefork")
         options = ("--concurrency", "2", "--loglevel", "INFO", "--without-gossip")
-        with server() as broker:
-            url = f"redis://127.0.0.1:{broker.port}/0"
-            with running(*worker, *options, raised=4, CELERY_BROKER_URL=url) as program:
-                program.wait_for(re.compile("ready"))
-                told = publish(url)
-        processes = {one["process"] for one in told["tenants"]}
-        assert len(processes) == 2
-        for number, one in enumerate(told["tenants"]):
-            assert one["report"] == f"report 1 of {TENANTS[number % 2]}, 2026"
+        settings = {
+            "CELERY_BROKER_URL": f"redis://127.0.0.1:{fleet_server.port}/0",
+            "CRM_TIER": fleet_server.url,
+            **PATIENT,
+        }
+        with running(*worker, *options, raised=4, **settings) as program:
+            program.wait_for(re.compile("ready"))
+            told = publish(settings)
+        for asked in told["before"], told["after"]:
+            assert len({one["process"] for one in asked}) == 2
+        for number, name in enumerate(TENANTS):
+            (before,) = {one["report"] for one in told["before"][number::2]}
+            assert before.startswith(f"report 1 of {name}, 2026, by ")
+            (after,) = {one["report"] for one in told["after"][number::2]}
+            assert (after != before) is (name == "acme")
         # A task without a tenant has none, whichever tenants its process has worked for.
         assert told["none"] == ["TenantNotSetError"] * 4
 
 
 PUBLISH = """
-import json, sys
-from celery_app import report
+import json
+from celery_app import changed, report
 from flowcache.tenancy import tenant
-tenants, known = [], set()
-while len(known) < 2:
-    asked = []
-    for turn in range(20):
-        with tenant(("acme", "beta")[turn % 2]):
-            asked.append(report.delay(2026))
-    tenants += [one.get(timeout=60) for one in asked]
-    known = {one["process"] for one in tenants}
+
+def ask():
+    told, known = [], set()
+    while len(known) < 2:
+        asked = []
+        for turn in range(20):
+            with tenant(("acme", "beta")[turn % 2]):
+                asked.append(report.delay(2026))
+        told += [one.get(timeout=60) for one in asked]
+        known = {one["process"] for one in told}
+    return told
+
+told = {"before": ask()}
+with tenant("acme"):
+    changed.delay().get(timeout=60)
+told["after"] = ask()
 none = [report.delay(2026).get(timeout=60, propagate=False) for _ in range(4)]
-print(json.dumps({"tenants": tenants, "none": [type(one).__name__ for one in none]}))
+told["none"] = [type(one).__name__ for one in none]
+print(json.dumps(told))
 """
 
 
-def publish(url: str) -> Any:
+def publish(settings: dict[str, str]) -> Any:
     """Publish tasks from a process of their own; return what they answered."""
     finished = subprocess.run(
         [sys.executable, "-c", PUBLISH],
         cwd=FRAMEWORKS,
-        env=os.environ | {"CELERY_BROKER_URL": url},
+        env=os.environ | settings,
         capture_output=True,
         text=True,
         timeout=4 * STARTS_WITHIN,

@@ -16,6 +16,8 @@ CACHES = {
             "MAX_ENTRIES": 50_000,
             "TENANT": "current",
             "TENANT_LIMITS": {"max_entries": 10_000},
+            # SHOP_TIER=valkey://127.0.0.1:6379/0 makes it one cache for all workers.
+            "TIER": os.environ.get("SHOP_TIER"),
         },
     },
 }

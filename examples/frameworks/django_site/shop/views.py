@@ -26,7 +26,7 @@ def load(what: str) -> str:
     name = current_tenant.get()
     with lock:
         loads[what, name] += 1
-        return f"{what} {loads[what, name]} of {name}"
+        return f"{what} {loads[what, name]} of {name} by {os.getpid()}"
 
 
 @cache_page(300)
@@ -51,7 +51,7 @@ def report(request: HttpRequest) -> HttpResponse:
 @require_POST
 def changed(request: HttpRequest) -> HttpResponse:
     """Invalidate this tenant's reports; the pages and fragments stay until they expire."""
-    return answer(cache.invalidate_tag("reports"))
+    return answer(cache.invalidate_tag("reports", wait="fleet"))
 
 
 def answer(text: Any) -> JsonResponse:
