@@ -5,7 +5,7 @@
 Run by the Python of an environment that holds flowcache and those projects. The tests come from the
 sdist of the installed version, which pip fetches once into .venv/sdists. Before a suite runs, its
 omitted tests are printed, each with the reason. Litestar's sdist has no tests: they run if a
-checkout of its repository is named.
+checkout of its repository is named. The suites with a tier start a Valkey server of their own.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Suite:
     """The settings of pytest that the tests need."""
     examples: tuple[str, ...] = ()
     """Files of examples/frameworks to copy beside the file."""
+    beside: tuple[str, ...] = ()
+    """Files of scripts/upstream/suites that it imports."""
 
 
 KNOWN = {
@@ -49,7 +51,15 @@ KNOWN = {
         ("tests/cache",),
         ("-c", "import sys, django_suite; sys.exit(django_suite.main())"),
     ),
+    "django_tier": Suite(
+        "Django",
+        "django_tier_suite.py",
+        ("tests/cache",),
+        ("-c", "import sys, django_tier_suite; sys.exit(django_tier_suite.main())"),
+        beside=("django_suite.py", "tier_server.py"),
+    ),
     "dogpile": Suite("dogpile.cache", "dogpile_suite.py"),
+    "dogpile_tier": Suite("dogpile.cache", "dogpile_tier_suite.py", beside=("tier_server.py",)),
     "cachelib": Suite("cachelib", "cachelib_suite.py", ("tests",)),
     "cachetools": Suite("cachetools", "cachetools_suite.py", ("tests",)),
     "flask_caching": Suite("Flask-Caching", "flask_caching_suite.py", ("tests",)),
@@ -102,10 +112,12 @@ def run(suite: Suite, tests: Path | None = None) -> bool:
     ``tests``: a file of tests that takes the suite as pytest's plugin.
     """
     version = importlib.metadata.version(suite.distribution)
-    print(f"--- {suite.distribution} {version}", flush=True)
+    where = " with a tier" if "tier_server.py" in suite.beside else ""
+    print(f"--- {suite.distribution} {version}{where}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shutil.copy(SUITES / suite.file, folder)
+        for file in (suite.file, *suite.beside):
+            shutil.copy(SUITES / file, folder)
         for example in suite.examples:
             shutil.copy(EXAMPLES / example, folder)
         if suite.folders:
@@ -115,7 +127,8 @@ def run(suite: Suite, tests: Path | None = None) -> bool:
         target = [] if suite.arguments[0] == "-c" else [tests.name if tests else suite.file]
         # Neither the tests' own settings for pytest nor those of this project apply.
         (folder / "pytest.ini").write_text(f"[pytest]\n{suite.settings}", encoding="utf-8")
-        paths = [name, *filter(None, [os.environ.get("PYTHONPATH")])]
+        # The server of a tier is one of this project's tests.
+        paths = [name, str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         finished = subprocess.run(
             [sys.executable, *suite.arguments, *target], cwd=folder, env=environment, check=False
