@@ -143,6 +143,7 @@ def run(
     with both_servers(scenario, dashboard, upstream) as (url, crm):
         names = ", ".join(tenant.name for tenant in scenario.tenants)
         console.print(f"dashboard: {url}, one cache of {scenario.max_entries} entries for")
+        console.print(f"live page: {url}/cache/")
         console.print(f"tenants:   {names}\n")
         load = asyncio.run(use(url, crm, scenario, console))
         print_report(console, load)

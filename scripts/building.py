@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE_FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
-SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed", ".lua")
+ASSETS = (".css", ".html", ".js", ".svg")
+SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed", ".lua", *ASSETS)
 
 
 def build_wheel(folder: Path, pip: Callable[..., object]) -> Path:
@@ -27,7 +28,7 @@ def build_wheel(folder: Path, pip: Callable[..., object]) -> Path:
     if not list(target.glob("*.whl")):
         # Files gathered for the last wheel may include a module that the sources no longer have.
         # The compiled core stays: it is compiled again when it is older than its sources.
-        for stale in sources.glob("build/lib*/flowcache/**/*.py*"):
+        for stale in sources.glob("build/lib*/flowcache/**/*"):
             if stale.suffix in SOURCE_SUFFIXES:
                 stale.unlink()
         print(f"building flowcache in {folder.relative_to(ROOT)}", flush=True)

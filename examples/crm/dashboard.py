@@ -16,9 +16,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from flowcache import InvalidNamespaceError, Namespace, TierUnavailableError, create_cache
+from flowcache.page import ADMIN, CachePage
 
 MAX_LIMIT = 200
 
@@ -41,10 +42,16 @@ class Dashboard:
         self.cache = create_cache(
             default_ttl=contacts_ttl,
             max_entries=max_entries,
+            name="crm",
             require_namespace=True,  # an entry that belongs to no tenant is a bug: refuse it
             tier=tier,  # None: this process alone; else the URL of the fleet's Valkey server
         )
         self.stats_ttl = stats_ttl
+        # The demo listens on the loopback alone. A real application asks its session who it is, and
+        # returns ADMIN, a tenant, or None.
+        self.page = CachePage(
+            self.cache, authorize=lambda request: ADMIN, reveal_keys=True, groups=[r"contacts:\d+"]
+        )
         # trust_env=False: no proxy that the environment names is used on the loopback.
         self.crm = httpx.AsyncClient(base_url=upstream_url, timeout=30.0, trust_env=False)
 
@@ -142,6 +149,7 @@ class Dashboard:
                 Route("/api/crm/cache", self.delete_cache, methods=["DELETE"]),
                 Route("/api/admin/cache-stats/{tenant}", self.get_cache_stats, methods=["GET"]),
                 Route("/api/admin/ready", self.get_ready, methods=["GET"]),
+                Mount("/cache", self.page),
             ],
             exception_handlers={HTTPException: error_response, httpx.HTTPError: bad_gateway},
             lifespan=self.lifespan,

@@ -357,3 +357,22 @@ def running_loads(Namespace namespace not None, Py_ssize_t most):
 
 cdef object load_start(Load load):
     return load.started
+
+
+def existing(Namespace namespace not None, names):
+    """The namespace at the path of ``names`` below, or None. It is not made if it is not there."""
+    cdef Store store = namespace.store
+    cdef Node* node = namespace.node
+    cdef Namespace view
+    cdef tuple path = tuple(names)
+    node_guard_closed(store)
+    view = view_new(store)
+    lock_acquire(&store.core.lock)
+    for name in path:
+        node = node_child_locked(node, <PyObject*>name) if is_str(<PyObject*>name) else NULL
+        if node == NULL:
+            break
+    if node != NULL:
+        view_attach_locked(view, node)
+    lock_release(&store.core.lock)
+    return None if node == NULL else view

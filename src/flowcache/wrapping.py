@@ -193,6 +193,10 @@ def signature_to_bind(function: Callable[..., Any]) -> Signature:
         raise TypeError(f"bind: the parameters of {function!r} are not known") from None
 
 
+cached_functions: weakref.WeakValueDictionary[int, Cached[..., Any]] = weakref.WeakValueDictionary()
+"""All cached functions there are, by `id`: for a look at their counts."""
+
+
 class Cached(_core.Called, Generic[P, R]):
     """A function whose results are kept in a namespace, or in each tenant's.
 
@@ -274,6 +278,7 @@ class Cached(_core.Called, Generic[P, R]):
             # Of the keys that it looks for, a bound one is the same where all is given by position.
             if self._tags is None and not bind and _core._tier_of(self._above()) is None:
                 self._call_directly(function, self._options)
+        cached_functions[id(self)] = self
 
     def _name_tenant(self, name: str, path: Any) -> None:
         """Keep the result of each call in the namespace of the tenant in the argument `name`."""
@@ -370,6 +375,20 @@ class Cached(_core.Called, Generic[P, R]):
             misses = sum(counts.misses for counts in counted)
         held = place._tagged(self._own_tag)
         return CacheInfo(max(0, calls - misses), misses, place.limits.max_entries, held)
+
+    def _counted_within(self, store: object, path: tuple[str, ...]) -> tuple[int, int] | None:
+        """Return the calls and misses within a place of a cache; None: it keeps nothing there."""
+        above = self._namespace if self._tenants is None else self._tenants._above
+        if above._store() is not store:
+            return None
+        if self._tenants is None:
+            return (self._calls, self._misses) if above.path[: len(path)] == path else None
+        counted = [
+            counts for place, counts in list(self._counts.items()) if place[: len(path)] == path
+        ]
+        if not counted and above.path[: len(path)] != path:
+            return None
+        return sum(one.calls for one in counted), sum(one.misses for one in counted)
 
     def cache_parameters(self, *, tenant: str | None = None) -> dict[str, Any]:
         """Return ``maxsize`` and ``typed`` by name, as ``functools.lru_cache`` does.

@@ -206,6 +206,7 @@ def test_serve_leaves_the_servers_up_until_told_to_stop(tmp_path: Path) -> None:
             assert curl is not None, complaints.read_text()
             url = curl.split("'")[3]
             response = httpx.get(url, headers={"X-Tenant-ID": "acme-corp"}, trust_env=False)
+            page = httpx.get(f"{url.partition('/api')[0]}/cache/data", trust_env=False).json()
             while not process.stdout.readline().endswith("/api/crm/dashboard\n"):
                 pass
         finally:
@@ -213,6 +214,8 @@ def test_serve_leaves_the_servers_up_until_told_to_stop(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
     assert complaints.read_text() == ""
     assert response.json()["tenant"] == "acme-corp"
+    shown = {row["name"] for row in page["tenants"]["rows"]}
+    assert {f"tenant:{tenant.name}" for tenant in Scenario().tenants} <= shown
     with pytest.raises(httpx.ConnectError):
         httpx.get(url, trust_env=False)
 

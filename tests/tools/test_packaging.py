@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.once, pytest.mark.packaging]
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 COMPILED = (".so", ".pyd")
+IN_THE_PACKAGE = (".py", ".pyi", ".typed", ".lua", ".css", ".html", ".js", ".svg")
 LEFT_BEHIND = shutil.ignore_patterns(
     ".*", "build", "dist", "wheelhouse", "__pycache__", "*.egg-info", "*.so", "*.pyd", "_core.c"
 )
@@ -86,7 +87,7 @@ def test_the_wheel_holds_the_package_and_one_compiled_core(wheel: Path, checkout
 
     assert len(compiled) == 1
     assert compiled.pop().startswith("flowcache/_core.")
-    expected = files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed", ".lua")
+    expected = files_below(checkout / "src" / "flowcache", *IN_THE_PACKAGE)
     assert {"flowcache/__init__.py", "flowcache/_core.pyi", "flowcache/py.typed"} <= expected
     assert {name for name in held if not name.endswith(COMPILED)} == expected
 
@@ -96,8 +97,7 @@ def test_the_sdist_holds_what_builds_tests_and_explains(sdist: set[str], checkou
     expected |= {"README.md", "CHANGELOG.md", "LICENSE", "src/_core.pyx"}
     expected |= {f"src/{name}" for name in files_below(checkout / "src" / "_core", ".pxd", ".pyx")}
     expected |= {
-        f"src/{name}"
-        for name in files_below(checkout / "src" / "flowcache", ".py", ".pyi", ".typed", ".lua")
+        f"src/{name}" for name in files_below(checkout / "src" / "flowcache", *IN_THE_PACKAGE)
     }
     for folder in ("tests", "docs", "examples", "scripts", "bench", "fuzz"):
         expected |= files_below(checkout / folder, ".py", ".md", ".supp", ".c", ".txt")

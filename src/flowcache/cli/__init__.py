@@ -15,7 +15,10 @@ OK: Final = 0
 INTERRUPTED: Final = 130
 
 # A verb is the module of its name beside this file. Its `main(arguments)` returns the exit status.
-VERBS: Final = {"replay": "replay a request log: how big should the cache be?"}
+VERBS: Final = {
+    "replay": "replay a request log: how big should the cache be?",
+    "top": "watch the caches of running processes",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
