@@ -278,7 +278,14 @@ class Sweeper:
             except CacheClosedError:
                 return
             except Exception as error:  # noqa: BLE001  the user's clock's or finalizer's; reported
-                report("ERROR", "a sweep of cache %r raised", store.name, error=error)
+                report(
+                    "ERROR",
+                    "a sweep of cache %r raised",
+                    store.name,
+                    event="sweep_failed",
+                    error=error,
+                    cache=store.name,
+                )
             del store, root
 
     def after_fork(self) -> None:

@@ -57,8 +57,16 @@ def dispatch(
     for listener in listeners:
         try:
             plain_result(listener(event), "listener")
-        except Exception as error:  # noqa: BLE001  it is a listener's, and reported
-            report("ERROR", "a listener for %r raised", kind, error=error)
+        except Exception as raised:  # noqa: BLE001  it is a listener's, and reported
+            report(
+                "ERROR",
+                "a listener for %r raised",
+                kind,
+                event="listener_failed",
+                error=raised,
+                cache=cache,
+                path=path,
+            )
 
 
 def subscribe(

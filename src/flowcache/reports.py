@@ -28,12 +28,21 @@ def shown(value: object) -> str:
 
 
 def report(
-    level: str, message: str, *args: object, error: BaseException | None = None, **debug: object
+    level: str,
+    message: str,
+    *args: object,
+    event: str,
+    error: BaseException | None = None,
+    cache: str | None = None,
+    path: tuple[str, ...] | None = None,
+    **debug: object,
 ) -> None:
     """Log to the logger `flowcache`; the first call imports `logging`.
 
-    `debug`: values that may be private, such as keys. They are part of the line only where the
-    logger is enabled for DEBUG.
+    The record has the fields `flowcache_event`, and where they are known `flowcache_cache`,
+    `flowcache_namespace`, `flowcache_tenant` and `flowcache_error`. `debug`: values that may be
+    private, such as keys. They are part of the line, and fields, only where the logger is enabled
+    for DEBUG.
     """
     try:
         import logging
@@ -42,7 +51,16 @@ def report(
         print("flowcache:", message % args, "" if error is None else shown(error), file=sys.stderr)
         return
     logger = logging.getLogger("flowcache")
+    fields: dict[str, object] = {"flowcache_event": event}
+    if cache is not None:
+        fields["flowcache_cache"] = cache
+    if path is not None:
+        fields["flowcache_namespace"] = list(path)
+        fields["flowcache_tenant"] = path[0] if path else None
+    if error is not None:
+        fields["flowcache_error"] = type(error).__qualname__
     if debug and logger.isEnabledFor(logging.DEBUG):
         message += "".join(f" {name}=%s" for name in debug)
         args += tuple(map(shown, debug.values()))
-    logger.log(getattr(logging, level), message, *args, exc_info=error, stacklevel=2)
+        fields.update((f"flowcache_{name}", shown(value)) for name, value in debug.items())
+    logger.log(getattr(logging, level), message, *args, exc_info=error, extra=fields, stacklevel=2)

@@ -343,7 +343,7 @@ def _run(exporter: weakref.ref[Exporter], stopped: threading.Event, interval: fl
         try:
             this.push()
         except Exception as error:  # noqa: BLE001  a full disk, a folder that is gone; reported
-            report("ERROR", "metrics could not be written", error=error)
+            report("ERROR", "metrics could not be written", event="metrics_failed", error=error)
         del this
 
 

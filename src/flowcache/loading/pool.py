@@ -98,7 +98,12 @@ class Pool:
             try:
                 self._executor.submit(self._work)
             except RuntimeError as error:
-                report("WARNING", "the executor refused a background load", error=error)
+                report(
+                    "WARNING",
+                    "the executor refused a background load",
+                    event="executor_refused",
+                    error=error,
+                )
                 raise
             return
         self._started += 1

@@ -407,7 +407,13 @@ class Run:
             for load in tuple(self.loads):
                 backoff.note_failure(self.namespace, load.key)
         if self.detached:
-            report("WARNING", "a background load was interrupted by %s", shown(interrupt))
+            report(
+                "WARNING",
+                "a background load was interrupted by %s",
+                shown(interrupt),
+                event="load_interrupted",
+                **self._place(),
+            )
 
     def end(self) -> None:
         """Abandon unsettled loads and drop all references. At any time, by any code, repeatedly."""
@@ -447,7 +453,13 @@ class Run:
         try:
             context.run(task.get_coro().close)
         except BaseException as error:
-            report("WARNING", "a loader that its closed event loop cut off failed", error=error)
+            report(
+                "WARNING",
+                "a loader that its closed event loop cut off failed",
+                event="load_cut_off",
+                error=error,
+                **self._place(),
+            )
 
     def withdraw(self) -> None:
         """End a run whose first caller was interrupted, unless another thread runs it."""
@@ -537,9 +549,15 @@ class Run:
                 "WARNING",
                 "a background load in namespace %s failed",
                 shown(self.namespace.path),
+                event="load_failed",
                 error=error,
                 key=load.key,
+                **self._place(),
             )
+
+    def _place(self) -> dict[str, Any]:
+        """Return the fields of a log record that tell of the namespace."""
+        return {"cache": self.namespace._store().name, "path": self.namespace.path}
 
 
 def end_left(store: object) -> bool:

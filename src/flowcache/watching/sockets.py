@@ -121,7 +121,7 @@ def serve(listener: socket.socket, watcher: Watcher) -> None:
             except OSError:
                 continue  # The reader is gone.
             except Exception as error:  # noqa: BLE001  one bad reading must not be the last
-                report("ERROR", "a snapshot could not be made", error=error)
+                report("ERROR", "a snapshot could not be made", event="show_failed", error=error)
 
 
 def answer(watcher: Watcher, connection: socket.socket) -> bytes:
@@ -232,7 +232,7 @@ def _after_fork() -> None:
         try:
             one.after_fork()
         except (OSError, ValueError) as error:
-            report("ERROR", "this process cannot show itself", error=error)
+            report("ERROR", "this process cannot show itself", event="show_failed", error=error)
 
 
 if hasattr(os, "register_at_fork"):
