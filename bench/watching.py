@@ -23,10 +23,16 @@ from flowcache.contrib.prometheus import FlowcacheCollector
 
 RUNS = 7
 ATTACHED = """
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry
+from flowcache.contrib.opentelemetry import instrument
 from flowcache.contrib.prometheus import FlowcacheCollector
+from flowcache.page import CachePage
 registry = CollectorRegistry()
 registry.register(FlowcacheCollector(cache))
+providers = dict(tracer_provider=TracerProvider(), meter_provider=MeterProvider())
+attached = instrument(cache, **providers), CachePage(cache, authorize=lambda request: None)
 """
 HOT = {
     "get, hit": "for key in keys: get(key)",
