@@ -167,6 +167,7 @@ def run_fleet(
         names = ", ".join(tenant.name for tenant in scenario.tenants)
         console.print(f"workers:   {', '.join(worker.url for worker in fleet.workers)}")
         console.print(f"tier:      {fleet.server.url}")
+        console.print(f"live page: {fleet.workers[0].url}/cache/")
         console.print(f"tenants:   {names}\n")
         load = asyncio.run(use(fleet, crm, scenario, console))
         print_report(console, load)

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from flowcache import InvalidNamespaceError, Namespace, TierUnavailableError, create_cache
-from flowcache.page import ADMIN, CachePage
+from flowcache.page import ADMIN, CachePage, show
 
 MAX_LIMIT = 200
 
@@ -38,6 +38,7 @@ class Dashboard:
         stats_ttl: float,
         max_entries: int,
         tier: str | None = None,
+        workers: str | None = None,
     ) -> None:
         self.cache = create_cache(
             default_ttl=contacts_ttl,
@@ -49,9 +50,10 @@ class Dashboard:
         self.stats_ttl = stats_ttl
         # The demo listens on the loopback alone. A real application asks its session who it is, and
         # returns ADMIN, a tenant, or None.
-        self.page = CachePage(
-            self.cache, authorize=lambda request: ADMIN, reveal_keys=True, groups=[r"contacts:\d+"]
-        )
+        keys: dict[str, Any] = {"reveal_keys": True, "groups": [r"contacts:\d+"]}
+        self.page = CachePage(self.cache, authorize=lambda request: ADMIN, workers=workers, **keys)
+        # The page of each worker adds up the figures of all that show themselves in this folder.
+        self.shown = None if workers is None else show(self.cache, workers, **keys)
         # trust_env=False: no proxy that the environment names is used on the loopback.
         self.crm = httpx.AsyncClient(base_url=upstream_url, timeout=30.0, trust_env=False)
 

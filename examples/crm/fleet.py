@@ -121,6 +121,7 @@ class Fleet:
         self.server = Valkey(program, folder)
         arguments = [
             *("--upstream", upstream_url, "--tier", self.server.url),
+            *("--show", str(Path(folder, "show"))),
             *("--contacts-ttl", str(scenario.contacts_ttl)),
             *("--stats-ttl", str(scenario.stats_ttl)),
             *("--max-entries", str(scenario.max_entries * 2 // WORKERS)),

@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--contacts-ttl", type=float, required=True)
     parser.add_argument("--stats-ttl", type=float, required=True)
     parser.add_argument("--max-entries", type=int, required=True)
+    parser.add_argument("--show", required=True, help="the folder in which it shows itself")
     options = parser.parse_args()
     dashboard = Dashboard(
         options.upstream,
@@ -25,6 +26,7 @@ def main() -> None:
         stats_ttl=options.stats_ttl,
         max_entries=options.max_entries,
         tier=options.tier,
+        workers=options.show,
     )
     dashboard.cache.connect()
     stopped = threading.Event()

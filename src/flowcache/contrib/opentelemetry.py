@@ -60,6 +60,23 @@ COUNTERS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         {"invalidations": ""},
     ),
 )
+# The same, of a cache with a second tier.
+TIERED: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    (
+        "flowcache.tier.requests",
+        "{request}",
+        "Look-ups in the second tier, by their result.",
+        {"tier_hits": "hit", "tier_misses": "miss"},
+    ),
+    ("flowcache.tier.stores", "{entry}", "Values stored in the second tier.", {"tier_stores": ""}),
+    (
+        "flowcache.tier.errors",
+        "{call}",
+        "Calls that the second tier did not answer, or did not confirm.",
+        {"tier_errors": ""},
+    ),
+    ("flowcache.untiered", "{entry}", "Values that stayed in the process.", {"untiered": ""}),
+)
 GAUGES = (
     ("flowcache.entries", "{entry}", "Entries held.", "entries"),
     ("flowcache.weight", "1", "Weight of the entries held.", "weight"),
@@ -120,7 +137,7 @@ class Instrumentation:
         record_keys: bool,
     ) -> None:
         self._readings: Readings | None = Readings(figures)
-        register(meter, self._readings)
+        register(meter, self._readings, is_tiered=cache._store().tier is not None)
         duration = meter.create_histogram(DURATION[0], unit=DURATION[1], description=DURATION[2])
         self._spans = Spans(cache, tracer, duration, record_keys=record_keys)
         self._cache: Cache[Any] | None = cache
@@ -171,9 +188,9 @@ class Readings:
             self._figures = self._reading = None
 
 
-def register(meter: Meter, readings: Readings) -> None:
+def register(meter: Meter, readings: Readings, *, is_tiered: bool) -> None:
     """Register the observable instruments."""
-    for name, unit, text, fields in COUNTERS:
+    for name, unit, text, fields in COUNTERS + (TIERED if is_tiered else ()):
         meter.create_observable_counter(
             name, [observe_counter(readings, name, fields)], unit=unit, description=text
         )

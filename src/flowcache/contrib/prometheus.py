@@ -38,7 +38,8 @@ __all__ = ["OTHER", "FlowcacheCollector"]
 
 LABELS = ("cache", "tenant")
 # Of each counter: its name, what it counts, and the fields of Stats with the values of one label.
-COUNTERS: tuple[tuple[str, str, dict[str, str]], ...] = (
+Counters = tuple[tuple[str, str, dict[str, str]], ...]
+COUNTERS: Counters = (
     (
         "flowcache_requests",
         "Look-ups, by their result.",
@@ -61,6 +62,21 @@ COUNTERS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("flowcache_rejections", "New entries evicted for older ones.", {"rejections": ""}),
     ("flowcache_expirations", "Entries whose time was over.", {"expirations": ""}),
     ("flowcache_invalidations", "Entries deleted, cleared or invalidated.", {"invalidations": ""}),
+)
+# The same, of a cache with a second tier.
+TIERED: Counters = (
+    (
+        "flowcache_tier_requests",
+        "Look-ups in the second tier, by their result.",
+        {"tier_hits": "hit", "tier_misses": "miss"},
+    ),
+    ("flowcache_tier_stores", "Values stored in the second tier.", {"tier_stores": ""}),
+    (
+        "flowcache_tier_errors",
+        "Calls that the second tier did not answer, or did not confirm.",
+        {"tier_errors": ""},
+    ),
+    ("flowcache_untiered", "Values that cannot travel, and stayed here.", {"untiered": ""}),
 )
 GAUGES = (
     ("flowcache_entries", "Entries held.", "entries"),
@@ -123,11 +139,13 @@ class FlowcacheCollector(Collector):
         for one, meter in zip(caches, self._meters, strict=True):
             self._durations.labels(meter.name)
             self._ends.append(one.subscribe(observe, kinds=("load", "load_error")))
+        is_tiered = any(one._store().tier is not None for one in caches)
+        self._counters = COUNTERS + TIERED if is_tiered else COUNTERS
         self._exporter = None
         if folder is not None:
             for meter in self._meters:
                 meter.names = SharedNames(Path(folder), meter.name, tenants, pinned)
-            self._exporter = Exporter(self._meters, seconds)
+            self._exporter = Exporter(self._meters, self._counters, seconds)
 
     def describe(self) -> Iterable[Metric]:
         """Name no metrics, so that a registry takes one collector a cache."""
@@ -138,7 +156,7 @@ class FlowcacheCollector(Collector):
         if self._exporter is not None:
             return
         readings = [meter.read() for meter in self._meters]
-        yield from counters_of(readings)
+        yield from counters_of(readings, self._counters)
         yield from gauges_of(readings)
         yield from self._durations.collect()
 
@@ -170,9 +188,9 @@ def checked_caches(given: object) -> Iterator[Namespace[Any]]:
         raise ValueError("cache: must be at least one")
 
 
-def counters_of(readings: list[Reading]) -> Iterator[Metric]:
+def counters_of(readings: list[Reading], counters: Counters) -> Iterator[Metric]:
     """Yield the counters, with what each label has grown to."""
-    for name, text, fields in COUNTERS:
+    for name, text, fields in counters:
         labels = (*LABELS, "result") if len(fields) > 1 else LABELS
         family = CounterMetricFamily(name, text, labels=labels)
         for reading in readings:
@@ -266,15 +284,16 @@ class SharedNames:
 class Exporter:
     """A thread that adds the differences of several readings to counters that processes share."""
 
-    def __init__(self, meters: list[Meter], interval: float) -> None:
+    def __init__(self, meters: list[Meter], counters: Counters, interval: float) -> None:
         self._meters = meters
+        self._told = counters
         self._interval = min(interval, threading.TIMEOUT_MAX)
         self._lock = threading.Lock()
         self._counters = {
             name: Counter(
                 name, text, LABELS + (("result",) if len(fields) > 1 else ()), registry=None
             )
-            for name, text, fields in COUNTERS
+            for name, text, fields in counters
         }
         self._gauges = {
             name: Gauge(name, text, LABELS, registry=None, multiprocess_mode="livesum")
@@ -306,7 +325,7 @@ class Exporter:
                 self._add(meter.read())
 
     def _add(self, reading: Reading) -> None:
-        for name, _, fields in COUNTERS:
+        for name, _, fields in self._told:
             for tenant, figures in reading.added.items():
                 for column, result in fields.items():
                     values = [reading.cache, tenant, *([result] if len(fields) > 1 else [])]

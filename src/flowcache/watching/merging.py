@@ -75,7 +75,7 @@ def merge(ask: Ask, answers: list[Answer]) -> Answer:
     tags = counted([{one["tag"]: one["entries"] for one in answer["tags"]} for answer in living])
     told["tags"] = [{"tag": tag, "entries": count} for tag, count in list(tags.items())[:TAGS]]
     told["functions"] = merged_functions(living)
-    told["tier"] = summed([answer["tier"] for answer in living])
+    told["tier"] = merged_tier([answer["tier"] for answer in living if answer["tier"]])
     told["hot"] = merged_hot([answer["hot"] for answer in living if answer["hot"] is not None])
     return told
 
@@ -101,6 +101,14 @@ def summed(several: list[dict[str, Any]]) -> dict[str, Any]:
         asked = told["hits"] + told["stale_hits"] + told["misses"]
         told["hit_rate"] = (told["hits"] + told["stale_hits"]) / asked if asked else 0.0
     return told
+
+
+def merged_tier(several: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the counters of the second tier added up, with every state that it has."""
+    if not several:
+        return {}
+    figures = [{name: value for name, value in one.items() if name != "state"} for one in several]
+    return {"state": ", ".join(sorted({one["state"] for one in several})), **summed(figures)}
 
 
 def merged_tenants(ask: Ask, living: list[Answer], stats: dict[str, Any]) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class Watcher:
             "tags": [{"tag": tag, "entries": count} for tag, count in tags[:TAGS]],
             "more_tags": max(0, len(tags) - TAGS),
             "functions": functions_of(view),
-            "tier": {name: value for name, value in stats.items() if name.startswith("tier_")},
+            "tier": tier_of(view, stats),
             "hot": None if scope.hot is None else scope.hot.tell(),
         }
 
@@ -283,6 +283,15 @@ def fair_share(bound: int | None, shares: float, share: float, stats: Stats) -> 
         return None
     every = shares if stats.entries else shares + share
     return bound * share / every
+
+
+def tier_of(view: _core.Namespace[Any], stats: dict[str, Any]) -> dict[str, Any]:
+    """Return the state and the counters of the second tier; nothing without one."""
+    tier = view._store().tier
+    if tier is None:
+        return {}
+    counters = ("tier_hits", "tier_misses", "tier_stores", "tier_errors", "untiered")
+    return {"state": str(tier.state), **{name: stats[name] for name in counters}}
 
 
 def functions_of(view: _core.Namespace[Any]) -> list[dict[str, Any]]:

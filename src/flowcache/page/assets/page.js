@@ -524,7 +524,7 @@ function shownWorkers(workers) {
 function tier(told) {
   const figures = Object.entries(told.tier);
   $("tier-panel").hidden = !figures.length;
-  put("tier", figures.map(([key, value]) => make("li", {}, make("span", { class: "main", text: key.replace("tier_", "").replaceAll("_", " ") }), make("span", { text: brief(value) }))), "");
+  put("tier", figures.map(([key, value]) => make("li", {}, make("span", { class: "main", text: key.replace("tier_", "").replaceAll("_", " ") }), make("span", { text: typeof value === "number" ? brief(value) : value }))), "");
 }
 
 // ------------------------------------------------------------------ what the reader does
