@@ -21,12 +21,14 @@
 #   heap       entries by deadline, children by deadline and by fullness
 #   tags       (namespace, tag) -> entries
 #   sketch     how often keys were stored, about
+#   ghosts     what is left of entries that were evicted
 # namespaces
 #   arguments  checks of arguments
 #   options    the options of a loading call, and what they mean for an entry
 #   tree       the structs of a namespace (Node) and of a cache (Core); the tree; the idle
 #   tinylfu    the order of a namespace's entries, LRU or TinyLFU; the entry that gives way
 #   fairness   the namespace that gives way
+#   haunting   misses that more room would have turned into hits
 #   loads      running loads, and their fences
 #   contexts   changes of context variables, and collections within them
 #   current    the load that the calling code is part of
@@ -47,6 +49,7 @@
 #   aging      another TTL for an entry; soft invalidation: a TTL that ends now
 #   matching   invalidation by a predicate
 #   inspecting one key, tags, children: read without an effect on counters
+#   advising   the hit rate that more room would give
 #   check      every count recomputed
 # objects of users
 #   scopes     the current tenant
@@ -158,12 +161,14 @@ include "_core/lru.pxd"
 include "_core/heap.pxd"
 include "_core/tags.pxd"
 include "_core/sketch.pxd"
+include "_core/ghosts.pxd"
 
 include "_core/arguments.pyx"
 include "_core/options.pyx"
 include "_core/tree.pyx"
 include "_core/tinylfu.pyx"
 include "_core/fairness.pyx"
+include "_core/haunting.pyx"
 include "_core/loads.pyx"
 include "_core/contexts.pyx"
 include "_core/current.pyx"
@@ -188,6 +193,7 @@ include "_core/switching.pyx"
 include "_core/aging.pyx"
 include "_core/matching.pyx"
 include "_core/inspecting.pyx"
+include "_core/advising.pyx"
 include "_core/check.pyx"
 
 include "_core/scopes.pyx"

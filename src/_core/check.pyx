@@ -189,6 +189,11 @@ cdef int check_store(Store store) except -1:
             check_node_locked(store, node, &links)
             entries += node.own
             node = node.next
+        for p in range(core.ghosts.buckets * GHOSTS_A_BUCKET if core.ghosts != NULL else 0):
+            i = core.ghosts.slots[p].hash
+            check_that(i == 0 or (i % core.ghosts.sample == 0 and ghosts_bucket(core.ghosts, i)
+                                  == &core.ghosts.slots[p - p % GHOSTS_A_BUCKET]),
+                       "a ghost is where no look-up finds it")
         i = core.debris_first
         while i != NONE:
             check_that(entry_at(&core.slab, i).node == NONE, "debris can be reached")

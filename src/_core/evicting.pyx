@@ -120,6 +120,8 @@ cdef inline uint32_t store_reuse_locked(Core* core, Node* node, uint32_t hash, d
     if e.newer != NONE:
         prefetch(entry_at(&core.slab, e.newer))
     table_remove(&core.table, e.hash, i)
+    if unlikely(core.ghosts != NULL):
+        ghost_leave_locked(core, node, e)
     dropped[0] = e.value
     dropped[1] = e.key
     lru_touch(&core.slab, &node.order, e, i)

@@ -32,6 +32,8 @@ cdef object look(Store store, Node* node, object key, bint counts):
             node_guard(store, node)
             if counts:
                 node.counters.misses += 1
+                if unlikely(core.ghosts != NULL):
+                    ghost_miss_locked(core, node, hash, now)
     finally:
         lock_release(&core.lock)
     if i == NONE:
@@ -201,6 +203,10 @@ cdef Py_ssize_t pass_look_locked(Core* core, Node* node, PyObject** keys, uint32
     node.counters.hits += hits
     if counts_misses:
         node.counters.misses += done - hits
+        if unlikely(core.ghosts != NULL):
+            for n in range(done):
+                if values[n] == NULL:
+                    ghost_miss_locked(core, node, hashes[n], now)
     return done
 
 

@@ -358,6 +358,15 @@ dictionary look-up a name where the namespaces exist.
         """
         return children_of(self.store, self.node, top, by)
 
+    def advice(self):
+        """Return :class:`Advice`: the hit rates that more room would give, here and below.
+
+        The first call in a cache begins to keep traces of evicted entries. Rates are ``None`` until
+        they can be told. ``ConfigurationError`` where ``eviction`` is ``"tinylfu"``. O(namespaces
+        below).
+        """
+        return advice_of(self.store, self.node)
+
     # ------------------------------------------------------------------ loading
 
     def fetch(self, key, loader, /, **options):

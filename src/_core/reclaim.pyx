@@ -76,6 +76,8 @@ cdef void entry_unlink_locked(Core* core, uint32_t i, Cause cause) noexcept:
         node.counters.expirations += 1
     elif cause == EVICTED or cause == OVER_LIMIT:
         node.counters.evictions += 1
+        if unlikely(core.ghosts != NULL):
+            ghost_leave_locked(core, node, e)
     elif cause != REPLACED:
         node.counters.invalidations += 1
     if core.limbo_count < core.at_once or core_hears(core, REMOVE):

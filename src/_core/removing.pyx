@@ -141,6 +141,7 @@ cdef int64_t clear_own_locked(Store store, Node* node, double now) noexcept:
     if node_has_loads(node):
         fence_all_locked(node)
     order_forget_locked(node)
+    node.haunted.out += APART                     # no room would have kept what is cleared
     if node_may_be_cut_locked(core, node):
         cut = node_cut_off_locked(store, node, now)
         if cut >= 0:

@@ -60,6 +60,7 @@ cdef class Store:
         free(core.nodes)
         free(core.free_ids)
         core.root = NULL
+        ghosts_free(core.ghosts)
         slab_free(&core.slab)
         table_free(&core.table)
         tags_free(&core.tags)
@@ -190,7 +191,7 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     size = core.slab.n_pages * (page_bytes() + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
     size += core.slab.n_pages * sizeof(Marks) if core.slab.marking else 0
     size += core.slab.capacity * (sizeof(void*) + PAGE_WORDS * sizeof(uint64_t))
-    size += sizeof(Part) << core.table.bits
+    size += (sizeof(Part) << core.table.bits) + ghosts_size(core.ghosts)
     for n in range(core.slab.n_pages if core.slab.slides != NULL else 0):
         size += PAGE * sizeof(Slide) if core.slab.slides[n] != NULL else 0
     n = 0

@@ -30,13 +30,14 @@ from .errors import (
     WouldBlockError,
 )
 from .events import Event
-from .inspection import Child, Children, Inspection
+from .inspection import Advice, Child, Children, Inspection
 from .limits import Limits
 from .loading import MISSING, Loaded
 from .stats import Stats
 
 __all__ = [
     "MISSING",
+    "Advice",
     "Cache",
     "CacheClosedError",
     "Child",

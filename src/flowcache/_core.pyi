@@ -34,7 +34,7 @@ from typing import (
 )
 
 from .events import Event, Listener
-from .inspection import Children, Inspection
+from .inspection import Advice, Children, Inspection
 from .limits import Limits
 from .loading.load import Outcome
 from .loading.options import Loaded
@@ -296,6 +296,7 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
     def inspect(self, key: Hashable, /) -> Inspection | None: ...
     def tags(self) -> dict[str, int]: ...
     def children(self, *, top: int = 50, by: str = "entries") -> Children: ...
+    def advice(self) -> Advice: ...
 
     # The awaitable twins.
     @overload

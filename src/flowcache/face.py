@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .coroutines import check_sync, is_async, plain_result
 from .events import dispatch, subscribe
-from .inspection import Child, Children, Inspection
+from .inspection import Advice, Child, Children, Inspection
 from .limits import Limits
 from .listing import Items, KeysView, Values
 from .loading import (
@@ -37,6 +37,7 @@ from .wrapping import cached, wrap
 
 __all__ = [
     "ABANDONED",
+    "Advice",
     "Child",
     "Children",
     "Inspection",

@@ -1,4 +1,4 @@
-"""What ``inspect()`` and ``children()`` return: looks that count nowhere and change nothing."""
+"""What ``inspect()``, ``children()`` and ``advice()`` return: looks that count nowhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .stats import Stats
 
-__all__ = ["Child", "Children", "Inspection"]
+__all__ = ["Advice", "Child", "Children", "Inspection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +55,21 @@ class Children:
     """The sum of the figures of all others."""
     others: int
     """How many those are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The hit rates that a namespace, with those below it, would have with more room.
+
+    Estimates, from samples in a large cache; ``None``: not yet known. In a cache that had evicted
+    before the first call, they are known once as many entries were evicted as are held.
+    """
+
+    hit_rate: float
+    """The rate now, as in :class:`Stats`, from 0 to 1."""
+    at_125: float | None
+    """The rate with a quarter more room."""
+    at_150: float | None
+    """The rate with half as much room again."""
+    at_200: float | None
+    """The rate with twice the room; rather more than less than this."""

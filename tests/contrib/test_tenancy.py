@@ -60,6 +60,7 @@ CALLS: dict[str, Any] = {
     "inspect": lambda ns: ns.inspect("k"),
     "tags": lambda ns: ns.tags(),
     "children": lambda ns: ns.children(),
+    "advice": lambda ns: ns.advice(),
     "enabled": lambda ns: ns.enabled,
     "maxsize": lambda ns: ns.maxsize,
     "currsize": lambda ns: ns.currsize,

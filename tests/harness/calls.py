@@ -202,6 +202,7 @@ WHOLE: dict[str, Call] = {
     "inspect": lambda g, ns: ns.inspect(g.held()),
     "inspect, missing": lambda g, ns: ns.inspect(g.new()),
     "tags": lambda g, ns: ns.tags(),
+    "advice": lambda g, ns: ns.advice() if ns.limits.eviction == "lru" else None,
     "children": lambda g, ns: g.cache.children(top=1, by="hits"),
     "names": lambda g, ns: (ns.path, ns.name, repr(ns), hash(ns), ns == g.cache),
     "stats": lambda g, ns: (ns.stats(), ns.limits, ns.maxsize, ns.currsize, sys.getsizeof(ns)),

@@ -35,6 +35,7 @@ from typing import Any
 from flowcache import (
     Cache,
     CacheClosedError,
+    ConfigurationError,
     Limits,
     Loaded,
     LoadTimeoutError,
@@ -266,6 +267,8 @@ class Worker:
         place.keys(), place.name, place.maxsize, place.currsize
         place.inspect(key), self.stress.cache.tags(), self.stress.cache.children(top=3)
         place.touch(key, self.some_ttl())
+        with contextlib.suppress(ConfigurationError):  # Another thread may switch to TinyLFU.
+            place.advice()
         with contextlib.suppress(KeyError):
             place.ttl(key)
 

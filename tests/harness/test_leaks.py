@@ -116,6 +116,7 @@ PATHS: dict[str, Path] = {
         c.inspect(k),
         c.tags(),
         c.children(top=1),
+        c.advice(),
         c.invalidate_where(lambda key, value: value),
         c.clear(),
         c.invalidate_tags([t], match="none"),

@@ -161,6 +161,23 @@ def test_policies_side_by_side(
     assert alone["eviction"] == "lru" and alone["hit_ratio"] == exact["hit_ratio"]
 
 
+def test_advice_beside_the_truth(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
+    report = run_json(capsys, log, "--sizes", "20,40", "--advice", "--no-optimum")
+    small, large = report["runs"]
+    assert list(small["advice"]) == ["1.25", "1.5", "2"]
+    for run in (small, large):
+        for rates in run["advice"].values():
+            assert run["hit_ratio"] < rates["true"]
+            assert rates["told"] == pytest.approx(rates["true"], abs=0.05)
+    assert small["advice"]["2"]["true"] == large["hit_ratio"]
+    [alone] = run_json(capsys, log, "--max-entries", "20")["runs"]
+    assert alone["advice"] == {} and alone["hit_ratio"] == small["hit_ratio"]
+    assert main([log, "--max-entries", "20", "--advice"]) == OK
+    output = capsys.readouterr().out
+    assert "More room: told, and true" in output and "1.25 x" in output
+
+
 def test_limits_of_tenants(log: str, capsys: pytest.CaptureFixture[str]) -> None:
     limits = ("--per-tenant", "max_entries=5", "--tenant", "globex:max_entries=9,share=2")
     [run] = run_json(capsys, log, *limits)["runs"]
@@ -253,6 +270,7 @@ def test_wrong_usage(
     ("arguments", "complaint"),
     [
         (["--max-weight", "5"], "--max-weight needs a column of sizes"),
+        (["--advice", "--eviction", "tinylfu"], "--advice is told of --eviction lru alone"),
         (["--default-ttl", "5"], "--default-ttl needs a column of times"),
         (["--tenant", "a:share=2"], "limits of tenants need a column of tenants"),
         (["--per-tenant", "share=2"], "limits of tenants need a column of tenants"),

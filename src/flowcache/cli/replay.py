@@ -16,7 +16,16 @@ from flowcache.replay.extras import ReplayError, need
 from flowcache.replay.optimum import next_reads, optimum_hits
 from flowcache.replay.progress import Progress, progress_bars
 from flowcache.replay.reading import read_trace
-from flowcache.replay.report import Run, as_json, draw, print_run, print_sizes, print_trace
+from flowcache.replay.report import (
+    ROOMS,
+    Run,
+    as_json,
+    draw,
+    print_advice,
+    print_run,
+    print_sizes,
+    print_trace,
+)
 from flowcache.replay.simulate import Policy, Settings, replay
 from flowcache.replay.source import TraceError
 from flowcache.replay.trace import READ, Trace
@@ -50,6 +59,7 @@ def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) ->
         child_limits=options.per_tenant,
         tenants=dict(options.tenant),
         fill=not options.no_fill,
+        advice=options.advice,
     )
     following = None
     runs: list[Run] = []
@@ -78,8 +88,24 @@ def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) ->
                     progress=done,
                 )
             optimum = hits / reads if reads else 0.0
-        runs += [Run(label, outcome, optimum) for outcome in outcomes]
+        truth = ()
+        if options.advice:
+            truth = true_ratios(trace, chosen, label, progress)
+        runs += [Run(label, outcome, optimum, truth) for outcome in outcomes]
     return runs
+
+
+def true_ratios(
+    trace: Trace, settings: Settings, label: str, progress: Progress
+) -> tuple[float, ...]:
+    """Return the hit ratios of larger caches, those that advice speaks of."""
+    ratios = []
+    for name, factor in ROOMS.items():
+        entries = round((settings.max_entries or 0) * factor)
+        larger = dataclasses.replace(settings, max_entries=entries, advice=False)
+        with progress.stage(f"replay {label} x {name}", len(trace)) as done:
+            ratios.append(replay(trace, larger, observe=teller(done)).total.hit_rate)
+    return tuple(ratios)
 
 
 def shows_several(options: argparse.Namespace) -> bool:
@@ -111,6 +137,10 @@ def check_against(trace: Trace, options: argparse.Namespace, parser: Any) -> Non
         parser.error("limits of tenants need a column of tenants: --tenant-column")
     if trace.ttls is not None and trace.times is None:
         warn("there is a column of TTLs but none of times: nothing expires")
+    if options.advice and options.eviction != ["lru"]:
+        parser.error("--advice is told of --eviction lru alone")
+    if options.advice and options.max_weight is not None and not options.max_entries:
+        parser.error("--advice needs a bound on entries: --max-entries")
     for name, _ in options.tenant:
         if name not in trace.tenant_names:
             warn(f"no request is of tenant {name!r}")
@@ -178,6 +208,8 @@ def print_tables(trace: Trace, runs: list[Run], options: argparse.Namespace, nam
         print_sizes(console, trace, runs, options.top)
     else:
         print_run(console, trace, runs[0], options.top)
+    if options.advice:
+        print_advice(console, runs)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -28,6 +28,7 @@ examples:
   flowcache replay requests.csv.zst --max-entries 5% --per-tenant max_entries=500
   flowcache replay cluster52.csv.xz --preset twitter --sizes 1%,5%,20% --plot curve.png
   flowcache replay requests.csv --max-entries 20000 --eviction lru,tinylfu
+  flowcache replay requests.csv --max-entries 20000 --advice
   zcat access.csv.gz | flowcache replay - --tenant acme:reserved=1000,share=2
 
 The optimum is that of one cache of the same number of entries that knows all later reads, without
@@ -249,6 +250,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--plot",
         metavar="FILE",
         help=f"draw hit ratio against size; default sizes: {CURVE.replace('%', '%%')}",
+    )
+    shown.add_argument(
+        "--advice",
+        action="store_true",
+        help="show what the cache itself tells of 1.25, 1.5 and 2 times the room, beside the truth",
     )
     shown.add_argument(
         "--no-optimum", action="store_true", help="with several sizes, leave Belady's optimum out"

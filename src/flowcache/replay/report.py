@@ -15,6 +15,9 @@ from .trace import Trace
 ENTRY_BYTES: Final = {"lru": 80, "tinylfu": 90}
 """The most bytes that flowcache needs for an entry, without key and value."""
 
+ROOMS: Final = {"1.25": 1.25, "1.5": 1.5, "2": 2.0}
+"""The room that advice speaks of, beside what there is."""
+
 COLORS: Final = ("tab:blue", "tab:orange")
 """Of the policies in a plot."""
 
@@ -29,6 +32,8 @@ class Run:
     label: str
     outcome: Outcome
     optimum: float | None = None
+    truth: tuple[float, ...] = ()
+    """The hit ratios with the room that advice speaks of, where it was asked for."""
 
     @property
     def eviction(self) -> str:
@@ -233,6 +238,27 @@ def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
     console.print(table)
 
 
+def advised(run: Run) -> list[tuple[str, float | None, float]]:
+    """Return the advice of a replay, and the truth: of how much room, told, true."""
+    advice = run.outcome.advice
+    if advice is None:
+        return []
+    told = (advice.at_125, advice.at_150, advice.at_200)
+    return list(zip(ROOMS, told, run.truth, strict=True))
+
+
+def print_advice(console: Any, runs: list[Run]) -> None:
+    """Print what each cache tells of more room, beside the truth."""
+    table = need("rich.table", "the report").Table(title="More room: told, and true")
+    table.add_column("entries")
+    for column in ("hit ratio", *(f"{room} x" for room in ROOMS)):
+        table.add_column(column, justify="right")
+    for run in runs:
+        told = (f"{percent(told)}, {percent(true)}" for _, told, true in advised(run))
+        table.add_row(bound_in_entries(run), percent(run.hit_ratio), *told)
+    console.print(table)
+
+
 def bound_in_entries(run: Run) -> str:
     """Return the bound on entries; a dash where there is none."""
     entries = run.outcome.settings.max_entries
@@ -261,6 +287,7 @@ def as_json(trace: Trace, runs: list[Run]) -> dict[str, Any]:
                 "max_weight": run.outcome.settings.max_weight,
                 "hit_ratio": run.hit_ratio,
                 "optimum": run.optimum,
+                "advice": {room: {"told": told, "true": true} for room, told, true in advised(run)},
                 "refused": run.outcome.refused,
                 "peak_entries": run.outcome.peak_entries,
                 "peak_weight": run.outcome.peak_weight,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Final, Literal
 
-from flowcache import Cache, EntryTooHeavyError, Limits, Namespace, Stats, create_cache
+from flowcache import Advice, Cache, EntryTooHeavyError, Limits, Namespace, Stats, create_cache
 
 from .trace import ADD, DELETE, NO_TTL, READ, REPLACE, Trace
 
@@ -29,6 +29,8 @@ class Settings:
     tenants: Mapping[str, Limits] = field(default_factory=dict)
     """Limits of tenants by name, in place of `child_limits`."""
     eviction: Policy = "lru"
+    advice: bool = False
+    """Whether the cache is asked what more room would give."""
     fill: bool = True
     """A read that misses is followed by a store, as behind `fetch`."""
 
@@ -43,6 +45,8 @@ class Outcome:
     refused: int
     peak_entries: int
     peak_weight: int
+    advice: Advice | None = None
+    """That of the end, where it was asked for."""
 
 
 class ReplayClock:
@@ -85,6 +89,8 @@ def replay(
         # Held views keep the counters of every tenant, for any number of tenants.
         views = [cache.namespace(tenant) for tenant in trace.tenant_names]
         peak = Peak()
+        if settings.advice:
+            cache.advice()  # From here on it keeps what it needs to tell.
 
         def look(done: int) -> None:
             peak.sample(cache)
@@ -102,6 +108,7 @@ def replay(
             refused=refused,
             peak_entries=peak.entries,
             peak_weight=peak.weight,
+            advice=cache.advice() if settings.advice else None,
         )
 
 

@@ -115,6 +115,7 @@ def many(ns: Namespace[Contact]) -> None:
     assert_type(ns.inspect("k"), Inspection | None)
     assert_type(ns.tags(), dict[str, int])
     assert_type(ns.children(top=3, by="hits"), Children)
+    assert_type(ns.advice().at_125, float | None)
     assert_type(ns.maxsize, int | None)
     assert_type(ns.enabled, bool)
     ns.enabled = False

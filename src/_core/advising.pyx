@@ -1,0 +1,77 @@
+# Advice: the hit rate that more room would give.
+
+
+cdef void node_haunted_total_locked(Node* node, Haunted* into, bint* is_tinylfu) noexcept nogil:
+    """Add what was noted in the namespace and below it. Costs O(namespaces below)."""
+    cdef Node* child = node.child
+    cdef int k
+    is_tinylfu[0] = is_tinylfu[0] or node.is_tinylfu
+    into.misses += node.haunted.misses
+    for k in range(3):
+        into.near[k] += node.haunted.near[k]
+    while child != NULL:
+        node_haunted_total_locked(child, into, is_tinylfu)
+        child = child.next
+
+
+cdef int ghosts_fit_locked(Core* core, double now) except -1:
+    """Have ghosts for what the cache may hold; begin anew where it may hold much more, or less."""
+    cdef int64_t most = core.root.max_entries
+    cdef int64_t likely = max(core.root.entries * 2, <int64_t>MOST_GHOSTS)
+    cdef int64_t span, wanted
+    cdef uint32_t n
+    cdef Ghosts* made
+    if most < 0 or most > likely:
+        most = likely
+    if core.ghosts != NULL:
+        span = <int64_t>core.ghosts.buckets * core.ghosts.sample
+        wanted = <int64_t>ghosts_buckets(most) * ghosts_sample(most)
+        if wanted <= span <= 2 * wanted:
+            return 0
+    made = ghosts_new(most, now)
+    if made == NULL:
+        raise MemoryError()
+    for n in range(core.nodes_used if core.ghosts != NULL else 0):
+        if core.nodes[n] != NULL:
+            memset(&core.nodes[n].haunted, 0, sizeof(Haunted))
+    ghosts_free(core.ghosts)
+    core.ghosts = made
+    return 0
+
+
+cdef object advice_of(Store store, Node* node):
+    cdef Core* core = &store.core
+    cdef Counters total
+    cdef Haunted haunted
+    cdef bint is_tinylfu = False
+    cdef double now, served, asked, rate
+    cdef double[3] gained
+    cdef int k
+    memset(&total, 0, sizeof(Counters))
+    memset(&haunted, 0, sizeof(Haunted))
+    node_guard_closed(store)
+    now = store_now(store)
+    lock_acquire(&core.lock)
+    try:
+        if core_is_closed(core):
+            raise closed_error()
+        node_haunted_total_locked(node, &haunted, &is_tinylfu)
+        if is_tinylfu:
+            raise ConfigurationError(
+                'advice: is told of eviction="lru" alone; a namespace here or below has "tinylfu"')
+        ghosts_fit_locked(core, now)
+        node_total_locked(node, &total)
+    finally:
+        lock_release(&core.lock)
+    served = <double>(total.hits + total.stale_hits)
+    asked = served + <double>total.misses
+    rate = served / asked if asked else 0
+    if haunted.misses == 0:
+        return face.Advice(rate, None, None, None)
+    for k in range(3):
+        gained[k] = <double>haunted.near[k] / <double>haunted.misses
+        if k:
+            gained[k] += gained[k - 1]
+    for k in range(3):
+        gained[k] = rate + (1 - rate) * fmin(gained[k], 1)
+    return face.Advice(rate, gained[0], gained[1], gained[2])

@@ -1,0 +1,56 @@
+# What more room would give a namespace, counted as its keys are missed: see ghosts.
+
+
+cdef Ghost* ghost_slot_locked(Core* core, Node* node, uint32_t hash) noexcept nogil:
+    """The slot for a ghost: its own, a free one, or that of the ghost which lies deepest."""
+    cdef Ghost* bucket = ghosts_bucket(core.ghosts, hash)
+    cdef Ghost* chosen = ghosts_find(core.ghosts, hash, node.id)
+    cdef Node* owner
+    cdef double depth, deepest = -1
+    cdef uint32_t k
+    if chosen != NULL:
+        return chosen
+    for k in range(GHOSTS_A_BUCKET):
+        owner = core.nodes[bucket[k].node] if bucket[k].hash else NULL
+        if owner == NULL:
+            return &bucket[k]
+        depth = <double><uint32_t>(owner.haunted.out - bucket[k].out) / (<double>owner.own + 1)
+        if depth > deepest:
+            deepest = depth
+            chosen = &bucket[k]
+    return chosen
+
+
+cdef void ghost_leave_locked(Core* core, Node* node, Entry* e) noexcept nogil:
+    """Note that an entry of the namespace is evicted, for lack of room."""
+    cdef Ghost* ghost
+    node.haunted.out += 1
+    if ghosts_take_part(core.ghosts, e.hash):
+        ghost = ghost_slot_locked(core, node, e.hash)
+        ghost.hash = e.hash
+        ghost.node = node.id
+        ghost.out = node.haunted.out
+        ghost.deadline = <float>(e.deadline - core.ghosts.begun)
+
+
+cdef void ghost_miss_locked(Core* core, Node* node, uint32_t hash, double now) noexcept nogil:
+    """Note a miss; and by how much more room there would have been none.
+
+    Where entries were evicted before there were ghosts, misses tell nothing until as many have been
+    evicted as the namespace holds.
+    """
+    cdef Haunted* haunted = &node.haunted
+    cdef Ghost* ghost
+    cdef uint64_t depth
+    cdef bint told = node.counters.evictions <= haunted.out or haunted.out >= node.own
+    haunted.misses += told
+    if not ghosts_take_part(core.ghosts, hash):
+        return
+    ghost = ghosts_find(core.ghosts, hash, node.id)
+    if ghost == NULL:
+        return
+    ghost.hash = 0
+    depth = <uint32_t>(haunted.out - ghost.out)   # entries that would have stayed beside it
+    if told and ghost.deadline > now - core.ghosts.begun and depth < node.own:
+        haunted.near[0 if depth * 4 < node.own else 1 if depth * 2 < node.own else 2] += (
+            core.ghosts.sample)
