@@ -88,7 +88,7 @@ def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) ->
                     progress=done,
                 )
             optimum = hits / reads if reads else 0.0
-        truth = ()
+        truth: tuple[float, ...] = ()
         if options.advice:
             truth = true_ratios(trace, chosen, label, progress)
         runs += [Run(label, outcome, optimum, truth) for outcome in outcomes]
