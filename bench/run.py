@@ -25,7 +25,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SUITES = ("ops", "compare", "fetch", "integrations")
 PARTS = (*SUITES, "memory", "startup", "pauses", "fleet", "figures")
-QUICK_FLEET = ("--rounds", "3", "--calls", "512", "--large", "20000", "--tags", "10000")
 VERDICT = re.compile(r"::(\S+) (PASSED|FAILED|ERROR|SKIPPED)")
 
 
@@ -44,7 +43,7 @@ def main() -> int:
         "memory": ["--results", str(results), *["--entries", "200000"] * options.quick],
         "startup": ["--results", str(results), *["--rounds", "5"] * options.quick],
         "pauses": ["--entries", "100000", "--runs", "1", "--no-file"] if options.quick else [],
-        "fleet": [*QUICK_FLEET, "--no-file"] if options.quick else [],
+        "fleet": ["--quick"] * options.quick,
     }
     for part, arguments in others.items():
         command = [sys.executable, str(HERE / f"{part}.py"), *arguments]

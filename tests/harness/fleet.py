@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+from flowcache import create_cache
 from flowcache._core import lease_time as monotonic
 from flowcache.cache import Cache
 from flowcache.errors import TierUnavailableError
+from flowcache.tier import ValkeyTier
 from flowcache.tier.answers import Stored
 from flowcache.tier.codec import MsgpackCodec
 from flowcache.tier.engine import Engine
@@ -18,7 +21,7 @@ from flowcache.tier.message import Message
 from flowcache.tier.wire import Dialer
 from harness.servers import wait_until
 
-__all__ = ["Hearing", "Make", "Member", "gone", "run", "settable"]
+__all__ = ["Hearing", "Make", "Member", "Process", "gone", "run", "settable"]
 
 Make = Callable[..., Cache[Any]]
 """Makes a cache of a fleet."""
@@ -120,3 +123,36 @@ def run(awaitable: Any) -> Any:
         return await awaitable
 
     return asyncio.run(wait())
+
+
+class Process:
+    """Another process of a fleet, which makes calls on its namespaces when it is asked to."""
+
+    def __init__(self, url: str, name: str, **settings: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, url, name, settings))
+        self._process.start()
+        theirs.close()
+
+    def call(self, path: tuple[str, ...], name: str, *arguments: Any) -> Any:
+        """Return what a call of a namespace returns there."""
+        self._ours.send((path, name, arguments))
+        return self._ours.recv()
+
+    def close(self) -> None:
+        """End the process, and wait for it."""
+        self._ours.send(None)
+        self._process.join(30)
+        assert self._process.exitcode == 0
+        self._ours.close()
+
+
+def serve(pipe: Any, url: str, name: str, settings: dict[str, Any]) -> None:
+    """Make calls until there are no more."""
+    tier = ValkeyTier(url, soft_timeout=5.0, hard_timeout=10.0, **settings)
+    with create_cache(tier=tier, name=name) as cache:
+        while (asked := pipe.recv()) is not None:
+            path, call, arguments = asked
+            space = cache.namespace(*path) if path else cache
+            pipe.send(getattr(space, call)(*arguments))

@@ -1,4 +1,4 @@
-"""No choice of paths and keys lets a value be seen under another, through two processes."""
+"""No choice of paths and keys lets a value be seen under another, through several processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from flowcache import create_cache
 from flowcache.cache import Cache
 from flowcache.tier import ValkeyTier
-from harness.servers import Server
+from harness.fleet import Process
+from harness.servers import Server, wait_until
 
 LOOK_ALIKES = [
     "a",
@@ -56,10 +57,20 @@ def caches(new_server: Server) -> Iterator[tuple[Cache[Any], Cache[Any]]]:
         yield one, two
 
 
+@pytest.fixture(scope="module")
+def elsewhere(new_server: Server) -> Iterator[Process]:
+    """Another process of the same fleet."""
+    process = Process(new_server.url, "one{}", buckets=3)
+    yield process
+    process.close()
+
+
 @given(places=st.lists(st.tuples(PATHS, KEYS), min_size=2, max_size=8))
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_value_is_seen_under_another_path_or_key(
-    caches: tuple[Cache[Any], Cache[Any]], places: list[tuple[tuple[str, ...], Any]]
+    caches: tuple[Cache[Any], Cache[Any]],
+    elsewhere: Process,
+    places: list[tuple[tuple[str, ...], Any]],
 ) -> None:
     one, other = caches
     one.clear(wait="fleet")
@@ -71,11 +82,14 @@ def test_no_value_is_seen_under_another_path_or_key(
         assert space(other, path).get(key) == number
         found = space(other, path).get_many([key])
         assert found == {key: number}
+        assert elsewhere.call(path, "get", key) == number
     (path, key), number = next(iter(expected.items()))
     space(other, path).invalidate_tag(f"t{number}")
     space(other, path).delete(key)
+    wait_until(lambda: elsewhere.call(path, "get", key) is None)
     for (path, key), number in list(expected.items())[1:]:
         assert space(one, path).get(key) == number
+        assert elsewhere.call(path, "get", key) == number
         assert space(other, path).get(key) == number
 
 
