@@ -446,12 +446,13 @@ class Run:
         """
         task, context = self.task, self.context
         self.cut_off()
-        if task is None or context is None or sys.is_finalizing():
+        coroutine = None if task is None else task.get_coro()
+        if task is None or coroutine is None or context is None or sys.is_finalizing():
             return
         own_context = getattr(task, "get_context", None)  # From CPython 3.12 on.
         context = context.copy() if own_context is None else own_context()
         try:
-            context.run(task.get_coro().close)
+            context.run(coroutine.close)
         except BaseException as error:
             report(
                 "WARNING",
