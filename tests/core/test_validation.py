@@ -1,4 +1,4 @@
-"""Every refused argument, by every call that takes it: the error, and no change."""
+"""Every refused argument of a call: the error names it, and nothing changes."""
 
 from __future__ import annotations
 
@@ -12,63 +12,16 @@ import pytest
 
 from flowcache import (
     Cache,
-    ConfigurationError,
     EntryTooHeavyError,
     FlowcacheError,
-    InvalidNamespaceError,
     InvalidTagError,
     Limits,
     Namespace,
     WeigherError,
     create_cache,
 )
+from harness.refusals import Call, crossed, refuse, with_option
 from harness.support import VirtualClock, new_cache, unchanged
-
-Call = Callable[[Namespace[Any], Any], object]
-
-
-def furnished(**settings: Any) -> tuple[Cache[Any], Namespace[Any]]:
-    """A cache with an entry at every place that a call can reach, and a namespace of it."""
-    cache, clock = new_cache(max_entries=100, weigher=lambda key, value: 1, **settings)
-    tenant = cache.namespace("tenant", "acme")
-    for namespace in (cache, cache.namespace("tenant"), tenant, tenant.namespace("below")):
-        namespace.set("k", 1, tags=("t", "u"), ttl=60, stale=60)
-        namespace.set("n", 2)
-        namespace.set("stale", 3, ttl=1, stale=60, tags="t")
-    clock.advance(2)
-    for namespace in (tenant, cache):
-        namespace.get("k")
-        namespace.get("absent")
-    return cache, tenant
-
-
-def refuse(
-    call: Call, value: Any, error: type[Exception], named: str, **settings: Any
-) -> pytest.ExceptionInfo[Exception]:
-    """Assert that a call refuses the value, names it in the error, and changes nothing."""
-    cache, tenant = furnished(**settings)
-    with unchanged(cache), pytest.raises(error, match=named) as raised:
-        call(tenant, value)
-    return raised
-
-
-def crossed(
-    calls: dict[str, Call], values: Iterable[tuple[Any, type[Exception]]]
-) -> pytest.MarkDecorator:
-    """Parametrize by call, value and error: every call with every value."""
-    return pytest.mark.parametrize(
-        ("call", "value", "error"),
-        [
-            pytest.param(call, value, error, id=f"{name}-{shown(value)}")
-            for name, call in calls.items()
-            for value, error in values
-        ],
-    )
-
-
-def shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**9 else "a huge int"
-    return text if len(text) < 30 else f"{text[:12]}...{len(text)}"
 
 
 def load() -> int:
@@ -86,7 +39,8 @@ def run(awaitable: Any) -> Any:
     return asyncio.run(main())
 
 
-# ------------------------------------------------------------------------------- durations
+# durations
+
 
 BAD_SECONDS = [
     (math.nan, ValueError),
@@ -119,15 +73,6 @@ LOADING_CALLS: dict[str, Callable[..., object]] = {
     "arefresh": lambda ns, **options: run(ns.arefresh("k", load, **options)),
     "afetch_many": lambda ns, **options: run(ns.afetch_many(["k", "new"], load_many, **options)),
 }
-
-
-def with_option(name: str, calls: dict[str, Callable[..., object]]) -> dict[str, Call]:
-    """The calls with the value under test as their option of that name."""
-
-    def bind(call: Callable[..., object]) -> Call:
-        return lambda ns, value: call(ns, **{name: value})
-
-    return {label: bind(call) for label, call in calls.items()}
 
 
 @crossed(
@@ -179,7 +124,8 @@ def test_a_sweep_interval_of_nothing() -> None:
         create_cache(sweep_interval=0)
 
 
-# ------------------------------------------------------------------------------- tags
+# tags
+
 
 BAD_TAGS: list[tuple[Any, type[Exception]]] = [
     ("", InvalidTagError),
@@ -241,216 +187,8 @@ def test_a_prefix(prefix: Any) -> None:
     refuse(lambda ns, value: ns.invalidate_prefix(value), prefix, TypeError, "prefix")
 
 
-# ------------------------------------------------------------------------------- names
+# keys
 
-BAD_NAMES: list[tuple[Any, type[Exception]]] = [
-    ("", InvalidNamespaceError),
-    (" ", InvalidNamespaceError),
-    (" a", InvalidNamespaceError),
-    ("a ", InvalidNamespaceError),
-    ("a\n", InvalidNamespaceError),
-    ("\u00a0a", InvalidNamespaceError),
-    ("a\u2003", InvalidNamespaceError),
-    ("a" * 257, InvalidNamespaceError),
-    ("a" * 300, InvalidNamespaceError),
-    (1, TypeError),
-    (None, TypeError),
-    (b"a", TypeError),
-    (("a", "b"), TypeError),
-    (["a"], TypeError),
-]
-
-
-@crossed(
-    {
-        "alone": lambda ns, value: ns.namespace(value),
-        "first": lambda ns, value: ns.namespace(value, "new"),
-        "last": lambda ns, value: ns.namespace("new", "newer", value),
-        "below one that exists": lambda ns, value: ns.namespace("below", value),
-        "with settings": lambda ns, value: ns.namespace("new", value, max_entries=5),
-    },
-    BAD_NAMES,
-)
-def test_a_name(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "name")
-
-
-def test_a_path_without_names_or_with_too_many() -> None:
-    refuse(lambda ns, value: ns.namespace(), None, TypeError, "at least one name")
-    refuse(lambda ns, value: ns.namespace(*"x" * 63), None, InvalidNamespaceError, "64 names")
-
-
-# ------------------------------------------------------------------------------- limits
-
-BAD_BOUNDS: list[tuple[Any, type[Exception]]] = [
-    (0, ValueError),
-    (-1, ValueError),
-    (2**62, ValueError),
-    (10**5_000, ValueError),
-    (1.5, TypeError),
-    (5.0, TypeError),
-    ("5", TypeError),
-    (True, TypeError),
-]
-SETTING_CALLS: dict[str, Callable[..., object]] = {
-    "configure": lambda ns, **options: ns.configure(**options),
-    "namespace": lambda ns, **options: ns.namespace("new", "newer", **options),
-    "namespace that exists": lambda ns, **options: ns.namespace("below", **options),
-    "with a good one": lambda ns, **options: ns.configure(default_ttl=1, **options),
-    "Limits": lambda ns, **options: Limits(**options),
-}
-CREATING_CALLS = {
-    "create_cache": lambda ns, **options: create_cache(weigher=lambda key, value: 1, **options),
-    "Cache": lambda ns, **options: Cache(weigher=lambda key, value: 1, **options),
-}
-
-
-@crossed(with_option("max_entries", SETTING_CALLS | CREATING_CALLS), BAD_BOUNDS)
-def test_max_entries(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "max_entries")
-
-
-@crossed(with_option("max_weight", SETTING_CALLS | CREATING_CALLS), BAD_BOUNDS)
-def test_max_weight(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "max_weight")
-
-
-@crossed(with_option("max_pending", SETTING_CALLS), BAD_BOUNDS)
-def test_max_pending(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "max_pending")
-
-
-@crossed(
-    with_option("reserved", SETTING_CALLS),
-    [
-        (-1, ValueError),
-        (2**62, ValueError),
-        (1.5, TypeError),
-        ("1", TypeError),
-        (None, TypeError),
-        (True, TypeError),
-    ],
-)
-def test_reserved(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "reserved")
-
-
-@crossed(
-    with_option("share", SETTING_CALLS),
-    [
-        (0, ValueError),
-        (-1.0, ValueError),
-        (math.nan, ValueError),
-        (math.inf, ValueError),
-        (10**5_000, ValueError),
-        ("1", TypeError),
-        (None, TypeError),
-        (True, TypeError),
-    ],
-)
-def test_share(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "share")
-
-
-@crossed(
-    with_option("eviction", SETTING_CALLS | CREATING_CALLS),
-    [
-        ("LRU", ValueError),
-        ("", ValueError),
-        ("sieve", ValueError),
-        (None, TypeError),
-        (True, TypeError),
-        (b"lru", TypeError),
-    ],
-)
-def test_eviction(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "eviction")
-
-
-@crossed(
-    with_option("child_limits", SETTING_CALLS | CREATING_CALLS),
-    [({}, TypeError), ({"max_entries": 5}, TypeError), (5, TypeError)],
-)
-def test_child_limits(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "child_limits")
-
-
-@crossed(
-    with_option("max_size", SETTING_CALLS)
-    | {"create_cache": lambda ns, value: create_cache(max_size=value)},
-    [(5, TypeError)],
-)
-def test_a_setting_that_does_not_exist(call: Call, value: Any, error: type[Exception]) -> None:
-    refuse(call, value, error, "max_size")
-
-
-@crossed(
-    {
-        "configure": lambda ns, value: ns.configure(reserved=value),
-        "with a limit of its own": lambda ns, value: ns.configure(reserved=6, max_entries=5),
-        "namespace": lambda ns, value: ns.namespace("new", "newer", reserved=value),
-        "a smaller limit": lambda ns, value: ns.namespace("below").configure(max_entries=2),
-        "a smaller reservation": lambda ns, value: ns.configure(reserved=2),
-        "a smaller limit above": lambda ns, value: ns.configure(max_entries=2),
-    },
-    [(101, ConfigurationError)],
-)
-def test_reservations_that_exceed_a_limit(call: Call, value: Any, error: type[Exception]) -> None:
-    cache, tenant = furnished()
-    cache.namespace("tenant", reserved=100)
-    cache.namespace("tenant", "acme", reserved=100)
-    tenant.namespace("below", reserved=3)
-    with unchanged(cache), pytest.raises(error, match="reserved"):
-        call(tenant, value)
-
-
-def test_children_whose_reservations_a_limit_above_cannot_keep() -> None:
-    cache, _ = new_cache(max_entries=5, child_limits=Limits(reserved=3))
-    kept = cache.namespace("a")
-    with unchanged(cache), pytest.raises(ConfigurationError, match="reserved"):
-        cache.namespace("b", "c")
-    assert list(cache.namespaces()) == ["a"]
-    assert kept.limits.reserved == 3
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda cache: cache.configure(max_weight=5),
-        lambda cache: cache.namespace("new", max_weight=5),
-        lambda cache: cache.configure(child_limits=Limits(max_weight=5)),
-        lambda cache: cache.configure(child_limits=Limits(child_limits=Limits(max_weight=5))),
-        lambda cache: create_cache(max_weight=5),
-        lambda cache: create_cache(child_limits=Limits(max_weight=5)),
-    ],
-)
-def test_a_limit_on_weight_where_nothing_is_weighed(call: Callable[[Cache[Any]], object]) -> None:
-    cache, _ = new_cache()
-    with unchanged(cache), pytest.raises(ConfigurationError, match="max_weight"):
-        call(cache)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        ({"weigher": 5}, TypeError),
-        ({"clock": 5}, TypeError),
-        ({"name": None}, TypeError),
-        ({"name": b"x"}, TypeError),
-        ({"require_namespace": 1}, TypeError),
-        ({"require_namespace": None}, TypeError),
-        ({"max_idle_namespaces": -1}, ValueError),
-        ({"max_idle_namespaces": None}, TypeError),
-        ({"max_idle_namespaces": 1.0}, TypeError),
-        ({"max_idle_namespaces": True}, TypeError),
-    ],
-)
-def test_an_argument_of_the_cache(arguments: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error, match=next(iter(arguments))):
-        create_cache(**arguments)
-
-
-# ------------------------------------------------------------------------------- keys
 
 KEYED_CALLS: dict[str, Call] = {
     "get": lambda ns, key: ns.get(key),
@@ -513,7 +251,7 @@ def test_a_key_that_will_not_be_compared(call: Call, value: Any, error: type[Exc
     refuse(call, value, error, "not now")
 
 
-# ------------------------------------------------------------------------------- counters
+# counters
 
 
 @pytest.mark.parametrize(
@@ -537,7 +275,8 @@ def test_what_cannot_be_counted(key: str, options: dict[str, Any], named: str) -
         cache.incr(key, **options)
 
 
-# ------------------------------------------------------------------------------- weights
+# weights
+
 
 WEIGHED_CALLS: dict[str, Call] = {
     "set": lambda ns, value: ns.set("k", value),
@@ -605,7 +344,7 @@ def test_a_default_that_is_too_heavy_is_a_counted_miss_and_no_more() -> None:
     cache._check()
 
 
-# ------------------------------------------------------------------------------- the clock
+# the clock
 
 
 @pytest.mark.parametrize(
@@ -633,7 +372,7 @@ def test_a_clock_that_fails(call: Call, now: Any, error: type[Exception]) -> Non
             clock.now = before
 
 
-# ------------------------------------------------------------------------------- events
+# events
 
 
 @pytest.mark.parametrize(
@@ -648,7 +387,7 @@ def test_a_listener_that_cannot_be_called() -> None:
     refuse(lambda ns, value: ns.subscribe(value), 5, TypeError, "listener")
 
 
-# ------------------------------------------------------------------------------- the errors
+# the errors
 
 
 def test_each_error_is_flowcaches_own_and_the_builtin_that_one_would_catch() -> None:
