@@ -29,6 +29,7 @@
 #   tinylfu    the order of a namespace's entries, LRU or TinyLFU; the entry that gives way
 #   fairness   the namespace that gives way
 #   haunting   misses that more room would have turned into hits
+#   waiters    tasks that wait for a load
 #   loads      running loads, and their fences
 #   contexts   changes of context variables, and collections within them
 #   current    the load that the calling code is part of
@@ -169,6 +170,7 @@ include "_core/tree.pyx"
 include "_core/tinylfu.pyx"
 include "_core/fairness.pyx"
 include "_core/haunting.pyx"
+include "_core/waiters.pyx"
 include "_core/loads.pyx"
 include "_core/contexts.pyx"
 include "_core/current.pyx"

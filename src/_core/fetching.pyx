@@ -294,7 +294,7 @@ cdef int load_complete(Store store, Node* node, object view, Load load, Options 
     if store.backs_off:
         face.forget_failures(view, load.key)
     # Now that no call can join it any more.
-    load_settle(load, face.Outcome(value, None, load.loss))
+    load_settle(load, outcome_of(value, load.loss))
     if not load.is_fill and core_hears(&store.core, LOAD):
         emit(store, node, LOAD, load.key, None, value, None, seconds)
     if anew and core_hears(&store.core, REFRESH):

@@ -28,11 +28,9 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
-    PyObject* PyImport_GetModuleDict()
     PyObject* PyObject_Vectorcall(PyObject* function, PyObject** args, size_t nargs,
                                   PyObject* names) noexcept
 
-cdef str ASYNCIO = "asyncio"
 cdef str GREENLET = "greenlet"
 
 # The loads that block an event loop, by the loop: `deadlock` searches them. A loop's own thread
@@ -59,15 +57,6 @@ cdef int loop_unblock(object loop, Load load) except -1:
         if not blocking:
             del blocked_loops[loop]
     return 0
-
-
-cdef inline object asked_of(str name, str attribute):
-    """The result of a function of a module; None if the module is not, or only partly, imported."""
-    cdef PyObject* module = PyDict_GetItemWithError(<object>PyImport_GetModuleDict(), name)
-    if module == NULL:
-        return None
-    ask = getattr(<object>module, attribute, None)
-    return None if ask is None else ask()
 
 
 cdef object loader_of(object function, PyObject** args, size_t nargs, PyObject* names):
@@ -139,7 +128,7 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
             return value
         scope = scope_of_load(load)
         outer = load_current()
-        loop = asked_of(ASYNCIO, "_get_running_loop")
+        loop = running_loop()
         token = context_set(load_variable, scope)
         # The edges that a search for rings follows. These close none: the load has no edge yet.
         if outer is not None:

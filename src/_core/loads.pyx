@@ -139,13 +139,23 @@ cdef object load_leader(Load load):
     return load.leader
 
 
+cdef object outcome_of(object value, int64_t loss):
+    """The outcome of a load with a value. Without the frame of its class's own constructor."""
+    kind = face.Outcome
+    outcome = kind.__new__(kind)
+    outcome.value = value
+    if loss:
+        outcome.loss = loss
+    return outcome
+
+
 cdef int load_settle(Load load, object outcome) except -1:
     # One atomic step decides between the runner, a loop that closes and a caller that ends it.
     with cython.critical_section(load):
         if load.outcome is None:
             load.outcome = outcome
     if load.sleepers:
-        face.wake(load.sleepers)
+        waiters_wake(load.sleepers)
     return 0
 
 

@@ -157,22 +157,7 @@ class ThreadWaiter:
         return self._asleep.acquire(timeout=left)
 
 
-class TaskWaiter:
-    """A task that is suspended on a future of its own loop: no loop sees another's future."""
-
-    __slots__ = ("future", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[bool] = loop.create_future()
-
-    def wake(self) -> None:
-        if not self.future.done():
-            self.future.set_result(True)
-
-    def expire(self) -> None:
-        if not self.future.done():
-            self.future.set_result(False)
+TaskWaiter = _core.TaskWaiter
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -186,13 +171,12 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 def own_loop() -> asyncio.AbstractEventLoop:
     """Return the event loop that runs the calling task; `RuntimeError` where none does."""
-    # In trio's guest mode a loop of asyncio runs as well, and trio's tasks cannot wait for it.
-    trio = sys.modules.get("trio")
-    in_trio_task = trio and getattr(getattr(trio, "lowlevel", None), "in_trio_task", None)
-    ask = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
-    if ask is not None and not (in_trio_task and in_trio_task()):
-        loop: asyncio.AbstractEventLoop | None = ask()
-        if loop is not None:
+    loop = running_loop()
+    if loop is not None:
+        # In trio's guest mode a loop of asyncio runs as well, and trio's tasks cannot wait for it.
+        trio = sys.modules.get("trio")
+        in_trio_task = trio and getattr(getattr(trio, "lowlevel", None), "in_trio_task", None)
+        if not (in_trio_task and in_trio_task()):
             return loop
     raise RuntimeError(
         "a load that is awaited runs on an event loop of asyncio (uvloop, or anyio on asyncio), "

@@ -109,9 +109,9 @@ class Run:
         namespace: Any,
         loader: Callable[..., Any],
         call: Call,
-        *,
         loop: asyncio.AbstractEventLoop | None = None,
         context: Context | None = None,
+        *,
         many: bool = False,
         is_refresh: bool = False,
         background: bool = False,
@@ -143,16 +143,15 @@ class Run:
         unhashable key. Near the recursion limit it raises `RecursionError` before anything is
         registered, as no load could be ended there.
         """
-        step = self.namespace._begin
-        given = key, self.call.options, self, self.loads, self.background, self.is_refresh
         begun: Load | tuple[Any] | None
+        begin, options, loads = self.namespace._begin, self.call.options, self.loads
         try:
-            begun = step(*given)
+            begun = begin(key, options, self, loads, self.background, self.is_refresh)
         except TooManyLoadsError:
             if not end_left(self.namespace._store()):
                 raise
-            begun = step(*given)
-        if self.call.options.timeout is not None and self.loop is None and not self.background:
+            begun = begin(key, options, self, loads, self.background, self.is_refresh)
+        if self.loop is None and self.call.options.timeout is not None and not self.background:
             self._refuse_overdue(begun)
         return begun
 
@@ -315,19 +314,20 @@ class Run:
 
     def start_task(self) -> None:
         """Run the loader, sync or async, in a task of this thread's running loop."""
-        assert self.loop is not None
-        assert self.context is not None
+        loop, context = self.loop, self.context
+        assert loop is not None
+        assert context is not None
         coroutine = None
         try:
             self.is_started = self.is_apart = True
             coroutine = self._execute_in_task(self.loads[0])
-            watch = LoopWatch.of(self.loop)
+            watch = LoopWatch.of(loop)
             self.watch = watch.itself
             watch.runs.add(self)
             # Not by `context=`, which a task factory of the application may not take.
-            self.task = self.context.run(self.loop.create_task, coroutine)
+            self.task = task = context.run(loop.create_task, coroutine)
             # A task that is cancelled before its first step never enters the coroutine.
-            self.task.add_done_callback(self._task_done)
+            task.add_done_callback(self._task_done)
         except BaseException:
             self.is_apart = False
             if coroutine is not None:
@@ -356,7 +356,11 @@ class Run:
             except Exception as failure:
                 self._fail_all(failure, perf_counter() - began)
             else:
-                self._deliver(produced, perf_counter() - began)
+                seconds = perf_counter() - began
+                if self.many:
+                    self._deliver(produced, seconds)
+                elif self.loads:  # Others may have ended the run meanwhile.
+                    self._keep(load, produced, seconds, seconds)
         except BaseException as interrupt:
             # A cancellation from outside sends every caller back to the start. So does the end of
             # the coroutine without its loop, perhaps at the exit of the interpreter.
@@ -420,8 +424,9 @@ class Run:
         for load in tuple(self.loads):
             if load.outcome is None:
                 self.namespace._abandon(load)
-            # Where the outcome was published, an interrupt may have come before the waiters woke.
-            if load.outcome is None or load.waiters:
+                load.settle(ABANDONED)
+            elif load.waiters:
+                # An interrupt came once the outcome was published, before the waiters woke.
                 load.settle(ABANDONED)
         watch = None if self.watch is None else self.watch()
         if watch is not None:

@@ -6,7 +6,7 @@ from contextvars import copy_context
 
 from flowcache.coroutines import is_async
 
-from .attempt import attempt_in_task, attempt_in_thread, conclude, load_behind, look_up
+from .attempt import attempt_in_task, attempt_in_thread, conclude, load_behind
 from .load import Outcome, own_loop
 from .options import Call, Options, check_loader, unpack
 from .run import Run
@@ -66,16 +66,20 @@ def aanswer(
 
     async def afetch() -> Any:
         loop = own_loop()
-        call = Call(options, on_miss)
-        found = context.run(look_up, namespace, key, call, in_task=True)
-        if found is None:
-            in_place = key in call.in_place
-            return await load_in_task(namespace, key, loader, call, context, loop, in_place)
-        value, is_due = found
-        if is_due:
-            run = Run(namespace, loader, call, loop=loop, context=context, background=True)
-            load_behind(run, [key])
-        return value
+        found = context.run(namespace._look_up, key, options, True)
+        call = Call(options)
+        if found:
+            value, is_due = found
+            if is_due:
+                run = Run(namespace, loader, call, loop=loop, context=context, background=True)
+                load_behind(run, [key])
+            return value
+        in_place = found is False
+        if in_place:
+            call.in_place = {key}
+        if on_miss is not None:
+            context.run(on_miss)
+        return await load_in_task(namespace, key, loader, call, context, loop, in_place)
 
     return afetch()
 
@@ -176,7 +180,9 @@ async def load_in_task(
     """
     deadline = call.deadline()
     while True:
-        run = Run(namespace, loader, call, loop=loop, context=context, is_refresh=is_refresh)
+        run = Run(namespace, loader, call, loop, context)
+        if is_refresh:
+            run.is_refresh = True
         answer = conclude(run, key, await attempt_in_task(run, key, deadline))
         if answer is not None:
             return answer[0]
