@@ -66,25 +66,19 @@ cdef bint entry_end_locked(Core* core, uint32_t i, double now) noexcept:
 cdef bint expire_one(Store store, Node* node, object key) except -1:
     """End the TTL of the entry of key, and fence its load; whether the entry was fresh."""
     cdef Core* core = &store.core
-    cdef uint32_t hash, i
-    cdef double now
-    cdef uint64_t begun = relaxed_load_u64(&core.loads_begun)
-    cdef Load running = None
+    cdef uint32_t i
+    cdef Aim aim
+    cdef Load running = aim_at(store, node, key, &aim)
     cdef bint fresh = False
-    node_guard(store, node)
-    hash = key_hash(node, key)
-    now = store_now(store)
-    if node_has_loads(node):
-        running = load_find(core, node, key, hash, NULL)
     lock_acquire(&core.lock)
     try:
-        i = store_find_locked(core, node, key, hash)
+        i = store_find_locked(core, node, key, aim.hash)
         if core_is_closed(core):
             raise closed_error()
         if i != NONE:
-            fresh = entry_end_locked(core, i, now)
+            fresh = entry_end_locked(core, i, aim.now)
         if node_has_loads(node):
-            fence_key_locked(core, node, running, hash, begun)
+            fence_key_locked(core, node, running, aim.hash, aim.begun)
     finally:
         lock_release(&core.lock)
     if core_has_limbo(core):

@@ -7,28 +7,24 @@ cdef enum:
 cdef object inspection_of(Store store, Node* node, object key):
     """The facts of the key's entry and of its running load; None: neither exists."""
     cdef Core* core = &store.core
-    cdef uint32_t hash, i, link
-    cdef double now, age = 0, left = 0, grace = 0, sliding = 0
+    cdef uint32_t i, link
+    cdef double age = 0, left = 0, grace = 0, sliding = 0
     cdef int64_t weight = 0
     cdef Entry* e
-    cdef Load running = None
+    cdef Aim aim
+    cdef Load running = aim_at(store, node, key, &aim)
     cdef bint held = False
     names = []
-    node_guard(store, node)
-    hash = key_hash(node, key)
-    now = store_now(store)
-    if node_has_loads(node):
-        running = load_find(core, node, key, hash, NULL)
     lock_acquire(&core.lock)
     try:
-        i = store_find_locked(core, node, key, hash)
+        i = store_find_locked(core, node, key, aim.hash)
         if core_is_closed(core):
             raise closed_error()
         if i != NONE:
             e = entry_at(&core.slab, i)
-            held = entry_last(e) > now
-            left = e.deadline - now
-            age = entry_age(&core.slab, i, now)
+            held = entry_last(e) > aim.now
+            left = e.deadline - aim.now
+            age = entry_age(&core.slab, i, aim.now)
             if entry_slide(&core.slab, i) != NULL:
                 sliding = entry_slide(&core.slab, i).seconds
             grace = entry_grace(e)
@@ -55,7 +51,7 @@ cdef object inspection_of(Store store, Node* node, object key):
         sliding=sliding if held and sliding else None,
         tags=tuple(shown_tags),
         weight=weight if held else 0,
-        loading=None if running is None else fmax(now - running.started, 0),
+        loading=None if running is None else fmax(aim.now - running.started, 0),
         background=running is not None and running.background,
     )
 

@@ -50,6 +50,16 @@ cdef list fresh_keys(Store store, Node* node, Py_ssize_t most):
         return keys
 
 
+cdef inline void entry_list_locked(Entry* e, list keys, list values, Py_ssize_t n) noexcept:
+    """Put the key and the value of an entry into blank lists."""
+    key = <object>e.key
+    value = <object>e.value
+    Py_INCREF(key)                                # PyList_SET_ITEM steals both
+    Py_INCREF(value)
+    PyList_SET_ITEM(keys, n, key)
+    PyList_SET_ITEM(values, n, value)
+
+
 cdef tuple fresh_items(Store store, Node* node):
     """(keys, values) of the fresh entries, least recent first."""
     cdef Core* core = &store.core
@@ -70,12 +80,7 @@ cdef tuple fresh_items(Store store, Node* node):
         i = node.order.oldest
         while i != NONE:
             if entry_at(&core.slab, i).deadline > now:
-                key = <object>entry_at(&core.slab, i).key
-                value = <object>entry_at(&core.slab, i).value
-                Py_INCREF(key)                    # PyList_SET_ITEM steals both
-                Py_INCREF(value)
-                PyList_SET_ITEM(keys, n, key)
-                PyList_SET_ITEM(values, n, value)
+                entry_list_locked(entry_at(&core.slab, i), keys, values, n)
                 n += 1
             i = entry_at(&core.slab, i).newer
         lock_release(&core.lock)

@@ -1,5 +1,21 @@
 # Looking up the entry of a key.
 
+cdef struct Aim:                  # of a call for one key, before it takes the lock
+    uint32_t hash
+    double now
+    uint64_t begun                # Core.loads_begun before the key's running load was looked for
+
+
+cdef inline Load aim_at(Store store, Node* node, object key, Aim* aim):
+    """Take aim at the key; return its running load, or None. All that may run user code."""
+    aim.begun = relaxed_load_u64(&store.core.loads_begun)
+    node_guard(store, node)
+    aim.hash = key_hash(node, key)
+    aim.now = store_now(store)
+    if not node_has_loads(node):
+        return None
+    return load_find(&store.core, node, key, aim.hash, NULL)
+
 
 cdef object look(Store store, Node* node, object key, bint counts):
     """The fresh value, or MISSING; `counts`: as a hit or a miss, and it becomes the newest."""

@@ -66,12 +66,7 @@ cdef tuple entries_listed(Store store, Node* node):
         n = 0
         i = node.order.oldest
         while i != NONE:
-            key = <object>entry_at(&core.slab, i).key
-            value = <object>entry_at(&core.slab, i).value
-            Py_INCREF(key)                        # PyList_SET_ITEM steals both
-            Py_INCREF(value)
-            PyList_SET_ITEM(keys, n, key)
-            PyList_SET_ITEM(values, n, value)
+            entry_list_locked(entry_at(&core.slab, i), keys, values, n)
             indices[n] = i
             n += 1
             i = entry_at(&core.slab, i).newer

@@ -7,31 +7,26 @@ cdef object take(Store store, Node* node, object key, Cause cause, bint* fresh):
     An entry past its TTL goes as well, but is not `fresh`.
     """
     cdef Core* core = &store.core
-    cdef uint32_t hash, i
+    cdef uint32_t i
     cdef Entry* e
-    cdef double now
-    cdef uint64_t begun = relaxed_load_u64(&core.loads_begun)
-    cdef Load running = None
+    cdef Aim aim
+    cdef Load running
     fresh[0] = False
-    node_guard(store, node)
-    hash = key_hash(node, key)
-    now = store_now(store)
-    if node_has_loads(node):
-        running = load_find(core, node, key, hash, NULL)
+    running = aim_at(store, node, key, &aim)
     value = None
     try:
         lock_acquire(&core.lock)
         try:
-            i = store_find_locked(core, node, key, hash)
+            i = store_find_locked(core, node, key, aim.hash)
             if core_is_closed(core):
                 raise closed_error()
             if i != NONE:
                 e = entry_at(&core.slab, i)
                 value = <object>e.value
-                fresh[0] = e.deadline > now
-                entry_unlink_locked(core, i, cause if entry_last(e) > now else EXPIRED)
+                fresh[0] = e.deadline > aim.now
+                entry_unlink_locked(core, i, cause if entry_last(e) > aim.now else EXPIRED)
             if node_has_loads(node):
-                fence_key_locked(core, node, running, hash, begun)
+                fence_key_locked(core, node, running, aim.hash, aim.begun)
         finally:
             lock_release(&core.lock)
     finally:
