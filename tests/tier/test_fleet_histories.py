@@ -18,7 +18,7 @@ def test_a_fleet_keeps_its_promises() -> None:
     assert min(total["reads"], total["invalidations"], total["tier_hits"], total["hits"]) > 500
 
 
-@pytest.mark.parametrize("mutant", ["unfenced store there", "unfenced set"])
+@pytest.mark.parametrize("mutant", ["unfenced store here", "unfenced store there", "unfenced set"])
 def test_a_broken_rule_is_found(mutant: str) -> None:
     assert mutant in MUTANTS
     for seed in range(8):
