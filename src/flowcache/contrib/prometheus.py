@@ -288,7 +288,7 @@ class Exporter:
         self._meters = meters
         self._told = counters
         self._interval = min(interval, threading.TIMEOUT_MAX)
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._counters = {
             name: Counter(
                 name, text, LABELS + (("result",) if len(fields) > 1 else ()), registry=None
@@ -320,7 +320,7 @@ class Exporter:
 
     def push(self) -> None:
         """Read the caches and add what has changed."""
-        with self._lock:
+        with self.lock:
             for meter in self._meters:
                 self._add(meter.read())
 
@@ -346,7 +346,7 @@ class Exporter:
 
     def after_fork(self) -> None:
         """Begin anew in a child: what came before the fork, the parent adds."""
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         if self._stopped.is_set():
             return
         for meter in self._meters:
@@ -376,10 +376,31 @@ def _at_exit(exporter: weakref.ref[Exporter]) -> None:
 exporters: weakref.WeakSet[Exporter] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
+held: list[Exporter] = []
+"""The exporters whose locks a fork holds: prometheus_client's own lock must be open in the child,
+and the threads of exporters are those that take it again and again."""
+
+
+def _before_fork() -> None:
+    for exporter in list(exporters):
+        exporter.lock.acquire()
+        held.append(exporter)
+
+
+def _after_fork_in_parent() -> None:
+    while held:
+        held.pop().lock.release()
+
+
+def _after_fork_in_child() -> None:
+    held.clear()
     for exporter in list(exporters):
         exporter.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
