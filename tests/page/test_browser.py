@@ -53,7 +53,7 @@ def nothing_to_complain_of(browser: Browser) -> Iterator[None]:
 
 def page_of(cache: Any, who: Any = ADMIN, **settings: Any) -> CachePage:
     page = CachePage(cache, authorize=lambda request: who, **settings)
-    page._watcher._seconds = 0.7
+    page._watcher._seconds = 3.0
     return page
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import pty
@@ -23,7 +24,7 @@ import pytest
 from flowcache import cli, create_cache
 from flowcache.page import ADMIN, CachePage, show
 from flowcache.watching.snapshot import Ask
-from flowcache.watching.sockets import SocketError, answers, ask_one, sockets_of
+from flowcache.watching.sockets import SocketError, answers, ask_one, shown_ones, sockets_of
 from harness.support import SOURCE_FOLDER
 from page.asking import by_wsgi
 
@@ -88,6 +89,16 @@ def test_a_socket_is_its_user_s_alone_and_goes_with_its_end(folder: Path) -> Non
     shown.close()
     shown.close()
     assert list(folder.iterdir()) == []
+
+
+def test_what_show_returns_need_not_be_kept(folder: Path) -> None:
+    show(filled(), folder)
+    gc.collect()
+    (path,) = sockets_of(folder)
+    assert ask_one(path, Ask())["stats"]["entries"] == 3
+    for one in list(shown_ones):
+        one.close()
+    assert sockets_of(folder) == []
 
 
 def test_two_caches_of_one_name_have_two_sockets(folder: Path) -> None:

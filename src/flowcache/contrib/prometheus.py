@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context
@@ -305,14 +304,13 @@ class Exporter:
         }
         self._start()
         exporters.add(self)
-        atexit.register(_at_exit, weakref.ref(self))
 
     def _start(self) -> None:
         self._stopped = threading.Event()
         # In an empty context: a thread with its starter's context would keep it alive.
         thread = threading.Thread(
             target=_run,
-            args=(weakref.ref(self), self._stopped, self._interval),
+            args=(self, self._stopped, self._interval),
             name="flowcache-prometheus",
             daemon=True,
         )
@@ -340,6 +338,7 @@ class Exporter:
 
     def close(self) -> None:
         """End the thread after a last push."""
+        exporters.discard(self)
         if not self._stopped.is_set():
             self._stopped.set()
             self.push()
@@ -354,26 +353,25 @@ class Exporter:
         self._start()
 
 
-def _run(exporter: weakref.ref[Exporter], stopped: threading.Event, interval: float) -> None:
+def _run(exporter: Exporter, stopped: threading.Event, interval: float) -> None:
     while not stopped.wait(interval):
-        this = exporter()
-        if this is None:
-            return
         try:
-            this.push()
+            exporter.push()
         except Exception as error:  # noqa: BLE001  a full disk, a folder that is gone; reported
             report("ERROR", "metrics could not be written", event="metrics_failed", error=error)
-        del this
 
 
-def _at_exit(exporter: weakref.ref[Exporter]) -> None:
-    this = exporter()
-    if this is not None:
+def _at_exit() -> None:
+    for exporter in list(exporters):
         with suppress(OSError):  # The folder may be gone before the process.
-            this.close()
+            exporter.close()
 
 
-exporters: weakref.WeakSet[Exporter] = weakref.WeakSet()
+atexit.register(_at_exit)
+
+
+exporters: set[Exporter] = set()
+"""Those that have not been closed: a collector need not be kept by a registry."""
 
 
 held: list[Exporter] = []

@@ -5,13 +5,13 @@ A reader writes one line, an `Ask` in JSON; the process writes one snapshot in J
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
 import socket
 import stat
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context
@@ -77,7 +77,6 @@ class Shown:
             listener.close()
             raise
         self._listener = listener
-        weakref.finalize(self, unlink_own, os.getpid(), self._path)
         # In an empty context: a thread with its starter's context would keep it alive.
         thread = threading.Thread(
             target=serve, args=(listener, self._watcher), name="flowcache-show", daemon=True
@@ -93,6 +92,7 @@ class Shown:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._path.unlink(missing_ok=True)
+        shown_ones.discard(self)
 
     def after_fork(self) -> None:
         """Leave the parent's socket to it, and listen on one of this process."""
@@ -101,10 +101,10 @@ class Shown:
             self._listen()
 
 
-def unlink_own(pid: int, path: Path) -> None:
-    """Remove a socket at the end of the process that made it, and of no child of it."""
-    if os.getpid() == pid:
-        path.unlink(missing_ok=True)
+def close_all() -> None:
+    """Remove the sockets at the end of the process; those of a parent are not this process's."""
+    for one in list(shown_ones):
+        one.close()
 
 
 def serve(listener: socket.socket, watcher: Watcher) -> None:
@@ -224,7 +224,9 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-shown_ones: weakref.WeakSet[Shown] = weakref.WeakSet()
+shown_ones: set[Shown] = set()
+"""Those that have not been closed: what `show` returns need not be kept."""
+atexit.register(close_all)
 
 
 def _after_fork() -> None:
@@ -232,6 +234,7 @@ def _after_fork() -> None:
         try:
             one.after_fork()
         except (OSError, ValueError) as error:
+            shown_ones.discard(one)  # What it has is the parent's.
             report("ERROR", "this process cannot show itself", event="show_failed", error=error)
 
 
