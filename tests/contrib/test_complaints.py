@@ -2,7 +2,8 @@
 
 Three of them stand elsewhere. Pages and fragments of two tenants (django-tenants #1052, #599):
 test_django_requests. The tenant of a worker's last task (django-multitenant #213): test_celery and
-test_servers. The counters of several processes (client_python #504): test_servers.
+test_servers. The counters of several processes (client_python #504): test_servers and
+test_prometheus.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import pytest
 from django.core.cache import caches
 from flask import Flask
 from flask_caching import Cache as FlaskCache
+from prometheus_client import CollectorRegistry
 
 from contrib.django_project import caches_of
 from contrib.interleaving import TENANTS, in_step
 from flowcache import create_cache
 from flowcache.contrib.asgi import TenantMiddleware
+from flowcache.contrib.prometheus import FlowcacheCollector
 from flowcache.tenancy import current_tenant, tenant
+from flowcache.watching.families import Keys
+from flowcache.watching.snapshot import Ask, Watcher
 
 CURRENT = {"OPTIONS": {"TENANT": "current"}}
 
@@ -221,7 +226,7 @@ def test_a_million_keys_stay_within_the_bound() -> None:
 
 
 def test_a_cached_none_is_no_miss() -> None:
-    """debug-toolbar #2417: a cached None shows as a miss."""
+    """debug-toolbar #2417: a cached None shows as a miss, in counters, metrics and on the page."""
     cache = create_cache()
     mine = cache.for_current_tenant()
     for name in TENANTS:
@@ -240,6 +245,15 @@ def test_a_cached_none_is_no_miss() -> None:
 
     over_threads(work)
     over_asgi(work_later)
+    hits = 100 + 80
+    registry = CollectorRegistry()
+    registry.register(FlowcacheCollector(cache))
+    page = Watcher(cache, Keys()).look(Ask())
+    rows = {row["name"]: (row["hits"], row["misses"]) for row in page["tenants"]["rows"]}
     for name in TENANTS:
         stats = cache.namespace(f"tenant:{name}").stats()
-        assert (stats.hits, stats.misses, stats.loads) == (100 + 80, 0, 0)
+        assert (stats.hits, stats.misses, stats.loads) == (hits, 0, 0)
+        assert rows[f"tenant:{name}"] == (hits, 0)
+        for result, expected in (("hit", hits), ("miss", 0)):
+            labels = {"cache": "flowcache", "tenant": f"tenant:{name}", "result": result}
+            assert registry.get_sample_value("flowcache_requests_total", labels) == expected
