@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness import tenants
+from harness.places import NO_TENANT
 
 PROGRAMS = 300
 
@@ -23,7 +24,7 @@ def test_no_call_is_made_for_a_tenant_that_is_not_its_own() -> None:
     assert counts["ended elsewhere"] > PROGRAMS / 2
 
 
-@pytest.mark.parametrize("tenant", ["beta", tenants.NOBODY])
+@pytest.mark.parametrize("tenant", ["beta", NO_TENANT])
 def test_a_value_of_another_tenant_is_a_violation(tenant: str) -> None:
     program = tenants.Program(1, tenants.Counter())
     with pytest.raises(tenants.Violation):

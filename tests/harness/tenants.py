@@ -36,66 +36,16 @@ from typing import Any
 
 from flowcache import TenantNotSetError, TenantScopeWarning, create_cache
 from flowcache.tenancy import carry, current_tenant, no_tenant, tenant
-
-try:
-    from greenlet import getcurrent, greenlet
-except ImportError:  # it has compiled parts, and these no wheels for every build without the GIL
-    greenlet = None
+from harness.fibers import Fiber, GreenletFiber, ThreadFiber, greenlet
+from harness.places import NO_TENANT, Block, Place, here, in_place
 
 TENANTS = ("acme", "beta", "gamma")
-NOBODY = "no tenant"
 INHERITS = bool(getattr(sys.flags, "thread_inherit_context", 0))
 """Whether a plain thread begins in a copy of its parent's context."""
 
 
 class Violation(AssertionError):  # noqa: N818 - what a run finds
     """A call was made for another tenant than the model has."""
-
-
-class Block:
-    """A block that is open in the model, in the context where it began."""
-
-    def __init__(self, tenant: str, home: Place) -> None:
-        self.tenant = tenant
-        self.home = home
-        self.ended_elsewhere = False
-
-
-class Place:
-    """The model of one context."""
-
-    def __init__(self, copied: Place | None = None) -> None:
-        self.base = NOBODY if copied is None else copied.current()
-        self.below: Block | None = None
-        """The block that the base is the tenant of; None: of none."""
-        self.unsure = False
-        """A block of the context that this one is a copy of had ended in another."""
-        if copied is not None:
-            self.unsure = copied.unsure or copied.shows_ended
-            self.below = copied.blocks[-1] if copied.blocks else copied.below
-        self.blocks: list[Block] = []
-        self.shows_ended = False
-
-    def current(self) -> str:
-        return self.blocks[-1].tenant if self.blocks else self.base
-
-    def accepts(self) -> set[str]:
-        """The tenants that may be current: its own, and none where the right one is uncertain."""
-        allowed = {self.current()}
-        if not self.blocks:
-            ended = self.below is not None and self.below.ended_elsewhere
-            if self.unsure or ended:
-                allowed.add(NOBODY)
-        return allowed
-
-
-here: contextvars.ContextVar[Place] = contextvars.ContextVar("here")
-
-
-def in_place(place: Place, function: Callable[..., Any], *given: Any) -> Any:
-    """Call a function as the first thing in a context that is the place's."""
-    here.set(place)
-    return function(*given)
 
 
 def loading_tenant() -> str:
@@ -121,78 +71,6 @@ class Loop:
     def __init__(self, held: Any) -> None:
         self.held = held
         self.me = self
-
-
-class Fiber:
-    """A program that stops in the middle and goes on when it is told to."""
-
-    def resume(self) -> None:
-        raise NotImplementedError
-
-    is_done = False
-
-
-class ThreadFiber(Fiber):
-    """One in a thread, which runs while the thread that resumes it waits."""
-
-    def __init__(self, run: Callable[[Callable[[], None]], None]) -> None:
-        self.turn, self.back = threading.Semaphore(0), threading.Semaphore(0)
-        self.error: BaseException | None = None
-        self.run = run
-        self.thread = threading.Thread(target=self.main, daemon=True)
-        self.thread.start()
-
-    def main(self) -> None:
-        self.turn.acquire()
-        try:
-            self.run(self.pause)
-        except BaseException as error:
-            self.error = error
-        self.is_done = True
-        self.back.release()
-
-    def pause(self) -> None:
-        self.back.release()
-        self.turn.acquire()
-
-    def resume(self) -> None:
-        self.turn.release()
-        self.back.acquire()
-        if self.is_done:
-            self.thread.join()
-            if self.error is not None:
-                raise self.error
-
-
-class GreenletFiber(Fiber):
-    """One in a greenlet of the thread that made it, with a context of its own."""
-
-    def __init__(
-        self, run: Callable[[Callable[[], None]], None], context: contextvars.Context | None
-    ) -> None:
-        self.run = run
-        self.thread = threading.current_thread()
-        self.error: BaseException | None = None
-        self.greenlet = greenlet(self.main)
-        if context is not None:
-            self.greenlet.gr_context = context
-
-    def main(self) -> None:
-        try:
-            self.run(self.pause)
-        except BaseException as error:
-            self.error = error
-        self.is_done = True
-        self.pause()  # The greenlet that is its parent need not be there any more.
-
-    def pause(self) -> None:
-        self.caller.switch()
-
-    def resume(self) -> None:
-        self.caller = getcurrent()
-        self.greenlet.switch()
-        if self.error is not None:
-            raise self.error
 
 
 class Program:
@@ -243,12 +121,12 @@ class Program:
             self.see(allowed, value, what)
 
     def refused(self, allowed: set[str], what: str) -> None:
-        if NOBODY not in allowed:
+        if NO_TENANT not in allowed:
             raise Violation(f"{what}: no tenant instead of {allowed}") from None
         self.counts["refused"] += 1
 
     def see(self, allowed: set[str], value: Any, what: str) -> None:
-        owners = {f"{name}'s" for name in allowed if name != NOBODY}
+        owners = {f"{name}'s" for name in allowed if name != NO_TENANT}
         values = value.values() if isinstance(value, dict) else (value,)
         for one in values:
             if one is not None and one not in owners:
@@ -259,7 +137,7 @@ class Program:
 
     def look(self, what: str) -> set[str]:
         place = here.get()
-        allowed, now = place.accepts(), current_tenant.get(NOBODY)
+        allowed, now = place.accepts(), current_tenant.get(NO_TENANT)
         if now not in allowed:
             raise Violation(f"{what}: {now} is current and not {allowed}")
         self.counts[f"seen in {what}"] += 1
@@ -313,8 +191,8 @@ class Program:
     # Blocks
 
     def block(self) -> tuple[str, Any]:
-        name = self.random.choice((*TENANTS, NOBODY))
-        return name, no_tenant() if name == NOBODY else tenant(name)
+        name = self.random.choice((*TENANTS, NO_TENANT))
+        return name, no_tenant() if name == NO_TENANT else tenant(name)
 
     def begin(self, name: str) -> Block:
         place = here.get()
