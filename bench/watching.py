@@ -51,19 +51,21 @@ def calls() -> None:
     begin = off.index("def run(")
     on = off[:begin] + ATTACHED + off[begin:]
     print(f"{'instructions a call':<30}{'off':>8}{'on':>8}{'more':>9}")
+    known: dict[tuple[str, str, int], int] = {}
+
+    def count(program: str, calls: int) -> int:
+        run = instructions.PROLOGUE, program, calls
+        if run not in known:  # The set-up alone is counted once.
+            known[run] = instructions.instructions(program, calls)
+        return known[run]
+
     for name, program in HOT.items():
         figures = []
         for prologue in (off, on):
             instructions.PROLOGUE = prologue
-            known: dict[tuple[str, int], int] = {}
-
-            def count(program: str, calls: int, known: Any = known) -> int:
-                if (program, calls) not in known:
-                    known[program, calls] = instructions.instructions(program, calls)
-                return known[program, calls]
-
             figures.append(instructions.a_call(program, count))
-        print(f"{name:<30}{figures[0]:>8.0f}{figures[1]:>8.0f}{figures[1] / figures[0] - 1:>9.2%}")
+        more = figures[1] / figures[0] - 1
+        print(f"{name:<30}{figures[0]:>8.0f}{figures[1]:>8.0f}{more:>9.2%}", flush=True)
 
 
 def scrape(namespaces: int) -> None:
