@@ -203,7 +203,8 @@ cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value
         return 0
     hash = hash_mix(node, str_hash(key))
     lock_acquire(&core.lock)
-    if core.mask or node.own_pending or core.closed or node.is_off:
+    if (core_hears(core, SET) or core_hears(core, REMOVE) or node.own_pending or core.closed
+            or node.is_off):
         lock_release(&core.lock)
         return 0
     table_ask(&core.table, hash)
