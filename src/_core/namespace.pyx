@@ -1,7 +1,6 @@
 # Namespace: the object of users. A view is two pointers. It keeps its cache alive and its namespace
-# from being forgotten, and leads only to namespaces below.
-#
-# The class is a table of contents: each call stands in the room of its verb.
+# from being forgotten, and leads only to namespaces below. The class is a table of contents: each
+# call stands in the room of its verb.
 
 @cython.no_gc_clear                  # a finalizer may still use the view; Store breaks the cycles
 cdef class Namespace:
@@ -256,10 +255,7 @@ dictionary look-up a name where the namespaces exist.
         return face.Items(self)
 
     def setdefault(self, key, /, default=None):
-        """Return the fresh value of ``key``; if there is none, store ``default`` and return it.
-
-        Counts a hit or a miss.
-        """
+        """Return the fresh value of ``key``, else store and return ``default``. Counted. O(1)."""
         return set_default(self.store, self.node, key, default)
 
     def update(self, other=(), /, **more):
@@ -332,8 +328,7 @@ dictionary look-up a name where the namespaces exist.
     def expire_tag(self, tag, /):
         """End the TTL of the entries, here and below, that bear the tag; return their number.
 
-        Each is treated as by :meth:`expire`. Loads that run with the tag are not stored. Costs
-        O(entries that bear it).
+        Each is treated as by :meth:`expire`. Loads that run with the tag are not stored. O(removed).
         """
         return expire_tag(self.store, self.node, tag)
 
@@ -362,8 +357,7 @@ dictionary look-up a name where the namespaces exist.
         """Return :class:`Advice`: the hit rates that more room would give, here and below.
 
         The first call in a cache begins to keep traces of evicted entries. Rates are ``None`` until
-        they can be told. ``ConfigurationError`` where ``eviction`` is ``"tinylfu"``. O(namespaces
-        below).
+        they can be told. ``ConfigurationError`` with ``eviction="tinylfu"``. O(namespaces below).
         """
         return advice_of(self.store, self.node)
 
@@ -672,10 +666,7 @@ cdef Namespace view_make_missing(Namespace self, object names, dict settings):
     cdef Node* found
     cdef Namespace view
     cdef Namespace parent = self
-    checked = []
-    for name in names:
-        checked.append(name_checked(name))
-    names = checked
+    names = [name_checked(name) for name in names]
     if settings:
         settings_checked(settings)
     if node.depth + len(names) > DEEPEST:

@@ -132,7 +132,7 @@ class Fills:
     def found(
         self, namespace: Space, key: Hashable, item: Item, tags: tuple[str, ...] = ()
     ) -> Steps[Found | None]:
-        """Read a key there, and hold it here; None if there is nothing, or nobody answers."""
+        """Read a key there, and hold it here; None if there is nothing, or no server answers."""
         hint = tags or self._hints.get(namespace.path, ())
         with self.filling(namespace, key) as fill:
             found = yield from self.engine.read(item, hint)

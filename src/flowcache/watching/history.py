@@ -1,4 +1,4 @@
-"""The last minutes of a cache, recorded while somebody looks, and rates from them."""
+"""The last minutes of a cache, recorded while a page looks, and rates from them."""
 
 from __future__ import annotations
 
