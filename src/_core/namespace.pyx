@@ -328,7 +328,7 @@ dictionary look-up a name where the namespaces exist.
     def expire_tag(self, tag, /):
         """End the TTL of the entries, here and below, that bear the tag; return their number.
 
-        Each is treated as by :meth:`expire`. Loads that run with the tag are not stored. O(removed).
+        Each is treated as by :meth:`expire`; loads with the tag are not stored. O(entries with it).
         """
         return expire_tag(self.store, self.node, tag)
 
