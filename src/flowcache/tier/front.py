@@ -180,9 +180,11 @@ class Front(Fills):
         """Store values in one round trip; those without bytes are removed there."""
         for item, _, _ in together:
             drop(namespace, item.key)
-        fills = [_core._fill(namespace, item.key) for item, _, _ in together]
+        fills: list[_core.Load] = []
         began = monotonic()
         try:
+            for item, _, _ in together:  # Within: one that fails leaves no other registered.
+                fills.append(_core._fill(namespace, item.key))
             stored = yield from self.engine.set_many(
                 [
                     (item, sealed, plain(seconds), grace)
