@@ -57,7 +57,7 @@ def ratio_cell(ours: float | None, other: float | None, most: float) -> tuple[st
 
 
 def marked(value: float, most: float, unit: str) -> str:
-    text = f"{value:.2f}x" if unit == "x" else f"{value:,.1f} {unit}"
+    text = f"{value:.2f}x" if unit == "x" else f"{value:,.{1 if unit else 0}f} {unit}".rstrip()
     return text if value <= most else f"**{text}**"
 
 
@@ -103,6 +103,7 @@ def rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
         yield "`import flowcache`", beside, f"{most:.1f} ms", marked(ours, most, "ms"), ""
     yield from loading_rows(results)
     yield from integration_rows(results)
+    yield from fleet_rows(results)
 
 
 def compared(
@@ -139,8 +140,13 @@ def memory_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
     yield what, "cachebox `TTLCache`", most, figure, ""
 
 
+MISS = "`@cachebox.cached` that loads, in a full `TTLCache`"
 LOADING = {
     "test_fetch_hit_beside_get_hit": ("`fetch`, hit", "our own `get`"),
+    "test_refresh_ahead_hit_beside_fetch": (
+        "`fetch(refresh_ahead=0.5)`, hit",
+        "`fetch` without",
+    ),
     "test_afetch_hit_beside_an_empty_coroutine": (
         "`await afetch(...)`, hit",
         "awaiting an empty `async def`",
@@ -194,6 +200,12 @@ LOADING = {
         "`set_many` of 100, a key, 100,000 entries",
         "a loop of `set`",
     ),
+    "test_sync_miss_beside_others[fetch]": ("`fetch` that loads", MISS),
+    "test_sync_miss_beside_others[cached]": ("`@ns.cached()` that loads", MISS),
+    "test_async_miss_beside_async_lru": (
+        "`await afetch(...)` that loads",
+        "`alru_cache(ttl=)` that loads",
+    ),
 }
 
 
@@ -238,6 +250,30 @@ def integration_rows(results: Results) -> Iterator[tuple[str, str, str, str, str
         times = [results.ns("integrations", f"test_{case}", who) for who in (ours, other)]
         figure, taken = ratio_cell(*times, most)
         yield f"{CALLS[case]}, hit, {ours}", other, f"{most}x", figure, taken
+
+
+def fleet_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the claims of fleet.py: a second tier on the loopback."""
+    fleet = results.parts.get("fleet", {})
+    measured = fleet.get("seconds", {}) | fleet.get("ratios", {})
+    for name, most in fleet.get("targets", {}).items():
+        what, _, beside = name.partition(" / ")
+        if name not in measured:
+            yield f"second tier: {what}", beside, "", MISSING, ""
+            continue
+        unit, scale = unit_of(name)
+        figure = marked(measured[name] * scale, most * scale, unit)
+        target = f"{most}x" if unit == "x" else f"{most * scale:,.0f} {unit}".rstrip()
+        yield f"second tier: {what}", beside, target, figure, ""
+
+
+def unit_of(name: str) -> tuple[str, float]:
+    """Return the unit of a figure of fleet.py, and what its number is to be multiplied by."""
+    if " / " in name:
+        return "x", 1.0
+    if name.startswith(("round trips", "messages")):
+        return "", 1.0
+    return ("kB", 1e-3) if name.endswith("bytes") else ("ms", 1e3)
 
 
 def table(results: Results) -> str:

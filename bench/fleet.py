@@ -391,7 +391,12 @@ def main() -> None:
         table.add_row(name, shown(name, value), "" if most is None else shown(name, most))
     Console().print(table)
     if not options.no_file:
-        written = {"environment": environment(), "seconds": found, "ratios": ratios}
+        written = {
+            "environment": environment(),
+            "seconds": found,
+            "ratios": ratios,
+            "targets": AT_MOST,
+        }
         (RESULTS / "fleet.json").write_text(json.dumps(written, indent=1) + "\n")
 
 

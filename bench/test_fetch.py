@@ -263,6 +263,17 @@ def test_fetch_hit_beside_get_hit(contest: Contest, ns: Any) -> None:
     contest.claim("fetch", 1.3, "get")
 
 
+def test_refresh_ahead_hit_beside_fetch(contest: Contest, ns: Any) -> None:
+    def ahead(key: str) -> str:
+        return ns.fetch(key, load, refresh_ahead=0.5)
+
+    def plain(key: str) -> str:
+        return ns.fetch(key, load)
+
+    contest.enter(fetch=timed(plain), refresh_ahead=timed(ahead))
+    contest.claim("refresh_ahead", 2.0, "fetch")
+
+
 def test_afetch_hit_beside_an_empty_coroutine(contest: Contest, ns: Any) -> None:
     contest.enter(empty_coroutine=awaited(empty), afetch=awaited_with(ns.afetch, aload))
     contest.claim("afetch", 0.9, "empty_coroutine")
@@ -473,7 +484,8 @@ def test_set_many_beside_a_loop_of_set(contest: Contest, entries: int) -> None:
     contest.claim("set_many", 1.0, "loop")
 
 
-def test_sync_miss_beside_others(contest: Contest) -> None:
+@pytest.mark.parametrize("ours", ["fetch", "cached"])
+def test_sync_miss_beside_others(contest: Contest, ours: str) -> None:
     """A load of a trivial function, stored in a cache that is full; all but one with a TTL."""
     views = [create_cache(max_entries=1_000, default_ttl=TTL).namespace("acme") for _ in range(2)]
     moka = moka_py.Moka(1_000, ttl=TTL)
@@ -485,7 +497,7 @@ def test_sync_miss_beside_others(contest: Contest) -> None:
         moka_py=missed(lambda key: moka.get_with(key, str)),
         lru_cache=missed(functools.lru_cache(maxsize=1_000)(str.upper)),
     )
-    contest.claim("cached", 1.0, "cachebox", ROUNDS_AMONG_RIVALS)
+    contest.claim(ours, 1.0, "cachebox", ROUNDS_AMONG_RIVALS)
 
 
 def test_async_miss_beside_async_lru(contest: Contest) -> None:
