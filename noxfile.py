@@ -153,10 +153,14 @@ def test(session: nox.Session) -> None:
     run_side_by_side(suites, session.posargs)
     say(f"\nran on: {census}")
     for suite in suites:
-        say(f"Python {suite.version}" + " FAILED" * suite.failed + ", left out:")
+        say(f"Python {suite.version}, left out:")
         say("\n".join(suite.left_out or ["nothing"]))
     say(f"left out everywhere: {OTHER_TOOLS}")
-    if any(suite.failed for suite in suites):
+    if any(suite.failures for suite in suites):
+        # Last, since a long log is often cut at its beginning.
+        for suite in suites:
+            for failure in suite.failures:
+                say(f"Python {suite.version}: {failure}")
         session.error(closing_line(suites))
     say(closing_line(suites))
 

@@ -26,6 +26,9 @@ TESTS = Path(__file__).resolve().parent.parent / "tests"
 LEFT_OUT = ("SKIPPED", "XFAIL", "XPASS")
 """The beginning of pytest's lines that give the reason for a skipped test."""
 
+FAILURES = ("FAILED ", "ERROR ")
+"""The beginning of pytest's lines that name a test that failed, and tell why."""
+
 SUMMARY = re.compile(r"=*\s*((?:\d+ [a-z]+\b.*|no tests ran) in ([\d.]+)s).*?=*")
 """The line with which pytest closes."""
 
@@ -40,7 +43,8 @@ class Suite:
     counts: Counter[str] = field(default_factory=Counter)
     """How many tests passed, failed, were skipped and so on."""
     seconds: float = 0.0
-    failed: bool = False
+    failures: list[str] = field(default_factory=list)
+    """The tests that failed, and the parts that ended without naming one."""
 
     def prepare(self) -> bool:
         """Install all that the parts need, so that they find it installed; True if that is done."""
@@ -71,17 +75,21 @@ class Suite:
         )
         assert process.stdout is not None
         name = f"{self.version} {part}".rstrip()
+        failures: list[str] = []
         for line in map(str.rstrip, process.stdout):
             if line.startswith(LEFT_OUT):
                 self.left_out.append(line)
+            elif line.startswith(FAILURES):
+                failures.append(line)
             elif match := SUMMARY.fullmatch(line):
                 self.seconds += float(match[2])
                 for count, kind in re.findall(r"(\d+) ([a-z]+)", match[1]):
                     self.counts[kind.removesuffix("s") if kind == "errors" else kind] += int(count)
             print(f"{name} | {line}", flush=True)
-        succeeded = process.wait() == 0
-        self.failed = self.failed or not succeeded
-        return succeeded
+        status = process.wait()
+        if status != 0:
+            self.failures += failures or [f"FAILED {name}: exit status {status}"]
+        return status == 0
 
 
 def parts_of_suite(arguments: Sequence[str]) -> list[str]:
@@ -115,10 +123,12 @@ def run_side_by_side(suites: list[Suite], arguments: Sequence[str]) -> None:
             raise
     for suite in suites:
         # A part without a test that was asked for is no failure, as long as another one has some.
-        suite.failed = suite.failed or not suite.counts.keys() - {"deselected", "warnings"}
+        if not suite.failures and not suite.counts.keys() - {"deselected", "warnings"}:
+            suite.failures.append("FAILED: no test ran")
 
 
 def closing_line(suites: list[Suite]) -> str:
     """Return the summaries, in one line."""
-    failed = {True: " FAILED", False: ""}
-    return "; ".join(f"{suite.version}{failed[suite.failed]}: {suite.summary}" for suite in suites)
+    return "; ".join(
+        f"{suite.version}{' FAILED' * bool(suite.failures)}: {suite.summary}" for suite in suites
+    )
