@@ -103,6 +103,7 @@ def rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
         yield "`import flowcache`", beside, f"{most:.1f} ms", marked(ours, most, "ms"), ""
     yield from loading_rows(results)
     yield from integration_rows(results)
+    yield from eviction_rows(results)
     yield from fleet_rows(results)
 
 
@@ -250,6 +251,30 @@ def integration_rows(results: Results) -> Iterator[tuple[str, str, str, str, str
         times = [results.ns("integrations", f"test_{case}", who) for who in (ours, other)]
         figure, taken = ratio_cell(*times, most)
         yield f"{CALLS[case]}, hit, {ours}", other, f"{most}x", figure, taken
+
+
+EVICTION = (
+    ("hit", "`get`, hit", {1_000: 1.02, 100_000: 1.0, 1_000_000: 0.97}),
+    ("miss", "`get`, miss", {1_000: 1.02}),
+    ("fetch_hit", "`fetch`, hit", {1_000: 1.02}),
+    ("delete_and_set", "`delete` and `set`", {1_000: 1.02}),
+    ("overwrite", "`set`, overwriting", {1_000: 1.0, 100_000: 1.0, 1_000_000: 1.0}),
+    ("insert_that_evicts", "`set`, evicting", {1_000: 1.6, 100_000: 1.3, 1_000_000: 1.3}),
+)
+
+
+def eviction_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the claims of test_eviction.py, and the memory of its sketch."""
+    for case, what, targets in EVICTION:
+        for size, most in targets.items():
+            name = f"test_{case}[{size}]"
+            times = [results.ns("eviction", name, mode) for mode in ("tinylfu", "lru")]
+            figure, taken = ratio_cell(*times, most)
+            claim = f'`eviction="tinylfu"`: {what}, {size:,} entries'
+            yield claim, '`"lru"`', f"{most}x", figure, taken
+    plain, more = (results.memory(f"flowcache{mode}", "bytes") for mode in ("", ", tinylfu"))
+    figure = MISSING if plain is None or more is None else marked(more - plain, 9, "bytes")
+    yield '`eviction="tinylfu"`: memory of an entry', '`"lru"`', "9 bytes more", figure, ""
 
 
 def fleet_rows(results: Results) -> Iterator[tuple[str, str, str, str, str]]:

@@ -37,8 +37,11 @@ HOUR = 3600
 TAGS = ("crm", "crm:contacts")
 
 
-def flowcache(entries: int, *, tags: int = 0, ttl: float | None = HOUR) -> Callable[..., Any]:
-    view = create_cache(max_entries=entries).namespace("tenant:acme", default_ttl=ttl)
+def flowcache(
+    entries: int, *, tags: int = 0, ttl: float | None = HOUR, eviction: str = "lru"
+) -> Callable[..., Any]:
+    cache = create_cache(max_entries=entries, eviction=eviction)
+    view = cache.namespace("tenant:acme", default_ttl=ttl)
     store, borne = view.set, TAGS[:tags]
     return lambda key, value: store(key, value, tags=borne) if borne else store(key, value)
 
@@ -53,6 +56,7 @@ FILLERS: dict[str, Callable[[int], Callable[..., Any]]] = {
     "flowcache, no TTL": lambda entries: flowcache(entries, ttl=None),
     "flowcache, 1 tag": lambda entries: flowcache(entries, tags=1),
     "flowcache, 2 tags": lambda entries: flowcache(entries, tags=2),
+    "flowcache, tinylfu": lambda entries: flowcache(entries, eviction="tinylfu"),
     "dict": lambda entries: {}.__setitem__,
     "cachebox LRU": lambda entries: cachebox.LRUCache(entries).insert,
     "cachebox TTL": lambda entries: cachebox.TTLCache(entries, HOUR).insert,

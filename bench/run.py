@@ -23,7 +23,7 @@ from plots import draw
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-SUITES = ("ops", "compare", "fetch", "integrations")
+SUITES = ("ops", "compare", "fetch", "eviction", "integrations")
 PARTS = (*SUITES, "memory", "startup", "pauses", "fleet", "figures")
 VERDICT = re.compile(r"::(\S+) (PASSED|FAILED|ERROR|SKIPPED)")
 
