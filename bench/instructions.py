@@ -141,6 +141,7 @@ def instructions(program: str, calls: int) -> int:
                 "--tool=callgrind",
                 f"--callgrind-out-file={Path(scratch, 'out')}",
                 sys.executable,
+                "-P",  # The modules of the current folder are not imported.
                 "-c",
                 f"{PROLOGUE}    {program}{CALL}",
                 str(calls),
