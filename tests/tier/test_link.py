@@ -25,6 +25,8 @@ from harness.servers import Server, server, wait_until
 
 Make = Callable[..., Member]
 HARD = 0.5
+"""For a server that is stopped; one that runs may exceed it on a machine under load."""
+PATIENT = 60.0
 
 
 @pytest.fixture
@@ -48,8 +50,22 @@ def dialled(own_server: Server) -> Iterator[tuple[Callable[[], Wire], list[Wire]
         wire.close()
 
 
-def echo(text: str, patience: float = 10.0) -> Ask:
+def echo(text: str, patience: float = PATIENT) -> Ask:
     return Ask(patience, calls=(pack(b"ECHO", text.encode()),))
+
+
+def answered(link: ThreadLink, text: str) -> list[Any]:
+    """Ask until the link with its hard patience has an answer."""
+    while True:
+        with suppress(ServerError):
+            return link.exchange(echo(text)).replies
+
+
+async def answered_on_loop(link: LoopLink, text: str) -> list[Any]:
+    """Do the same in a task."""
+    while True:
+        with suppress(ServerError):
+            return (await link.exchange(echo(text))).replies
 
 
 # Batches
@@ -99,7 +115,7 @@ def test_a_record_is_read_after_every_value_and_once() -> None:
 
 def test_threads_share_one_connection(dialled: Any) -> None:
     dial, wires = dialled
-    link = ThreadLink(dial, HARD)
+    link = ThreadLink(dial, PATIENT)
     with ThreadPoolExecutor(16) as pool:
         texts = [f"{number}" for number in range(2000)]
         got = list(pool.map(lambda text: link.exchange(echo(text)).replies, texts))
@@ -111,7 +127,7 @@ def test_threads_that_time_out_get_no_reply_of_another_call(
     own_server: Server, dialled: Any
 ) -> None:
     dial, wires = dialled
-    link = ThreadLink(dial, 10.0)
+    link = ThreadLink(dial, PATIENT)
     link.exchange(echo("open"))
     stop, wrong, late = threading.Event(), [], []
 
@@ -145,20 +161,26 @@ def test_soft_patience_ends_the_wait_and_hard_patience_the_connection(
     own_server: Server, dialled: Any
 ) -> None:
     dial, wires = dialled
-    link = ThreadLink(dial, HARD)
-    link.exchange(echo("open"))
+    patient, hasty = ThreadLink(dial, PATIENT), ThreadLink(dial, HARD)
+    patient.exchange(echo("open"))
+    answered(hasty, "open")
+    kept, lost = wires[0], wires[-1]
     with own_server.stopped():
         began = monotonic()
         with pytest.raises(SlowError):
-            link.exchange(echo("a", 0.05))
+            patient.exchange(echo("a", 0.05))
         assert monotonic() - began >= 0.05
-        assert wires[0].is_open
+        assert kept.is_open
+        began = monotonic()
         with pytest.raises(UnreachableError):
-            until_unreachable(link)
+            until_unreachable(hasty)
         assert monotonic() - began >= HARD
-        assert not wires[0].is_open
-    assert link.exchange(echo("c")).replies == [b"c"]
-    assert len(wires) == 2
+        assert not lost.is_open
+    opened = len(wires)
+    assert patient.exchange(echo("b")).replies == [b"b"]
+    assert len(wires) == opened
+    assert answered(hasty, "c") == [b"c"]
+    assert len(wires) > opened
 
 
 def until_unreachable(link: ThreadLink) -> None:
@@ -169,7 +191,7 @@ def until_unreachable(link: ThreadLink) -> None:
 
 def test_an_interrupt_leaves_no_reply_behind(own_server: Server, dialled: Any) -> None:
     dial, wires = dialled
-    link = ThreadLink(dial, 10.0)
+    link = ThreadLink(dial, PATIENT)
     link.exchange(echo("open"))
     receive = wires[0].receive
 
@@ -193,7 +215,7 @@ def test_an_interrupt_leaves_no_reply_behind(own_server: Server, dialled: Any) -
 
 def test_a_killed_connection_is_opened_again(own_server: Server, dialled: Any) -> None:
     dial, wires = dialled
-    link = ThreadLink(dial, HARD)
+    link = ThreadLink(dial, PATIENT)
     link.exchange(echo("open"))
     own_server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     with pytest.raises(UnreachableError):
@@ -209,7 +231,7 @@ def test_tasks_share_one_connection(dialled: Any) -> None:
     dial, wires = dialled
 
     async def main() -> None:
-        link = LoopLink(asyncio.get_running_loop(), dial, HARD)
+        link = LoopLink(asyncio.get_running_loop(), dial, PATIENT)
         texts = [f"{number}" for number in range(500)]
         asks = await asyncio.gather(*(link.exchange(echo(text)) for text in texts))
         assert [ask.replies for ask in asks] == [[text.encode()] for text in texts]
@@ -225,7 +247,7 @@ def test_cancelled_tasks_leave_their_replies_counted(dialled: Any) -> None:
     drawn = random.Random(1)
 
     async def main() -> int:
-        link = LoopLink(asyncio.get_running_loop(), dial, 10.0)
+        link = LoopLink(asyncio.get_running_loop(), dial, PATIENT)
         await link.exchange(echo("open"))
         served = 0
         for round_ in range(300):
@@ -252,22 +274,27 @@ def test_tasks_lose_patience_and_at_last_the_connection(own_server: Server, dial
     dial, wires = dialled
 
     async def main() -> None:
-        link = LoopLink(asyncio.get_running_loop(), dial, HARD)
-        await link.exchange(echo("open"))
+        loop = asyncio.get_running_loop()
+        patient, hasty = LoopLink(loop, dial, PATIENT), LoopLink(loop, dial, HARD)
+        await patient.exchange(echo("open"))
+        await answered_on_loop(hasty, "open")
+        kept, lost = wires[0], wires[-1]
         with own_server.stopped():
-            began = monotonic()
             with pytest.raises(SlowError):
-                await link.exchange(echo("a", 0.05))
-            assert monotonic() - began < HARD
-            assert wires[0].is_open
+                await patient.exchange(echo("a", 0.05))
+            assert kept.is_open
             with pytest.raises(UnreachableError):
-                await link.exchange(echo("b", HARD))
-            assert not wires[0].is_open
-        assert (await link.exchange(echo("c"))).replies == [b"c"]
-        link.close()
+                await hasty.exchange(echo("b", HARD))
+            assert not lost.is_open
+        opened = len(wires)
+        assert (await patient.exchange(echo("b"))).replies == [b"b"]
+        assert len(wires) == opened
+        assert await answered_on_loop(hasty, "c") == [b"c"]
+        assert len(wires) > opened
+        patient.close()
+        hasty.close()
 
     asyncio.run(main())
-    assert len(wires) == 2
 
 
 def test_a_large_value_waits_for_the_socket(new_server: Server, member: Make) -> None:
@@ -347,11 +374,12 @@ def test_a_client_of_the_user_s_own(new_server: Server, member: Make) -> None:
 
 def test_nothing_is_opened_at_construction(new_server: Server, member: Make) -> None:
     threads = threading.active_count()
-    clients = new_server.call("INFO", "clients")["connected_clients"]
+    # All that ever were: a client that has just ended may be counted among those that are.
+    clients = new_server.call("INFO", "stats")["total_connections_received"]
     one = member(new_server)
     assert not one.servers.is_known
     assert threading.active_count() == threads
-    assert new_server.call("INFO", "clients")["connected_clients"] == clients
+    assert new_server.call("INFO", "stats")["total_connections_received"] == clients + 1
 
 
 # The breaker
@@ -395,7 +423,7 @@ def test_a_probe_that_never_comes_back_is_followed_by_another() -> None:
 def test_a_server_that_is_gone_costs_nothing_while_the_breaker_is_open(
     own_server: Server, member: Make
 ) -> None:
-    one = member(own_server, soft=0.05, hard=0.2, period=60.0)
+    one = member(own_server, period=600.0)
     item = one.item_of("k")
     one.join(item).put(item, "v")
     own_server.kill()
