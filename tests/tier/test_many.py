@@ -115,7 +115,7 @@ def test_a_script_that_the_server_forgot_is_sent_with_the_first(
 
 def test_a_server_that_is_gone_leaves_none_of_them_here(make: Make) -> None:
     with server() as running:
-        space = make(running, tier={"soft_timeout": 0.2, "hard_timeout": 0.5}).namespace("t")
+        space = make(running).namespace("t")
         space.set_many({1: 1, 2: 2})
         running.kill()
         with pytest.raises(TierUnavailableError, match=r"^set: "):
