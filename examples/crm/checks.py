@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from crm.upstream import Call
 
-IN_FLIGHT = 1.0
+IN_FLIGHT = 5.0
 """Seconds that a call may need from the dashboard to the CRM on a busy machine. An invalidation may
 follow the start of a load and still end before the CRM sees the call."""
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from starlette.applications import Starlette
@@ -20,6 +20,9 @@ from starlette.routing import Mount, Route
 
 from flowcache import InvalidNamespaceError, Namespace, TierUnavailableError, create_cache
 from flowcache.page import ADMIN, CachePage, show
+
+if TYPE_CHECKING:
+    from flowcache.tier import ValkeyTier
 
 MAX_LIMIT = 200
 
@@ -37,7 +40,7 @@ class Dashboard:
         contacts_ttl: float,
         stats_ttl: float,
         max_entries: int,
-        tier: str | None = None,
+        tier: ValkeyTier | None = None,
         workers: str | None = None,
     ) -> None:
         self.cache = create_cache(
@@ -45,7 +48,7 @@ class Dashboard:
             max_entries=max_entries,
             name="crm",
             require_namespace=True,  # an entry that belongs to no tenant is a bug: refuse it
-            tier=tier,  # None: this process alone; else the URL of the fleet's Valkey server
+            tier=tier,  # None: this process alone; else the fleet's Valkey server
         )
         self.stats_ttl = stats_ttl
         # The demo listens on the loopback alone. A real application asks its session who it is, and

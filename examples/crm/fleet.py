@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -43,14 +44,25 @@ def server_program() -> str | None:
     return None
 
 
+def free_port() -> int:
+    """Return a free port that no system gives to a client.
+
+    While the server is away its workers dial it. One that was given this very port for its own end
+    would be connected to itself, and keep the server from coming back.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 class Valkey:
     """The server, which can be restarted with what it had saved."""
 
     def __init__(self, program: str, folder: str) -> None:
         self._program = program
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
