@@ -14,6 +14,7 @@ pytest.importorskip("valkey", reason="the extra `valkey` is not installed here")
 
 from flowcache import create_cache
 from flowcache.tier import ValkeyTier
+from harness.fleet import PATIENT, confirmed
 from harness.servers import Server, server
 
 __all__ = ["new_server", "other_process", "patient", "threads_of_tiers"]
@@ -28,15 +29,14 @@ def new_server() -> Iterator[Server]:
 
 def patient(target: Any, **settings: Any) -> ValkeyTier:
     """Return a tier for a busy machine, which is no server that is down."""
-    patience = {"soft_timeout": 5.0, "hard_timeout": 10.0}
-    return ValkeyTier(getattr(target, "url", target), **(patience | settings))
+    return ValkeyTier(getattr(target, "url", target), **(PATIENT | settings))
 
 
 @contextmanager
 def other_process(name: str, tier: ValkeyTier) -> Iterator[Any]:
     """Yield a cache of a fleet, as another process of it has one."""
     with create_cache(name=name, tier=tier, default_ttl=None) as cache:
-        cache.connect()
+        confirmed(cache.connect)
         yield cache
 
 

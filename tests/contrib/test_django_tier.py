@@ -20,6 +20,7 @@ from flowcache.contrib.django import FlowCache, root
 from flowcache.contrib.django.checks import check_sessions
 from flowcache.tenancy import tenant
 from flowcache.tier import MsgpackCodec, PickleCodec, ValkeyTier
+from harness.fleet import PATIENT, confirmed
 from harness.servers import Server, server, wait_until
 
 __all__ = ["new_server"]
@@ -53,7 +54,7 @@ def shop(tier: ValkeyTier, location: str) -> Iterator[Any]:
         caches_of(default={"LOCATION": location, "OPTIONS": options}),
         other_process(f"django:{location}", tier) as other,
     ):
-        root().connect()
+        confirmed(root().connect)
         yield other
 
 
@@ -299,7 +300,7 @@ class TestKeys:
                 override_settings(SECRET_KEY=secret, SECRET_KEY_FALLBACKS=list(older)),
                 caches_of(default=mine),
             ):
-                root().connect()
+                confirmed(root().connect)
                 if stores is not None:
                     cache.set("k", stores)
                 wait_until(lambda: root().tier.state == "live")
@@ -407,13 +408,12 @@ class TestErrors:
                 running.url,
                 codec=CODEC,
                 on_partition=("stale", 600),
-                soft_timeout=5,
-                hard_timeout=5,
+                **PATIENT,
             )
             both = {"LOCATION": location, "OPTIONS": {"TIER": tier}}
             ignoring = {**both, "OPTIONS": {"TIER": tier, "IGNORE_TIER_ERRORS": True}}
             with caches_of(default=both, ignoring=ignoring):
-                root().connect()
+                confirmed(root().connect)
                 cache.set_many(dict.fromkeys("abcdefghijkl", 1), tags="t")
                 running.kill()
                 yield

@@ -26,6 +26,7 @@ from flowcache.contrib.dogpile import TenantInvalidation
 from flowcache.contrib.fastapi import tenant_cache
 from flowcache.tenancy import current_tenant, tenant
 from flowcache.tier import JsonCodec, MsgpackCodec, PickleCodec, ValkeyTier
+from harness.fleet import confirmed
 from harness.servers import Server, server, wait_until
 
 __all__ = ["new_server"]
@@ -47,7 +48,7 @@ def fleet(target: Any, name: str, codec: Any = None, many: int = 2) -> Iterator[
     made = [create_cache(name=name, tier=patient(target, codec=codec)) for _ in range(many)]
     try:
         for one in made:
-            one.connect()
+            confirmed(one.connect)
         yield made
     finally:
         for one in made:
@@ -183,7 +184,7 @@ class TestDogpile:
         tier = new_server.url if codec is None else patient(new_server, codec=codec)
         region = region_of(tier=tier, name=f"own {codec}", tenant=None)
         try:
-            region.backend._namespaces.root.connect()
+            confirmed(region.backend._namespaces.root.connect)
             region.set("k", (1, "a"))
             assert region.backend._fixed.stats().tier_stores == 1
         finally:
@@ -268,7 +269,7 @@ class TestFlask:
 
         memoized = [cache.memoize(60)(report) for _, cache in made]
         for _, cache in made:
-            cache.cache._namespaces.root.connect()
+            confirmed(cache.cache._namespaces.root.connect)
 
         def ask(process: int, name: str) -> int:
             """Return how often it ran for that."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flowcache import create_cache
@@ -19,9 +20,26 @@ from flowcache.tier.envelope import Envelope
 from flowcache.tier.layout import Bucket, Layout
 from flowcache.tier.message import Message
 from flowcache.tier.wire import Dialer
-from harness.servers import wait_until
+from harness.servers import STARTS_WITHIN, wait_until
 
-__all__ = ["Hearing", "Make", "Member", "Process", "gone", "run", "settable"]
+__all__ = [
+    "LONG",
+    "PATIENT",
+    "Hearing",
+    "Make",
+    "Member",
+    "Process",
+    "confirmed",
+    "confirmed_on_loop",
+    "gone",
+    "run",
+    "settable",
+]
+
+PATIENT = {"soft_timeout": 30.0, "hard_timeout": 60.0}
+"""A machine under load is not a server that is down."""
+LONG = 60.0
+"""A lease that no stall of the machine outlasts, for all that is not about the end of a lease."""
 
 Make = Callable[..., Cache[Any]]
 """Makes a cache of a fleet."""
@@ -64,8 +82,7 @@ class Member(Engine):
             tenant_depth=settings.pop("tenant_depth", 1),
         )
         envelope = settings.pop("envelope", None) or Envelope(MsgpackCodec())
-        # A machine under load is not a server that is down.
-        settings = {"soft": 5.0, "hard": 10.0} | settings
+        settings = {"soft": 30.0, "hard": 60.0, "lease": LONG} | settings
         super().__init__(layout, envelope, Dialer(target), self.hearing, **settings)
 
     def item_of(self, key: Any, *path: str) -> Any:
@@ -104,11 +121,33 @@ class Member(Engine):
 
 def settable(one: Member, item: Any) -> bool:
     """Store a value if the tier takes it; return whether it did."""
-    try:
+    with suppress(TierUnavailableError):
         one.put(item, "w")
-    except TierUnavailableError:
-        return False
-    return True
+        return True
+    return False
+
+
+def confirmed(call: Callable[[], Any]) -> Any:
+    """Make a call until the tier confirms it, and return its answer.
+
+    For a cache with short time-outs, which a server that is up exceeds on a machine under load.
+    """
+    answers: list[Any] = []
+
+    def is_confirmed() -> bool:
+        with suppress(TierUnavailableError):
+            answers.append(call())
+        return bool(answers)
+
+    wait_until(is_confirmed)
+    return answers[0]
+
+
+async def confirmed_on_loop(call: Callable[[], Any]) -> Any:
+    """Make an awaitable call until the tier confirms it, and return its answer."""
+    while True:
+        with suppress(TierUnavailableError):
+            return await call()
 
 
 def gone(namespace: Any, key: Any) -> None:
@@ -143,14 +182,14 @@ class Process:
     def close(self) -> None:
         """End the process, and wait for it."""
         self._ours.send(None)
-        self._process.join(30)
+        self._process.join(STARTS_WITHIN)
         assert self._process.exitcode == 0
         self._ours.close()
 
 
 def serve(pipe: Any, url: str, name: str, settings: dict[str, Any]) -> None:
     """Make calls until there are no more."""
-    tier = ValkeyTier(url, soft_timeout=5.0, hard_timeout=10.0, **settings)
+    tier = ValkeyTier(url, **PATIENT, **settings)
     with create_cache(tier=tier, name=name) as cache:
         while (asked := pipe.recv()) is not None:
             path, call, arguments = asked

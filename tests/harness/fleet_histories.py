@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 
 from flowcache import Loaded, create_cache
 from flowcache.tier import ValkeyTier
+from harness.fleet import confirmed
 
 __all__ = ["MUTANTS", "Violation", "run", "verify"]
 
@@ -128,7 +129,7 @@ class Worker:
         self.upstream = Upstream(upstream)
         self.left = iter(range(calls))
         self.seed = seed
-        tier = ValkeyTier(url, soft_timeout=20.0, hard_timeout=30.0)
+        tier = ValkeyTier(url, soft_timeout=60.0, hard_timeout=60.0)
         self.cache = create_cache(tier=tier, name="histories", default_ttl=60)
         self.spaces = {tenant: self.cache.namespace(tenant) for tenant in TENANTS}
         self.invalidations: list[Invalidation] = []
@@ -557,7 +558,7 @@ def work(arguments: argparse.Namespace) -> int:
     worker = Worker(
         arguments.worker, arguments.url, arguments.upstream, arguments.calls, arguments.seed
     )
-    worker.cache.connect()
+    confirmed(worker.cache.connect)
     worker.run()
     seen = {
         "invalidations": worker.invalidations,

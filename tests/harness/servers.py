@@ -7,7 +7,9 @@ there is not.
 
 from __future__ import annotations
 
+import atexit
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +27,15 @@ import pytest
 
 __all__ = ["Cluster", "Server", "binaries", "cluster", "left_out", "sentinel", "server"]
 
-STARTS_WITHIN = 20.0
+STARTS_WITHIN = 90.0
 """Seconds that a server may take to start, or a cluster to agree, on a busy machine."""
+PORTS = range(10_000, 22_000)
+"""Ports that no system gives to an outgoing connection, nor those 10,000 higher, of cluster buses.
+
+A client that dials a stopped server's port could otherwise be given that very port for its own end.
+It would then be connected to itself, and the server could not come back.
+"""
+_reserved: list[socket.socket] = []
 
 
 class Binary(NamedTuple):
@@ -79,13 +88,30 @@ def newest() -> Binary:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on, and whose cluster port is free as well."""
+    """Return a port that nothing listens on, and whose cluster port is free as well.
+
+    It stays reserved for this process: suites that run side by side choose other ones. A socket for
+    datagrams holds the number, and the server is free to listen for streams there.
+    """
     while True:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = int(taken.getsockname()[1])
-        if port < 50_000:  # The bus of a cluster is at 10,000 more.
-            return port
+        port = random.SystemRandom().choice(PORTS)
+        held = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            held.bind(("127.0.0.1", port))
+            for wanted in (port, port + 10_000):
+                with socket.socket() as listening:
+                    listening.bind(("127.0.0.1", wanted))
+        except OSError:
+            held.close()
+            continue
+        _reserved.append(held)
+        return port
+
+
+@atexit.register
+def _release_ports() -> None:
+    for held in _reserved:
+        held.close()
 
 
 class Server:
@@ -131,15 +157,15 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with self.connect() as connection:
+            with self.connect(seconds=5) as connection:
                 connection.sendall(b"PING\r\n")
                 return connection.recv(100)[:1] in (b"+", b"-")
         except OSError:
             return False
 
-    def connect(self) -> socket.socket:
-        """Return a bare connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=5)
+    def connect(self, seconds: float = STARTS_WITHIN) -> socket.socket:
+        """Return a bare connection, whose calls take at most so long."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=seconds)
 
     def client(self, **settings: Any) -> Any:
         """Return a client of the library, for a test to look with; close it."""
@@ -149,7 +175,7 @@ class Server:
 
     def call(self, *arguments: object) -> Any:
         """Run one command with a client of the library."""
-        with self.client(socket_timeout=5) as client:
+        with self.client(socket_timeout=STARTS_WITHIN) as client:
             return client.execute_command(*arguments)
 
     def signal(self, number: int) -> None:
@@ -160,7 +186,9 @@ class Server:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Keep the process stopped, as one that swaps or hangs."""
+        assert self._process is not None
         self.signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # Until then it may answer once more.
         try:
             yield
         finally:
@@ -216,7 +244,8 @@ class Cluster:
 @contextmanager
 def cluster(binary: Binary | None = None, *, replicas: int = 0) -> Iterator[Cluster]:
     """Run a cluster of three primaries, each with so many replicas."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+    # Long: a node that the machine has stopped for a while is not one that has failed.
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "60000")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fc-cluster-")))
         nodes = [
@@ -280,6 +309,25 @@ class Sentinels:
         nodes = [("127.0.0.1", one.port) for one in self.sentinels]
         return Sentinel(nodes, socket_timeout=2).master_for("fleet", socket_timeout=2)
 
+    def fail_over(self) -> None:
+        """Have a replica promoted, as Sentinels do for a primary that has not answered for long.
+
+        They are told to: on a machine under load their own clocks would find a primary dead that
+        lives.
+        """
+        from valkey.exceptions import ConnectionError, ResponseError  # noqa: A004
+
+        def is_promoted() -> bool:
+            # A Sentinel that promotes a replica ends all connections to it, also the one that asks.
+            with suppress(ConnectionError):
+                if self.replicas[0].call("INFO", "replication")["role"] == "master":
+                    return True
+                with suppress(ResponseError):  # It is under way, or the replica is not ready yet.
+                    self.sentinels[0].call("SENTINEL", "FAILOVER", "fleet")
+            return False
+
+        wait_until(is_promoted)
+
 
 class _SentinelServer(Server):
     def start(self) -> Server:
@@ -317,7 +365,7 @@ def sentinel(binary: Binary | None = None, *, replicas: int = 1) -> Iterator[Sen
         ]
         options = (
             f"sentinel monitor fleet 127.0.0.1 {primary.port} 2",
-            "sentinel down-after-milliseconds fleet 500",
+            "sentinel down-after-milliseconds fleet 600000",  # `fail_over` says when.
             "sentinel failover-timeout fleet 3000",
         )
         watchers = [

@@ -15,8 +15,12 @@ from page.asking import by_wsgi
 
 def test_the_tier_s_counters_are_told_by_tenant_and_its_state_is_shown() -> None:
     with server() as valkey:
-        cache: Any = create_cache(name="crm", tier=valkey.url)
-        other: Any = create_cache(name="crm", tier=valkey.url)
+        from flowcache.tier import ValkeyTier  # Where there is a server, its client is there too.
+        from harness.fleet import LONG, PATIENT
+
+        tier = ValkeyTier(valkey.url, lease=LONG, **PATIENT)
+        cache: Any = create_cache(name="crm", tier=tier)
+        other: Any = create_cache(name="crm", tier=tier)
         registry = CollectorRegistry()
         registry.register(FlowcacheCollector(cache))
         page = CachePage(cache, authorize=lambda request: ADMIN)

@@ -14,7 +14,7 @@ pytest.importorskip("valkey", reason="the extra `valkey` is not installed here")
 from flowcache import create_cache
 from flowcache.cache import Cache
 from flowcache.tier import ValkeyTier
-from harness.fleet import Make, Member
+from harness.fleet import LONG, PATIENT, Make, Member, confirmed
 from harness.servers import Cluster, Server, binaries, cluster, left_out, server, wait_until
 
 
@@ -72,18 +72,29 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     made: list[Cache[Any]] = []
 
     def make(target: Any, *, connects: bool = True, **settings: Any) -> Cache[Any]:
-        own = {"soft_timeout": 5.0, "hard_timeout": 10.0} | settings.pop("tier", {})
+        own = {**PATIENT, "lease": LONG, **settings.pop("tier", {})}
         settings.setdefault("name", request.node.name)
         cache = create_cache(tier=ValkeyTier(getattr(target, "url", target), **own), **settings)
         made.append(cache)
         if connects:
-            cache.connect()
+            confirmed(cache.connect)
+            if own["lease"] == LONG:
+                know_the_fleet(cache)
         return cache
 
     yield make
     for one in made:
         one.close()
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("flowcache-")])
+
+
+def know_the_fleet(cache: Cache[Any]) -> None:
+    """Have a cache know its fleet at once; else it trusts a list only after a whole lease.
+
+    The list of a test is complete: its caches join one after the other, and none leaves it.
+    """
+    for following in cache.tier.engine.bus._following.values():  # type: ignore[union-attr]
+        following.born_at -= 2 * LONG
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flowcache import create_cache
 from flowcache.cache import Cache
 from flowcache.tier import ValkeyTier
-from harness.fleet import Process
+from harness.fleet import PATIENT, Process
 from harness.servers import Server, wait_until
 
 LOOK_ALIKES = [
@@ -52,7 +52,7 @@ KEYS: st.SearchStrategy[Any] = st.recursive(
 @pytest.fixture(scope="module")
 def caches(new_server: Server) -> Iterator[tuple[Cache[Any], Cache[Any]]]:
     """Two processes of one fleet, as far as a cache can tell."""
-    tier = ValkeyTier(new_server.url, soft_timeout=5.0, hard_timeout=10.0, buckets=3)
+    tier = ValkeyTier(new_server.url, buckets=3, **PATIENT)
     with create_cache(tier=tier, name="one{}") as one, create_cache(tier=tier, name="one{}") as two:
         yield one, two
 

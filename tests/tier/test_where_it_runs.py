@@ -21,11 +21,9 @@ from typing import Any
 import pytest
 
 from flowcache import ConfigurationError, TierUnavailableError, create_cache
-from harness.fleet import Make, gone, run
+from flowcache.tier import ValkeyTier
+from harness.fleet import PATIENT, Make, confirmed, gone, run
 from harness.servers import Cluster, Server, binaries, free_port, sentinel, server, wait_until
-
-PATIENT = {"soft_timeout": 5.0, "hard_timeout": 10.0}
-
 
 # A cluster
 
@@ -34,7 +32,9 @@ def test_a_cluster_of_three_primaries(three: Cluster, make: Make) -> None:
     import valkey
 
     seeds = [valkey.cluster.ClusterNode("127.0.0.1", one.port) for one in three.primaries]
-    caches = [make(valkey.ValkeyCluster(startup_nodes=seeds)) for _ in range(2)]
+    caches = [
+        make(valkey.ValkeyCluster(startup_nodes=seeds), tier={"lease": 2.0}) for _ in range(2)
+    ]
     tenants = [f"tenant:{number}" for number in range(24)]
     one, other = ([cache.namespace(tenant) for tenant in tenants] for cache in caches)
     for number, space in enumerate(one):
@@ -65,29 +65,23 @@ def test_a_cluster_of_three_primaries(three: Cluster, make: Make) -> None:
 
 def test_a_primary_that_fails_over(make: Make) -> None:
     with sentinel() as watched:
-        settings = PATIENT | {"hard_timeout": 5.0}
+        # Half of the hard one is how long a write waits for a replica that is gone.
+        settings = {"soft_timeout": 5.0, "hard_timeout": 5.0, "lease": 2.0}
         one, other = (
             make(watched.master(), tier=settings).namespace("tenant:acme") for _ in range(2)
         )
-        one.set("k", 1)
-        assert other.get("k") == 1
-        one.set("gone", 1)
-        other.delete("gone")
+        confirmed(lambda: one.set("k", 1))
+        wait_until(lambda: other.get("k") == 1)
+        confirmed(lambda: one.set("gone", 1))
+        confirmed(lambda: other.delete("gone"))
         watched.primary.kill()
-
-        def stores() -> bool:
-            try:
-                one.set("k", 2)
-            except TierUnavailableError:
-                return False
-            return True
-
-        wait_until(stores, 60)
+        watched.fail_over()
+        confirmed(lambda: one.set("k", 2))
         gone(other, "k")
-        wait_until(lambda: other.get("k") == 2, 30)
+        wait_until(lambda: other.get("k") == 2)
         assert other.get("gone") is None
         assert other.fetch("new", lambda: 3) == 3
-        wait_until(lambda: one.get("new") == 3, 30)
+        wait_until(lambda: one.get("new") == 3)
 
 
 # Encryption and users
@@ -157,10 +151,10 @@ def test_tls_with_a_user_and_a_password(
 def test_a_unix_socket_by_its_url(make: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("s") / "s"
     with server(None, "--unixsocket", str(path)):
-        settings = {"tier": f"unix://{path}", "name": "unix"}
+        settings: Any = {"tier": ValkeyTier(f"unix://{path}", **PATIENT), "name": "unix"}
         with create_cache(**settings) as one, create_cache(**settings) as other:
-            one.connect()
-            other.connect()
+            confirmed(one.connect)
+            confirmed(other.connect)
             one.namespace("t").set("k", 1)
             wait_until(lambda: other.namespace("t").get("k") == 1)
 
@@ -227,7 +221,7 @@ from flowcache import create_cache
 from flowcache.tier import ValkeyTier
 
 cache = create_cache(
-    tier=ValkeyTier(os.environ["TIER"], soft_timeout=5, hard_timeout=10), name="preload"
+    tier=ValkeyTier(os.environ["TIER"], soft_timeout=30, hard_timeout=60), name="preload"
 )
 acme = cache.namespace("tenant:acme")
 if os.environ["USED"] == "yes":  # Before the fork.
@@ -327,7 +321,7 @@ app.conf.broker_transport_options = {
     "processed_folder": f"{folder}/done", "store_processed": True,
 }
 cache = create_cache(
-    tier=ValkeyTier(os.environ["TIER"], soft_timeout=5, hard_timeout=10), name="celery"
+    tier=ValkeyTier(os.environ["TIER"], soft_timeout=30, hard_timeout=60), name="celery"
 )
 acme = cache.namespace("tenant:acme")
 acme.set("before", 1)  # Used before the workers are forked.

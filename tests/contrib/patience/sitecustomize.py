@@ -9,4 +9,4 @@ from __future__ import annotations
 from flowcache.tier import ValkeyTier
 
 assert ValkeyTier.__init__.__kwdefaults__ is not None
-ValkeyTier.__init__.__kwdefaults__.update(soft_timeout=10.0, hard_timeout=20.0)
+ValkeyTier.__init__.__kwdefaults__.update(soft_timeout=30.0, hard_timeout=60.0)
