@@ -12,7 +12,7 @@ def test_threads_lose_nothing_and_see_only_what_is_theirs_and_still_valid(seed: 
     run = stress.run(seconds=3, threads=8, seed=seed)
 
     assert run.faults == []
-    assert set(run.calls) == {*stress.CALLS, "afetch"}, "some call was never drawn"
+    assert set(run.calls) == {*stress.CALLS, "afetch"}, "some call was never made"
 
 
 def test_a_value_of_another_tenant_or_one_that_outlived_its_removal_is_a_fault() -> None:
