@@ -58,8 +58,10 @@ def test_an_async_generator_that_the_loop_finalises_leaves_the_task_its_tenant()
             yield current_tenant.get()
             yield current_tenant.get()
 
+    finalised = asyncio.Event()
+
     async def child() -> Any:
-        await asyncio.sleep(0.02)
+        await finalised.wait()
         return now()
 
     async def main() -> None:
@@ -71,6 +73,7 @@ def test_an_async_generator_that_the_loop_finalises_leaves_the_task_its_tenant()
                 while now() != "beta":
                     gc.collect()
                     await asyncio.sleep(0)
+            finalised.set()
             assert await asyncio.create_task(child()) == "beta"
         assert await children[0] == ("acme" if MENDS else None)
 
