@@ -17,7 +17,7 @@ from flowcache.tier import ValkeyTier
 from harness.fleet import PATIENT, confirmed
 from harness.servers import Server, server
 
-__all__ = ["new_server", "other_process", "patient", "threads_of_tiers"]
+__all__ = ["new_server", "other_process", "patience", "patient", "threads_of_tiers"]
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +27,18 @@ def new_server() -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have tiers that an integration makes of a URL be patient, too, in the modules that import it.
+
+    The time-outs of production are shorter than what a busy machine may need for an answer.
+    """
+    for name, seconds in PATIENT.items():
+        monkeypatch.setitem(ValkeyTier.__init__.__kwdefaults__, name, seconds)  # type: ignore[arg-type]
+
+
 def patient(target: Any, **settings: Any) -> ValkeyTier:
-    """Return a tier for a busy machine, which is no server that is down."""
+    """Return a tier for a busy machine, also for a fixture that outlives `patience`."""
     return ValkeyTier(getattr(target, "url", target), **(PATIENT | settings))
 
 

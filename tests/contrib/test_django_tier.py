@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from contrib.django_project import caches_of
-from contrib.fleets import new_server, other_process, patient, threads_of_tiers
+from contrib.fleets import new_server, other_process, patience, patient, threads_of_tiers
 from contrib.interleaving import TENANTS, in_step
 from flowcache import ConfigurationError, TierUnavailableError, WouldBlockError
 from flowcache.contrib._tiers import derived_keys
@@ -23,7 +23,7 @@ from flowcache.tier import MsgpackCodec, PickleCodec, ValkeyTier
 from harness.fleet import PATIENT, confirmed
 from harness.servers import Server, server, wait_until
 
-__all__ = ["new_server"]
+__all__ = ["new_server", "patience"]
 
 CODEC = PickleCodec([b"of the tests, sixteen bytes and more"])
 KEY = ":1:k"

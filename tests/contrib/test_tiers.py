@@ -17,7 +17,7 @@ from fastapi import Depends, FastAPI
 from flask import Flask
 from flask_caching import Cache as FlaskCache
 
-from contrib.fleets import new_server, patient, threads_of_tiers
+from contrib.fleets import new_server, patience, patient, threads_of_tiers
 from contrib.interleaving import TENANTS, in_step
 from flowcache import ConfigurationError, create_cache
 from flowcache.contrib import cachelib
@@ -29,7 +29,7 @@ from flowcache.tier import JsonCodec, MsgpackCodec, PickleCodec, ValkeyTier
 from harness.fleet import confirmed
 from harness.servers import Server, server, wait_until
 
-__all__ = ["new_server"]
+__all__ = ["new_server", "patience"]
 
 SIGNED = PickleCodec([b"of the tests, sixteen bytes and more"])
 OF_DOGPILE = MsgpackCodec(types=[CachedValue])
