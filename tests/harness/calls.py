@@ -279,7 +279,7 @@ FACE: dict[str, Call] = {
     "fetch": lambda g, ns: ns.fetch(
         g.new(), g.load, tags=g.tags(), store_if=g.store_if, **g.patience()
     ),
-    "fetch, timeout": lambda g, ns: ns.fetch(g.new(), g.load, **{"timeout": 1} | g.patience()),
+    "fetch, timeout": lambda g, ns: ns.fetch(g.new(), g.load, **{"timeout": 60} | g.patience()),
     "fetch, ahead": lambda g, ns: ns.fetch(
         g.held(), g.load, refresh_ahead=0.9, stale=True, **g.patience()
     ),

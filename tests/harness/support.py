@@ -88,7 +88,7 @@ def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
         return "raised", type(error)
 
 
-def run_isolated(program: str, *arguments: str, seconds: float = 120) -> str:
+def run_isolated(program: str, *arguments: str, seconds: float = 240) -> str:
     """Run a program in a process of its own and return what it printed.
 
     A crash, a hang or an error fails the test; the debug allocator fills freed memory, so that a

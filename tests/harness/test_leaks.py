@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from flowcache import Cache, Loaded, create_cache
+from harness.loading_support import wait_until
 from harness.support import ADDRESS_SANITIZED, run_isolated
 
 
@@ -194,6 +196,7 @@ def test_keys_values_and_tags_are_let_go(name: str, monkeypatch: pytest.MonkeyPa
     # The capture of the log keeps the tracebacks of listeners that raise.
     monkeypatch.setattr(logging.getLogger("flowcache"), "disabled", True)
     key, value, tag = Guest(), Guest(), f"some tag of {name}"
+    threads = set(threading.enumerate())
 
     def once() -> None:
         cache = create_cache(max_entries=5, weigher=lambda key, value: 1 + (type(key) is tuple))
@@ -201,6 +204,8 @@ def test_keys_values_and_tags_are_let_go(name: str, monkeypatch: pytest.MonkeyPa
             PATHS[name](cache, key, value, tag)
 
     def counts() -> list[int]:
+        # The thread of a load that has answered may be on its way out still.
+        wait_until(lambda: set(threading.enumerate()) <= threads)
         gc.collect()
         return [sys.getrefcount(guest) for guest in (key, value, tag)]
 
