@@ -68,7 +68,7 @@ def test_a_child_works_on_its_own(new_server: Server, before: str) -> None:
         [sys.executable, "-c", PROGRAM, new_server.url, before],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr

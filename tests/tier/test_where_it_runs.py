@@ -221,7 +221,7 @@ from flowcache import create_cache
 from flowcache.tier import ValkeyTier
 
 cache = create_cache(
-    tier=ValkeyTier(os.environ["TIER"], soft_timeout=30, hard_timeout=60), name="preload"
+    tier=ValkeyTier(os.environ["TIER"], soft_timeout=30, hard_timeout=60, lease=5), name="preload"
 )
 acme = cache.namespace("tenant:acme")
 if os.environ["USED"] == "yes":  # Before the fork.
@@ -266,13 +266,13 @@ def gunicorn(folder: Path, url: str, *, used: bool) -> Iterator[int]:
         yield port
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(90) == 0
 
 
 def asked(port: int, path: str) -> Any:
     import json
 
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -297,7 +297,7 @@ def test_gunicorn_with_preload(new_server: Server, tmp_path: Path, used: bool) -
     with gunicorn(tmp_path, new_server.url, used=used) as port:
         wait_until(lambda: answers(port))
         seen: dict[int, Any] = {}
-        until = time.monotonic() + 60
+        until = time.monotonic() + 150
         while len(seen) < 3 and time.monotonic() < until:
             pid, value, loads = asked(port, "/fetch")
             seen[pid] = value, loads
@@ -321,7 +321,7 @@ app.conf.broker_transport_options = {
     "processed_folder": f"{folder}/done", "store_processed": True,
 }
 cache = create_cache(
-    tier=ValkeyTier(os.environ["TIER"], soft_timeout=30, hard_timeout=60), name="celery"
+    tier=ValkeyTier(os.environ["TIER"], soft_timeout=30, hard_timeout=60, lease=5), name="celery"
 )
 acme = cache.namespace("tenant:acme")
 acme.set("before", 1)  # Used before the workers are forked.
@@ -353,13 +353,15 @@ def test_the_prefork_pool_of_celery(new_server: Server, tmp_path: Path) -> None:
     try:
         program = """
             import tasks
-            told = [tasks.count.delay("k") for _ in range(20)]
-            told = [one.get(timeout=60) for one in told]
-            assert sorted(count for _, count, _ in told) == list(range(1, 21)), told
+            told = []
+            while len({pid for pid, _, _ in told}) < 2:  # One process may be late, or busy.
+                asked = [tasks.count.delay("k") for _ in range(20)]
+                told += [one.get(timeout=90) for one in asked]
+            assert sorted(count for _, count, _ in told) == list(range(1, len(told) + 1)), told
             assert len({value for _, _, value in told}) == 1, told
-            tasks.clear.delay().get(timeout=60)
+            tasks.clear.delay().get(timeout=90)
             assert tasks.acme.get("k") is None
-            print(len({pid for pid, _, _ in told}))
+            print("done")
             tasks.cache.close()
         """
         finished = subprocess.run(
@@ -368,11 +370,11 @@ def test_the_prefork_pool_of_celery(new_server: Server, tmp_path: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         assert finished.returncode == 0, finished.stderr
-        assert finished.stdout.strip() == "2"
+        assert finished.stdout.strip() == "done"
     finally:
         worker.send_signal(signal.SIGTERM)
-        worker.wait(60)
+        worker.wait(90)
