@@ -32,6 +32,7 @@ __all__ = [
     "confirmed",
     "confirmed_on_loop",
     "gone",
+    "know_the_fleet",
     "run",
     "settable",
 ]
@@ -148,6 +149,21 @@ async def confirmed_on_loop(call: Callable[[], Any]) -> Any:
     while True:
         with suppress(TierUnavailableError):
             return await call()
+
+
+def know_the_fleet(cache: Cache[Any]) -> None:
+    """Have a cache follow all buckets, and know its fleet at once.
+
+    Else it trusts a list of members only after a whole lease. The list of a test is complete: its
+    caches join one after the other, and none leaves it.
+    """
+    assert cache.tier is not None
+    bus, buckets = cache.tier.engine.bus, cache.tier.layout.all
+    for bucket in buckets:
+        bus.follow(bucket)
+    wait_until(lambda: all(bus.is_live(bucket) for bucket in buckets))
+    for following in bus._following.values():
+        following.born_at -= 2 * LONG
 
 
 def gone(namespace: Any, key: Any) -> None:

@@ -14,7 +14,7 @@ pytest.importorskip("valkey", reason="the extra `valkey` is not installed here")
 from flowcache import create_cache
 from flowcache.cache import Cache
 from flowcache.tier import ValkeyTier
-from harness.fleet import LONG, PATIENT, Make, Member, confirmed
+from harness.fleet import LONG, PATIENT, Make, Member, confirmed, know_the_fleet
 from harness.servers import Cluster, Server, binaries, cluster, left_out, server, wait_until
 
 
@@ -86,15 +86,6 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     for one in made:
         one.close()
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("flowcache-")])
-
-
-def know_the_fleet(cache: Cache[Any]) -> None:
-    """Have a cache know its fleet at once; else it trusts a list only after a whole lease.
-
-    The list of a test is complete: its caches join one after the other, and none leaves it.
-    """
-    for following in cache.tier.engine.bus._following.values():  # type: ignore[union-attr]
-        following.born_at -= 2 * LONG
 
 
 @pytest.fixture

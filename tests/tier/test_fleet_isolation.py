@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flowcache import create_cache
 from flowcache.cache import Cache
 from flowcache.tier import ValkeyTier
-from harness.fleet import PATIENT, Process
+from harness.fleet import LONG, PATIENT, Process, know_the_fleet
 from harness.servers import Server, wait_until
 
 LOOK_ALIKES = [
@@ -52,15 +52,17 @@ KEYS: st.SearchStrategy[Any] = st.recursive(
 @pytest.fixture(scope="module")
 def caches(new_server: Server) -> Iterator[tuple[Cache[Any], Cache[Any]]]:
     """Two processes of one fleet, as far as a cache can tell."""
-    tier = ValkeyTier(new_server.url, buckets=3, **PATIENT)
+    tier = ValkeyTier(new_server.url, buckets=3, lease=LONG, **PATIENT)
     with create_cache(tier=tier, name="one{}") as one, create_cache(tier=tier, name="one{}") as two:
+        know_the_fleet(one)
+        know_the_fleet(two)
         yield one, two
 
 
 @pytest.fixture(scope="module")
 def elsewhere(new_server: Server) -> Iterator[Process]:
     """Another process of the same fleet."""
-    process = Process(new_server.url, "one{}", buckets=3)
+    process = Process(new_server.url, "one{}", buckets=3, lease=LONG)
     yield process
     process.close()
 
