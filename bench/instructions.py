@@ -22,7 +22,7 @@ FEW, MANY = 2_000, 12_000
 SIZE = 1_000
 
 PROLOGUE = f"""
-import asyncio, sys
+import asyncio, gc, sys
 from flowcache import create_cache
 from flowcache.tenancy import current_tenant, tenant
 calls = int(sys.argv[1])
@@ -88,6 +88,7 @@ def tiered():
     for key in stored:
         _core.Namespace.set(view, key, 1)
     return view
+gc.freeze()  # Or a collection would go through the lists, and cost more with more calls.
 def run(keys, new, get, put, fetch, afetch, namespace):
 """
 CALL = """
