@@ -82,7 +82,9 @@ async def stale(keys):
 def tiered():
     # A cache with a second tier that nothing is asked of: its lease lasts, and all is held here.
     from flowcache import _core
+    from flowcache.tier.counter import counter_ticks
     cache = create_cache(max_entries={SIZE}, tier="valkey://127.0.0.1:1/0")
+    _core._lease_ticks(counter_ticks())
     _core._lend(cache._store(), 1e18, 0)
     view = cache.namespace("tenant:acme", default_ttl=3600)
     for key in stored:

@@ -218,7 +218,7 @@ cdef inline double store_now(Store store) except? -1.0:
     if store.clock is None:
         return clock_read()
     if store.clock is LEASED:
-        return lease_clock()
+        return lease_now()
     now = store.clock()
     if not isinstance(now, (int, float)):
         raise TypeError(f"clock: must return seconds as a float, returned {type(now).__name__}")
@@ -233,7 +233,7 @@ cdef inline double store_sees(Store store, Node* node) except? -1.0:
     cdef double now
     if store.clock is not LEASED:
         return store_now(store)
-    now = lease_clock()
+    now = lease_now()
     if now < relaxed_load_double(&store.core.lease) or node.untiered:
         return now
     if now < relaxed_load_double(&store.core.lease_stale):

@@ -82,6 +82,15 @@ class _testing:
         return tried
 
     @staticmethod
+    def lease_reading(double reading, int64_t ticks):
+        """Take this for the last reading of the clock of leases, made so many ticks ago.
+
+        After a negative number of ticks the counter is behind that reading, as one that was set
+        back.
+        """
+        lease_note(reading, lease_counter() - <uint64_t>ticks)
+
+    @staticmethod
     def namespaces_held(Namespace namespace not None):
         """How many namespaces the whole cache remembers, its root included."""
         return namespace.store.core.nodes_used - namespace.store.core.free_count

@@ -251,6 +251,7 @@ def _lend(Store store not None, double until, double stale_until):
     """Let what is held be served until a time on the clock of leases, stale until another."""
     relaxed_store_double(&store.core.lease_stale, stale_until)
     relaxed_store_double(&store.core.lease, until)
+    lease_read()                                  # no look-up compares it with an earlier reading
 
 
 def _lapsed_hits(Store store not None):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowcache import _core
 from flowcache.errors import CacheClosedError
 
+from .counter import counter_ticks
 from .message import Kind
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Held:
         """Serve what is held until this time."""
         store = self._store()
         if store is not None:
+            _core._lease_ticks(counter_ticks())
             _core._lend(store, until, until + self._stale_for if until else 0.0)
 
 
