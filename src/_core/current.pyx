@@ -39,10 +39,36 @@ cdef inline LoadScope scope_of_load(Load load):
     return scope
 
 
-cdef inline int scope_empty(LoadScope scope) except -1:
+cdef inline int scope_fill(LoadScope scope, Load load) except -1:
     with cython.critical_section(scope):
-        scope.load = None
+        scope.load = load
     return 0
+
+
+# Without memory a change of the variable may fail half way: CPython sets it before it finds that
+# there is no token, and counts a token as used before it resets by it. The variable then keeps the
+# scope, which from there on names the load around its own.
+
+
+cdef object scope_enter(LoadScope scope, Load outer):
+    """Set the variable to the scope; return the token for one `scope_leave`."""
+    try:
+        return context_set(load_variable, scope)
+    except BaseException:
+        scope_fill(scope, outer)
+        raise
+
+
+cdef int scope_leave(LoadScope scope, object token) except -1:
+    """Empty the scope, and reset the variable to what it was."""
+    scope_fill(scope, None)
+    try:
+        return context_reset(load_variable, token)
+    except BaseException:
+        outer = token.old_value
+        if type(outer) is LoadScope:
+            scope_fill(scope, (<LoadScope>outer).load)
+        raise
 
 
 def current_load():
@@ -53,11 +79,12 @@ def current_load():
 def enter_load(Load load not None):
     """Make ``load`` the current load of this context; return the arguments of ``leave_load``."""
     cdef LoadScope scope = scope_of_load(load)
-    return scope, context_set(load_variable, scope)
+    return scope, scope_enter(scope, load_current())
 
 
 def leave_load(LoadScope scope not None, token):
     """End what ``enter_load`` began; without the token where the context ends as well."""
-    scope_empty(scope)
-    if token is not None:
-        context_reset(load_variable, token)
+    if token is None:
+        scope_fill(scope, None)
+    else:
+        scope_leave(scope, token)

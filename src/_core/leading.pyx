@@ -95,14 +95,16 @@ cdef Load load_lead_begin(Store store, Node* node, object view, object key, uint
         return None                               # a stale value may do
 
 
-cdef int lead_leave(Load load, LoadScope scope, Load outer, object loop) except -1:
-    """Undo the preparations of the loader's call. A second call has no effect."""
-    if scope is not None:
-        scope_empty(scope)
-    if outer is not None and load in load_edges(outer):
-        load_edges(outer).remove(load)
-    if loop is not None:
-        loop_unblock(loop, load)
+cdef int lead_leave(Load load, LoadScope scope, object token, Load outer, object loop) except -1:
+    """Undo the preparations of the loader's call, as far as they were made. To be called once."""
+    try:
+        if token is not None:
+            scope_leave(scope, token)
+    finally:
+        if outer is not None and load in load_edges(outer):
+            load_edges(outer).remove(load)
+        if loop is not None:
+            loop_unblock(loop, load)
     return 0
 
 
@@ -115,7 +117,7 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
     cdef LoadScope scope = None
     cdef PyObject* produced
     cdef double seconds
-    cdef bint is_kept = False
+    cdef bint is_kept = False, has_left = False
     loop = token = error = None
     if load is None:
         return face.load_missing(view, key, loader_of(function, args, nargs, names), options)
@@ -129,7 +131,7 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
         scope = scope_of_load(load)
         outer = load_current()
         loop = running_loop()
-        token = context_set(load_variable, scope)
+        token = scope_enter(scope, outer)
         # The edges that a search for rings follows. These close none: the load has no edge yet.
         if outer is not None:
             load_edges(outer).append(load)
@@ -143,14 +145,12 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
             value = <object>produced
             Py_DECREF(value)                      # the reference of the call; `value` has its own
         seconds = clock_read_fine() - seconds
-        context_reset(load_variable, token)
-        token = None
-        lead_leave(load, scope, outer, loop)
+        has_left = True
+        lead_leave(load, scope, token, outer, loop)
     except BaseException:
         try:
-            if token is not None:
-                context_reset(load_variable, token)
-            lead_leave(load, scope, outer, loop)
+            if not has_left:
+                lead_leave(load, scope, token, outer, loop)
         finally:
             load_give_up(load)
         raise
