@@ -105,24 +105,24 @@ def grow(place: Any) -> None:
         place.set(n, n, ttl=60, tags=f"t{n}")
 
 
-def load_within_loads(scene: Scene, place: Any) -> None:
+def load_within_loads(scene: Scene, load: Any) -> None:
     """Load a key within a loader within a loader, each of which is the current load again after."""
 
     def within() -> Any:
         running = current_load()
         try:
-            return place.fetch("innermost", list)
+            return load("innermost", list)
         finally:
             scene.kept_its_place &= current_load() is running
 
-    def load() -> Any:
+    def outermost() -> Any:
         running = current_load()
         try:
-            return place.fetch("within", within)
+            return load("within", within)
         finally:
             scene.kept_its_place &= current_load() is running
 
-    place.fetch(scene.fresh, load)
+    load(scene.fresh, outermost)
 
 
 # `iteration` is left out because list() of a list leaks it on 3.11 where its memory cannot be had.
@@ -138,7 +138,8 @@ SEVERAL = calls.SEVERAL | {
 }
 LEFT_OUT = ("iteration", "fetch, timeout", "fetch, ahead")
 FACE = {name: call for name, call in calls.FACE.items() if name not in LEFT_OUT} | {
-    "fetch, within others": load_within_loads
+    "fetch, within others": lambda s, ns: load_within_loads(s, ns.fetch),
+    "refresh, within others": lambda s, ns: load_within_loads(s, ns.refresh),
 }
 """Calls that Python code takes part in, on the caller's own thread.
 
