@@ -54,7 +54,8 @@ NOT_ONCE = ("-m", "not once")
 """For every interpreter after the first: no tests that say nothing about an interpreter."""
 ONCE_ELSEWHERE = (
     f"the tests marked `once`, which say nothing about an interpreter and run on {FIRST}: the "
-    "distributions, the stub, imports, most of the replay, the tier's model, broken examples"
+    "distributions, the stub, imports, most of the replay, the tier's model, the faults of its "
+    "servers, broken examples"
 )
 NO_PACKAGING = ("-m", "not packaging")
 """The tests that build the distributions do not depend on a switch of a build."""

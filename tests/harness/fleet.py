@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import Callable
-from contextlib import suppress
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from flowcache import create_cache
@@ -25,6 +28,8 @@ from harness.servers import STARTS_WITHIN, wait_until
 __all__ = [
     "LONG",
     "PATIENT",
+    "Gated",
+    "Gives",
     "Hearing",
     "Make",
     "Member",
@@ -181,7 +186,10 @@ def run(awaitable: Any) -> Any:
 
 
 class Process:
-    """Another process of a fleet, which makes calls on its namespaces when it is asked to."""
+    """Another process of a fleet, which makes calls on its namespaces when it is asked to.
+
+    It can be stopped, as one that swaps or is suspended, and killed.
+    """
 
     def __init__(self, url: str, name: str, **settings: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -190,24 +198,99 @@ class Process:
         self._process.start()
         theirs.close()
 
-    def call(self, path: tuple[str, ...], name: str, *arguments: Any) -> Any:
-        """Return what a call of a namespace returns there."""
-        self._ours.send((path, name, arguments))
-        return self._ours.recv()
+    def call(self, path: tuple[str, ...], name: str, *arguments: Any, **options: Any) -> Any:
+        """Return what a call of a namespace returns there, or raise what it raises."""
+        self.begin(path, name, *arguments, **options)
+        return self.result()
+
+    def begin(self, path: tuple[str, ...], name: str, *arguments: Any, **options: Any) -> None:
+        """Ask for a call; its end is not waited for."""
+        self._ours.send((path, name, arguments, options))
+
+    def result(self) -> Any:
+        """Wait for the end of the call that was begun."""
+        returned, value = self._ours.recv()
+        if returned:
+            return value
+        raise value
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Keep the process stopped for as long as the block lasts."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the process without a word, and wait for that."""
+        self._process.kill()
+        self._process.join(30)
+        self._ours.close()
 
     def close(self) -> None:
         """End the process, and wait for it."""
+        if self._ours.closed:
+            return
         self._ours.send(None)
         self._process.join(STARTS_WITHIN)
         assert self._process.exitcode == 0
         self._ours.close()
 
 
+class Gated:
+    """A loader in any process that waits between its beginning and its end for a test."""
+
+    def __init__(self, folder: Path, value: Any) -> None:
+        self._begun, self._open = folder / "begun", folder / "open"
+        self._value = value
+
+    def __call__(self) -> Any:
+        self._begun.touch()
+        wait_until(self._open.exists, 60)
+        return self._value
+
+    def wait(self) -> None:
+        """Wait until it has begun."""
+        wait_until(self._begun.exists)
+
+    def open(self) -> None:
+        """Let it end."""
+        self._open.touch()
+
+
+class Gives:
+    """A loader in any process."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __call__(self) -> Any:
+        return self._value
+
+
 def serve(pipe: Any, url: str, name: str, settings: dict[str, Any]) -> None:
     """Make calls until there are no more."""
-    tier = ValkeyTier(url, **PATIENT, **settings)
+    holds = settings.pop("holds", None)
+    if holds is not None:  # Seconds for which a load holds up the fleet.
+        from flowcache.tier import engine
+
+        engine.LEASE = holds  # type: ignore[misc]
+    tier = ValkeyTier(url, **PATIENT | settings)
     with create_cache(tier=tier, name=name) as cache:
         while (asked := pipe.recv()) is not None:
-            path, call, arguments = asked
+            path, call, arguments, options = asked
             space = cache.namespace(*path) if path else cache
-            pipe.send(getattr(space, call)(*arguments))
+            try:
+                told = True, getattr(space, call)(*arguments, **options)
+            except Exception as error:
+                told = False, error
+            pipe.send(told)
