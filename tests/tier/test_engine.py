@@ -350,7 +350,7 @@ def test_a_released_lease_is_the_next_one_s(two: tuple[Member, Member]) -> None:
     granted = grant_of(one, item)
     other.run(other.release(item, Grant(TOKENS[1], granted.terms)))  # Not its own.
     assert other.run(other.lead(item, TOKENS[1])) is None
-    bell = other.bus.listen(item.place.path, item.key)
+    bell = other.bus.awaited.listen(item.place.path, item.key)
     one.run(one.release(item, granted))
     assert bell.wait(10)  # It is contended, so the other is told.
     grant_of(other, item, TOKENS[1])

@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError
 
+from .awaited import Awaited
 from .bell import Bell
 from .errors import ServerError, UnreachableError
-from .following import SOONEST, Acknowledgements, Following, Holding, Line
+from .following import SOONEST, Following, Holding, Line, Troubles
 from .message import Kind, Message
 from .resp import Push, ReplyError, pack
 from .script import script
@@ -105,14 +106,11 @@ class Bus:
         self._following: dict[int, Following] = {}
         self._lines: dict[int, Line] = {}
         self._inbox: deque[Callable[[], None]] = deque()
-        self._acknowledgements: dict[bytes, Acknowledgements] = {}
-        self._bells: dict[tuple[tuple[str, ...], object], list[Bell]] = {}
-        self._doubtful: dict[bytes, None] = {}
+        self._troubles = Troubles()
+        self.awaited = Awaited()
         self._held: dict[bytes, Holding] = {}
         self._stopped = Bell()
         self.member = new_token()
-        self.trouble: Exception | None = None
-        """Why a bucket is not live, as far as that is known."""
         self.messages = 0
 
     # For callers, on any thread
@@ -150,6 +148,17 @@ class Bus:
         now = monotonic()
         return "live" if all(now < one.lease for one in followed) else "apart"
 
+    @property
+    def trouble(self) -> Exception | None:
+        """Why a primary is out of reach; None if all are reached."""
+        return self._troubles.first
+
+    def trouble_of(self, bucket: Bucket) -> Exception | None:
+        """Return why a bucket cannot become live now, as far as that is known."""
+        following = self._following.get(bucket.number)
+        line = None if following is None else following.line
+        return self._troubles.of(None if line is None else line.address)
+
     def replicas_of(self, bucket: Bucket) -> int:
         """Return the number of replicas that must confirm a write (rule 7)."""
         if self._replicas is not None:
@@ -186,38 +195,6 @@ class Bus:
             and monotonic() >= following.born_at + self._lease + LATE
         )
 
-    def doubt(self, operation: bytes) -> None:
-        """Apply this process's own message: its `set` timed out (rule 6)."""
-        self._doubtful[operation] = None
-        if len(self._doubtful) > 10_000:
-            with suppress(KeyError, StopIteration, RuntimeError):
-                del self._doubtful[next(iter(self._doubtful))]
-
-    def expect(self, operation: bytes) -> Acknowledgements:
-        """Gather the acknowledgements of a message that is about to be sent."""
-        acknowledgements = self._acknowledgements[operation] = Acknowledgements()
-        return acknowledgements
-
-    def expect_no_more(self, operation: bytes) -> None:
-        """Stop gathering them."""
-        self._acknowledgements.pop(operation, None)
-
-    def listen(self, path: tuple[str, ...], key: object) -> Bell:
-        """Return a bell that rings when a key's lease is given back, or its value changes."""
-        bell = Bell()
-        with self._lock:
-            self._bells.setdefault((path, key), []).append(bell)
-        return bell
-
-    def listen_no_more(self, path: tuple[str, ...], key: object, bell: Bell) -> None:
-        """Release a bell."""
-        with self._lock:
-            bells = self._bells.get((path, key), [])
-            if bell in bells:
-                bells.remove(bell)
-            if not bells:
-                self._bells.pop((path, key), None)
-
     def hold(self, item: Item, token: bytes, until: float) -> None:
         """Renew a lease from the bus's thread while its load runs, but not beyond a time."""
         self._held[token] = Holding(item, until, monotonic() + RENEWED)
@@ -241,12 +218,8 @@ class Bus:
         ours, self._wake = socket.socketpair()
         ours.setblocking(False)
         self._wake.setblocking(False)
-        self._thread = threading.Thread(
-            target=_run,
-            args=(weakref.ref(self), ours, self._wake, self._lines),
-            name="flowcache-bus",
-            daemon=True,
-        )
+        args = weakref.ref(self), ours, self._wake, self._lines
+        self._thread = threading.Thread(target=_run, args=args, name="flowcache-bus", daemon=True)
         self._thread.start()
 
     def _tell(self, what: Callable[[], None]) -> None:
@@ -266,8 +239,11 @@ class Bus:
         now = monotonic()
         soonest = now + BEAT
         for line in list(self._lines.values()):
+            if not line.following:
+                self._retire(line, selector)
+                continue
             if line.wire is None:
-                if line.retry_at is not None and line.following:
+                if line.retry_at is not None:
                     if line.retry_at <= now:
                         self._dial(line)
                     else:
@@ -309,11 +285,12 @@ class Bus:
                 self._lines[0].following = self._following
             return
         self._lines.pop(0, None)
+        missing: UnreachableError | None = None
         for following in list(self._following.values()):
             try:
                 server = self._servers.share_of(following.bucket.slot).server
             except UnreachableError as error:
-                self.trouble = error
+                missing = error
                 continue
             line = following.line
             if line is not None and line.server is server:
@@ -326,6 +303,10 @@ class Bus:
                 line = self._lines[id(server)] = Line(server)
             following.line = line
             line.following[following.bucket.number] = following
+        if missing is not None:
+            self._troubles.note(None, missing)
+        elif self._servers.is_cluster:  # A single server is at the address of the settings.
+            self._troubles.end(None)
 
     def _dial(self, line: Line) -> None:
         """Open the connection in a thread of its own: the other primaries' beats go on."""
@@ -357,46 +338,65 @@ class Bus:
             if wire is not None and bus._stopped.has_rung:
                 wire.close()
 
-        threading.Thread(target=dial, name="flowcache-dial", daemon=True).start()
+        try:
+            threading.Thread(target=dial, name="flowcache-dial", daemon=True).start()
+        except RuntimeError as error:  # There are too many, or the interpreter is at its end.
+            self._put_off(line, UnreachableError(str(error)))
 
     def _dialled(self, line: Line, wire: Wire | None, trouble: Exception | None) -> None:
         if trouble is not None:
             self._put_off(line, trouble)
             return
-        self.trouble = None
         line.has_failed = False
         if wire is None:
             return
-        line.wait = SOONEST
+        if self._lines.get(id(line.server)) is not line:
+            wire.close()  # No bucket is there any more.
+            return
         line.wire = wire
+        try:
+            for following in line.following.values():
+                self._take_history(following, wire)
+                following.state = "wanted"
+        except UnreachableError as error:
+            line.close()
+            self._put_off(line, error)
+            return
         known = line.replicas if line.replid == wire.replid else 0
         line.replid, line.replicas = wire.replid, max(known, wire.replicas)
-        line.next_beat = 0.0
-        for following in line.following.values():
-            self._take_history(following, wire.replid)
-            following.state = "wanted"
+        line.next_beat, line.confirmed_at = 0.0, monotonic()
 
     def _put_off(self, line: Line, trouble: Exception) -> None:
-        if self.trouble is None:
-            logger.warning("the tier cannot be reached: %s", trouble)
-        self.trouble = trouble
         line.has_failed = True
         line.retry_at = monotonic() + line.wait
         line.wait = min(line.wait * 2, LATEST)
+        self._give_up_waiting(line, trouble)
+
+    def _give_up_waiting(self, line: Line, trouble: Exception) -> None:
+        """Wake calls that wait for a primary's buckets: these do not become live soon."""
+        self._troubles.note(line.address, trouble)
         for following in list(line.following.values()):
-            # Waiting calls need not wait longer; new calls wait for the next try.
             bell, following.bell = following.bell, Bell()
             bell.ring()
 
     def _lose(self, line: Line, selector: selectors.BaseSelector, trouble: Exception) -> None:
         """End a connection: a gap in all its buckets. Their leases run on to their ends."""
+        self._end(line, selector)
+        for following in line.following.values():
+            self._gap(following)
+        self._put_off(line, trouble)
+
+    def _retire(self, line: Line, selector: selectors.BaseSelector) -> None:
+        """Let go of a primary that has no bucket any more."""
+        self._end(line, selector)
+        self._troubles.end(line.address)
+        del self._lines[id(line.server)]
+
+    def _end(self, line: Line, selector: selectors.BaseSelector) -> None:
         if line.wire is not None:
             with suppress(KeyError, ValueError):
                 selector.unregister(line.wire.sock)
         line.close()
-        for following in line.following.values():
-            self._gap(following)
-        self._put_off(line, trouble)
 
     def _gap(self, following: Following) -> None:
         following.generation += 1
@@ -404,18 +404,23 @@ class Bus:
         if following.bell.has_rung:
             following.bell = Bell()
 
-    def _take_history(self, following: Following, replid: bytes) -> None:
-        """Go over to a server's history; one that was left never comes back (rule 8)."""
-        if replid == following.replid:
-            return
-        if replid in following.left:
-            raise UnreachableError("the server writes a history that the fleet has left")
-        if following.replid:
-            following.left.add(following.replid)
-            following.lease = 0.0
-            self._lend()
-        following.replid = replid
-        following.last = b""
+    def _take_history(self, following: Following, wire: Wire) -> None:
+        """Go over to a server's history; one that was left does not come back (rule 8).
+
+        A slot that is moved back to a cluster's node raises the epoch of that node above all. A
+        primary that was replaced keeps its epoch, which is lower.
+        """
+        if wire.replid != following.replid:
+            if wire.replid in following.left and wire.epoch <= following.epoch:
+                raise UnreachableError("the server writes a history that the fleet has left")
+            following.left.discard(wire.replid)
+            if following.replid:
+                following.left.add(following.replid)
+                following.lease = 0.0
+                self._lend()
+            following.replid = wire.replid
+            following.last = b""
+        following.epoch = max(following.epoch, wire.epoch)
 
     def _renamed(self, following: Following, replid: bytes) -> None:
         """A confirmed write has named another history than the bus's."""
@@ -436,7 +441,7 @@ class Bus:
             raise UnreachableError("the server does not answer")
         for following in list(line.following.values()):
             if following.state == "wanted":
-                self._take_history(following, wire.replid)
+                self._take_history(following, wire)
                 self._subscribe(line, following)
         if now >= line.next_beat and any(
             following.state in ("attached", "live") for following in line.following.values()
@@ -486,7 +491,7 @@ class Bus:
             following.birth = birth
             following.born_at = monotonic()
         following.state = "attached"
-        line.next_beat = 0.0
+        line.next_beat, line.wait = 0.0, SOONEST
 
     def _beat(self, line: Line) -> None:
         """Send a heart-beat: it asks for each bucket's members, the role and the replicas."""
@@ -535,7 +540,13 @@ class Bus:
         line.replicas = max(line.replicas, replicas)
         confirmed = told[-1] if wait else 0
         if not isinstance(confirmed, int) or confirmed < wait:
-            return  # It may be a primary no more. The leases run out, unless a later beat is.
+            # It may be a primary no more. The leases run out, unless a later beat is confirmed.
+            if monotonic() > line.confirmed_at + self._lease:
+                few = confirmed if isinstance(confirmed, int) else 0
+                trouble = UnreachableError(f"{few} of {wait} replicas confirmed a heart-beat")
+                self._give_up_waiting(line, trouble)
+            return
+        line.confirmed_at = sent
         for (following, generation), member in zip(beating, told, strict=False):
             if following.generation != generation:
                 continue
@@ -550,6 +561,7 @@ class Bus:
             if following.state != "live":
                 following.state = "live"
             following.bell.ring()
+        self._troubles.end(line.address)
         self._lend()
 
     def _lend(self) -> None:
@@ -586,9 +598,7 @@ class Bus:
                     return
                 if channel == bucket.inbox(self.member):
                     operation, _, member = data.partition(b" ")
-                    waiting = self._acknowledgements.get(operation)
-                    if waiting is not None:
-                        waiting.hear(bucket.number, member)
+                    self.awaited.hear(operation, bucket.number, member)
                     return
         elif push[0] == b"sunsubscribe":
             # The slot has moved. Ours are never unsubscribed from while the line is open.
@@ -618,14 +628,11 @@ class Bus:
         self.messages += 1
         own = message.member == self.member
         if message.kind is not Kind.RELEASED and (
-            not own or self._doubtful.pop(message.operation, self) is None
+            not own or self.awaited.was_doubted(message.operation)
         ):
             self._follower.apply(message)
         if message.kind in (Kind.DROP, Kind.EXPIRE, Kind.RELEASED):
-            with self._lock:
-                bells = self._bells.pop((message.path, message.data), [])
-            for bell in bells:
-                bell.ring()
+            self.awaited.ring(message.path, message.data)
         return message
 
     def _leave(self) -> None:

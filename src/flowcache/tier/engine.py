@@ -35,8 +35,9 @@ from .servers import Servers
 from .steps import Caller, Exchange, Pause
 
 if TYPE_CHECKING:
+    from .awaited import Acknowledgements
     from .envelope import Envelope
-    from .following import Acknowledgements, Follower
+    from .following import Follower
     from .layout import Bucket, Layout, Place
     from .steps import Steps
     from .wire import Address, Dialer
@@ -124,10 +125,11 @@ class Engine:
                 self._caller.errors += 1
                 return None
             if isinstance(read.data, ReplyError):
-                yield from self._caller.look_elsewhere(read.data)
+                yield from self._caller.look_elsewhere(bucket, read.data, ask.replid)
                 return None
             # Rule 8: the connection may be one to a server that the fleet has left.
             if not self.bus.is_live(bucket, ask.replid):
+                yield from self._caller.leave(bucket, ask.replid)
                 return None
             try:
                 found = self.items.judge(item, read, ask.replid, ask.now, ask.sent)
@@ -155,6 +157,7 @@ class Engine:
             self._caller.errors += 1
             return found
         if not self.bus.is_live(bucket, ask.replid):
+            yield from self._caller.leave(bucket, ask.replid)
             return found
         for item, read in zip(items, reads, strict=True):
             try:
@@ -174,10 +177,11 @@ class Engine:
     def live(self, bucket: Bucket, patience: float | None = None) -> Steps[bool]:
         """Follow a bucket, and wait a little for that if it is new; True if it is live."""
         bell = self.bus.follow(bucket)
-        if not self.bus.is_live(bucket) and self.bus.trouble is None:
+        if not self.bus.is_live(bucket) and self.bus.trouble_of(bucket) is None:
             yield Pause(bell, self._hard if patience is None else patience)
-        if isinstance(self.bus.trouble, ConfigurationError):
-            raise self.bus.trouble
+        trouble = self.bus.trouble_of(bucket)
+        if isinstance(trouble, ConfigurationError):
+            raise trouble
         return self.bus.is_live(bucket)
 
     def _ready(self, place: Place) -> Steps[None]:
@@ -249,12 +253,12 @@ class Engine:
     def wait_for_lease(self, item: Item, attempt: int) -> Steps[None]:
         """Wait for another process's load: until it is told of, or a little longer each time."""
         path, key = item.place.path, item.key
-        bell = self.bus.listen(path, key)
+        bell = self.bus.awaited.listen(path, key)
         try:
             seconds = min(SOONEST * 2**attempt, LATEST) * random.uniform(0.5, 1.0)
             yield Pause(bell, seconds)
         finally:
-            self.bus.listen_no_more(path, key, bell)
+            self.bus.awaited.listen_no_more(path, key, bell)
 
     def store(
         self,
@@ -341,7 +345,7 @@ class Engine:
             )
         except ServerError as error:
             for operation in operations:
-                self.bus.doubt(operation)
+                self.bus.awaited.doubt(operation)
             raise _unavailable("set", error) from error
         return [stored_of(reply, sent) for reply in replies]
 
@@ -411,7 +415,7 @@ class Engine:
                 confirms=True,
             )
         except ServerError as error:
-            self.bus.doubt(operation)
+            self.bus.awaited.doubt(operation)
             raise _unavailable("incr", error) from error
         if reply[0] == b"bounded":
             raise _bounded("incr")
@@ -450,7 +454,7 @@ class Engine:
             )
         except ServerError as error:
             for operation in operations:
-                self.bus.doubt(operation)
+                self.bus.awaited.doubt(operation)
             raise _unavailable("delete", error) from error
         return [reply[0] == b"held" for reply in replies]
 
@@ -501,7 +505,7 @@ class Engine:
                 )
             )
         except ServerError as error:
-            self.bus.doubt(operation)
+            self.bus.awaited.doubt(operation)
             raise _unavailable(name, error) from error
 
     def _call(
@@ -582,7 +586,7 @@ class Engine:
         # A prefix covers a namespace's own keys alone, and those lie in one bucket.
         spreads = place.is_above and kind not in (Kind.PREFIX, Kind.DROP)
         buckets = self.layout.all if spreads else (place.bucket,)
-        acknowledgements = self.bus.expect(operation) if fleet else None
+        acknowledgements = self.bus.awaited.expect(operation) if fleet else None
         known = True
         lists: list[tuple[Bucket, dict[bytes, bytes]]] = []
         try:
@@ -620,7 +624,7 @@ class Engine:
             raise _unavailable(kind.name.lower(), error) from error
         finally:
             if fleet:
-                self.bus.expect_no_more(operation)
+                self.bus.awaited.expect_no_more(operation)
 
     def _wait_for_fleet(
         self,

@@ -1,12 +1,12 @@
-"""The state of the bus: of a followed bucket, of a primary, of a message with acknowledgements."""
+"""The state of the bus: of a followed bucket, of a primary, and of primaries out of reach."""
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from flowcache._core import lease_time as monotonic
+from flowcache.reports import report
 
 from .bell import Bell
 from .errors import UnreachableError
@@ -14,18 +14,18 @@ from .resp import Push, Replies
 from .wire import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from .items import Item
     from .layout import Bucket
     from .message import Message
     from .servers import Server
-    from .wire import Wire
+    from .wire import Address, Wire
 
     State = Literal["wanted", "subscribing", "attaching", "attached", "live"]
     Handler = Callable[[Any], None]
 
-__all__ = ["SOONEST", "Acknowledgements", "Follower", "Following", "Holding", "Line"]
+__all__ = ["SOONEST", "Follower", "Following", "Holding", "Line", "Troubles"]
 
 SOONEST: Final = 0.05
 """Seconds until a server that could not be reached is tried again, at first."""
@@ -51,42 +51,6 @@ class Follower(Protocol):
         ...
 
 
-class Acknowledgements:
-    """The members that have applied a message, and a bell for when all have."""
-
-    __slots__ = ("_expected", "_heard", "_lock", "bell")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._heard: set[tuple[int, bytes]] = set()
-        self._expected: set[tuple[int, bytes]] | None = None
-        self.bell = Bell()
-
-    def hear(self, bucket: int, member: bytes) -> None:
-        """Note a member that has applied it; this may come before the list of members is known."""
-        with self._lock:
-            self._heard.add((bucket, member))
-        self._settle()
-
-    def expect(self, members: Iterable[tuple[int, bytes]]) -> None:
-        """Say which members have to apply it, of which buckets."""
-        with self._lock:
-            self._expected = set(members)
-        self._settle()
-
-    @property
-    def missing(self) -> set[tuple[int, bytes]]:
-        """The members that have not applied it yet."""
-        with self._lock:
-            return (self._expected or set()) - self._heard
-
-    def _settle(self) -> None:
-        with self._lock:
-            done = self._expected is not None and self._expected <= self._heard
-        if done:
-            self.bell.ring()
-
-
 class Holding:
     """The lease of a load that runs here: renewed when it is due, until a time."""
 
@@ -106,6 +70,7 @@ class Following:
         "birth",
         "born_at",
         "bucket",
+        "epoch",
         "generation",
         "has_lived",
         "last",
@@ -121,8 +86,10 @@ class Following:
         self.state: State = "wanted"
         self.replid = b""
         """The current history (rule 8); empty before the first."""
+        self.epoch = 0
+        """The epoch of the cluster node that writes it."""
         self.left: set[bytes] = set()
-        """Histories that were left; none of them comes back."""
+        """Histories that were left; one comes back only as its node takes the slot anew."""
         self.last = b""
         """The id of the last message that was applied; empty: a gap ends with a clear."""
         self.birth = b""
@@ -143,6 +110,7 @@ class Line:
     __slots__ = (
         "_out",
         "_waiting",
+        "confirmed_at",
         "following",
         "has_failed",
         "next_beat",
@@ -162,6 +130,8 @@ class Line:
         self._waiting: deque[tuple[float, bytes | None, Handler]] = deque()
         self._out = b""
         self.next_beat = 0.0
+        self.confirmed_at = 0.0
+        """When the last confirmed heart-beat was sent; before the first, when it was dialled."""
         self.retry_at: float | None = 0.0
         """When to dial; None while that is under way or the line is open."""
         self.wait = SOONEST
@@ -169,6 +139,11 @@ class Line:
         self.replicas = 0
         """The most replicas that were seen at this history; one that is away may come back."""
         self.has_failed = False
+
+    @property
+    def address(self) -> Address | None:
+        """Where the primary is; None for the server of the settings."""
+        return None if self.server is None else self.server.address
 
     def send(self, command: bytes, handler: Handler, channel: bytes | None = None) -> None:
         """Queue a command. A subscription is answered by a push that names its channel."""
@@ -230,3 +205,30 @@ class Line:
         self._out = b""
         if wire is not None:
             wire.close()
+
+
+class Troubles:
+    """Why primaries are out of reach, by address. Each outage is logged once, and its end once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Address | None, Exception] = {}
+
+    def note(self, address: Address | None, trouble: Exception) -> None:
+        """Note that a primary is out of reach."""
+        if address not in self._known:
+            report("WARNING", "the tier cannot be reached: %s", trouble, event="tier_lost")
+        self._known[address] = trouble
+
+    def end(self, address: Address | None) -> None:
+        """Note that a primary has confirmed a heart-beat, or that the servers were found."""
+        if self._known.pop(address, None) is not None:
+            report("WARNING", "the tier is reached again", event="tier_back")
+
+    def of(self, address: Address | None) -> Exception | None:
+        """Return why a primary is out of reach; None if it is not."""
+        return self._known.get(address)
+
+    @property
+    def first(self) -> Exception | None:
+        """The oldest of them."""
+        return next(iter(list(self._known.values())), None)

@@ -317,11 +317,12 @@ class ThreadLink:
             self._is_led = False
 
     def _exchange(self, batch: Batch) -> None:
-        wire = self._wire
+        wire, unread = self._wire, self._unread
+        if wire is not None and not unread and wire.is_open and not wire.is_quiet():
+            wire.close()  # The server, or a machine between, ended it while it was idle.
         if wire is None or not wire.is_open:
             wire = self._wire = self._dial()
         batch.sent = monotonic()
-        unread = self._unread
         unread.append(batch)
         until = batch.sent + batch.patience
         try:
@@ -349,6 +350,12 @@ class ThreadLink:
             batch.fail(error)
         self._unread.clear()
 
+    def leave(self, replid: bytes) -> None:
+        """End the connection if it is to a server of this history."""
+        wire = self._wire
+        if wire is not None and wire.replid == replid:
+            wire.close()
+
     def close(self) -> None:
         """End the connection; calls that wait for it fail, and the next opens another."""
         wire = self._wire
@@ -369,6 +376,7 @@ class LoopLink:
         "_dialling",
         "_forks",
         "_hard",
+        "_is_closed",
         "_is_scheduled",
         "_loop",
         "_rest",
@@ -384,6 +392,7 @@ class LoopLink:
         self._dial = dial
         self._hard = hard
         self._forks = forks()
+        self._is_closed = False
         self._wire: Wire | None = None
         self._dialling: asyncio.Future[ServerError | BaseException | None] | None = None
         self._waiting: list[Ask] = []
@@ -410,6 +419,7 @@ class LoopLink:
 
     async def exchange(self, ask: Ask) -> Ask:
         """Return the ask with its answers; raises `ServerError`."""
+        self._is_closed = False
         if self._wire is None:
             await self._connect()
         future = ask.future = self._loop.create_future()
@@ -443,7 +453,9 @@ class LoopLink:
 
     def _dialled(self, wire: Wire | None) -> None:
         self._dialling = None
-        if wire is not None:
+        if wire is not None and self._is_closed:
+            wire.close()
+        elif wire is not None:
             self._wire = wire
             self._loop.add_reader(wire.sock, self._readable)
 
@@ -538,14 +550,23 @@ class LoopLink:
         longer = self._hard
         self._loop.call_later(longer - patience, self._overdue, batch, longer)
 
+    def leave(self, replid: bytes) -> None:
+        """End the connection if it is to a server of this history."""
+        if self._wire is not None and self._wire.replid == replid:
+            self._drop(UnreachableError("the fleet has left the server"))
+
     def _drop(self, error: ServerError) -> None:
-        self.close()
+        self._end()
         unread, self._unread = self._unread, deque()
         for batch in unread:
             batch.fail(error)
 
     def close(self) -> None:
-        """End the connection; the next call opens another."""
+        """End the connection, one that is being opened as well; the next call opens another."""
+        self._is_closed = True
+        self._end()
+
+    def _end(self) -> None:
         wire, self._wire = self._wire, None
         self._rest = b""
         if wire is None:

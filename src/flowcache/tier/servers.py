@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_right
+from contextlib import suppress
+from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError
 
 from .breaker import Breaker
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "Servers", "check_shape"]
 
+PERIOD: Final = 1.0
+"""Seconds until calls look again for servers that were not found."""
+
 
 class Server:
     """A primary: its breaker, and its links for reads and, apart, for writes that are confirmed."""
@@ -34,15 +40,16 @@ class Server:
         self.breaker = breaker
         self._dialer = dialer
         self._hard = hard
-        self._threads = (ThreadLink(self.dial, hard), ThreadLink(self.dial, hard))
+        self._dial = partial(self.dial, hard)
+        self._threads = (ThreadLink(self._dial, hard), ThreadLink(self._dial, hard))
         self._loops: tuple[Loops, Loops] = (
             weakref.WeakKeyDictionary(),
             weakref.WeakKeyDictionary(),
         )
 
-    def dial(self) -> Wire:
+    def dial(self, patience: float | None = None) -> Wire:
         """Open a connection to it; `UnreachableError` if it is not a primary."""
-        wire = self._dialer.dial(self.address)
+        wire = self._dialer.dial(self.address, patience)
         if wire.role != "master":
             wire.close()
             raise UnreachableError(f"the server is a {wire.role}, not a primary")
@@ -66,7 +73,7 @@ class Server:
         breaker = self.breaker
         if not breaker.admits():
             raise BreakerOpenError(f"the breaker is {breaker.state}")
-        link = LoopLink.of(self._loops[ask.confirm > 0], loop, self.dial, self._hard)
+        link = LoopLink.of(self._loops[ask.confirm > 0], loop, self._dial, self._hard)
         try:
             answered = await link.exchange(ask)
         except ServerError:
@@ -75,10 +82,33 @@ class Server:
         breaker.succeeded()
         return answered
 
+    def leave(self, replid: bytes) -> None:
+        """End the connections of threads to a server of a history that the fleet has left."""
+        for link in self._threads:
+            link.leave(replid)
+
+    def leave_on(self, loop: asyncio.AbstractEventLoop, replid: bytes) -> None:
+        """End those of a loop; to be called on it."""
+        for known in self._loops:
+            reference = known.get(loop)
+            link = None if reference is None else reference()
+            if link is not None:
+                link.leave(replid)
+
     def close(self) -> None:
         """End the connections of threads, and of the loops that are closed or run elsewhere not."""
         for link in self._threads:
             link.close()
+
+    def close_everywhere(self) -> None:
+        """End all connections: this server has no slot any more."""
+        self.close()
+        for known in self._loops:
+            for loop, reference in list(known.items()):
+                link = reference()
+                if link is not None:
+                    with suppress(RuntimeError):  # The loop is closed, and the link with it.
+                        loop.call_soon_threadsafe(link.close)
 
     def close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the connections of a loop; to be called on it."""
@@ -114,6 +144,7 @@ class Servers:
         self._forks = forks()
         self._known: dict[Address | None, Server] = {}
         self._shares: list[Share] = []
+        self._not_before = 0.0
         self.is_cluster = False
 
     @property
@@ -126,16 +157,33 @@ class Servers:
         """The primaries, each once."""
         return list({id(share.server): share.server for share in self._shares}.values())
 
-    def discover(self) -> None:
+    def find(self) -> None:
+        """Find the servers for a call, unless they are known. Blocks, for bounded time a period.
+
+        Raises as `discover` does.
+        """
+        if self._shares:
+            return
+        if monotonic() < self._not_before:
+            raise UnreachableError("the servers were not found just now")
+        try:
+            self.discover(self._hard)
+        except UnreachableError:
+            self._not_before = monotonic() + PERIOD
+            raise
+
+    def discover(self, patience: float | None = None) -> None:
         """Find the servers, or find them anew. Blocks.
 
         Raises `UnreachableError`, or `ConfigurationError` for a server that can never do. Servers
-        that stay keep their connections.
+        that stay keep their connections, and those without a slot lose them.
         """
         if self._forks != forks():
             self._lock, self._forks = Lock(), forks()  # A thread of the parent may have held it.
-        with self._lock:
-            wire = self._dial_any()
+        if not self._lock.acquire(timeout=-1 if patience is None else patience):
+            raise UnreachableError("the servers are being looked for")
+        try:
+            wire = self._dial_any(patience)
             try:
                 if wire.mode != "cluster":
                     self.is_cluster = False
@@ -149,17 +197,22 @@ class Servers:
                 self.is_cluster = True
                 if not self._shares:
                     raise UnreachableError("the cluster has no slots")
+                current = {share.server.address for share in self._shares}
+                for address in [one for one in self._known if one not in current]:
+                    self._known.pop(address).close_everywhere()
             finally:
                 wire.close()
+        finally:
+            self._lock.release()
 
-    def _dial_any(self) -> Wire:
+    def _dial_any(self, patience: float | None) -> Wire:
         """Open a connection to any node, the known ones first: the seed may be gone by now."""
         for address in [address for address in self._known if address is not None]:
             try:
-                return self._dialer.dial(address)
+                return self._dialer.dial(address, patience)
             except ServerError:
                 continue
-        return self._dialer.dial()
+        return self._dialer.dial(None, patience)
 
     def _share(self, row: list[Any], host: str) -> Share:
         first, last, primary, *replicas = row

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .bus import Bus
     from .servers import Servers
 
-__all__ = ["Caller", "Exchange", "Pause", "Produce", "Rediscover", "Steps"]
+__all__ = ["Caller", "Exchange", "Leave", "Pause", "Produce", "Rediscover", "Steps"]
 
 T = TypeVar("T")
 
@@ -49,6 +49,13 @@ class Exchange(NamedTuple):
 
 class Rediscover(NamedTuple):
     """A step that finds the servers anew."""
+
+
+class Leave(NamedTuple):
+    """A step that ends the connections of a bucket to a server of another history."""
+
+    bucket: Bucket
+    replid: bytes
 
 
 class Produce(NamedTuple):
@@ -72,7 +79,7 @@ class Produce(NamedTuple):
         return await_within(self.around(), partial(self.loader, *self.arguments))
 
 
-Step = Pause | Exchange | Rediscover | Produce
+Step = Pause | Exchange | Leave | Rediscover | Produce
 Steps = Generator[Step, Any, T]
 
 
@@ -121,13 +128,13 @@ class Caller:
                     in_full = True  # It did not run.
                     continue
                 self.errors += 1
-                if (yield from self.look_elsewhere(reply)) and moves:
+                if (yield from self.look_elsewhere(bucket, reply, ask.replid)) and moves:
                     moves -= 1
                     continue
                 raise UnreachableError(str(reply))
             if reply[0] == b"hidden":
                 raise ConfigurationError("tier: the server hides its master_replid")
-            self._check_confirmed(bucket, reply[1], ask, replicas, confirms=confirms)
+            yield from self._check_confirmed(bucket, reply[1], ask, replicas, confirms=confirms)
             return list(reply)
 
     def call_many(
@@ -171,7 +178,7 @@ class Caller:
                     continue
                 if reply[0] == b"hidden":
                     raise ConfigurationError("tier: the server hides its master_replid")
-                self._check_confirmed(bucket, reply[1], ask, replicas, confirms=True)
+                yield from self._check_confirmed(bucket, reply[1], ask, replicas, confirms=True)
                 results[number] = list(reply)
             pending = [] if in_full else unknown
             in_full = True
@@ -184,9 +191,9 @@ class Caller:
 
     def _check_confirmed(
         self, bucket: Bucket, replid: bytes, ask: Ask, replicas: int, *, confirms: bool
-    ) -> None:
+    ) -> Steps[None]:
         """Refuse the result of a server that may be a primary no more (rules 7, 8)."""
-        if self._bus.has_left(bucket, replid):
+        if (yield from self.leave(bucket, replid)):
             self.errors += 1
             raise UnreachableError("the server writes a history that the fleet has left")
         if not confirms:
@@ -196,10 +203,19 @@ class Caller:
             raise UnreachableError(f"{ask.confirmed} of {replicas} replicas confirmed it")
         self._bus.note(bucket, replid)
 
-    def look_elsewhere(self, refused: ReplyError) -> Steps[bool]:
+    def leave(self, bucket: Bucket, replid: bytes) -> Steps[bool]:
+        """End the connections to a server if the fleet has left it; True if it has (rule 8)."""
+        has_left = self._bus.has_left(bucket, replid)
+        if has_left:
+            yield Leave(bucket, replid)
+        return has_left
+
+    def look_elsewhere(self, bucket: Bucket, refused: ReplyError, replid: bytes) -> Steps[bool]:
         """Find the servers anew if that is what a refusal asks for; True if it was."""
         if refused.kind not in ("MOVED", "READONLY", "CLUSTERDOWN"):
             return False
+        if refused.kind == "READONLY":  # It is a replica by now, on a connection from before.
+            yield Leave(bucket, replid)
         try:
             yield Rediscover()
         except ServerError:
@@ -216,10 +232,12 @@ class Caller:
             while True:
                 try:
                     if type(step) is Exchange:
-                        if not self._servers.is_known:
-                            self._servers.discover()
+                        self._servers.find()
                         server = self._servers.share_of(step.bucket.slot).server
                         result: Any = server.ask(step.ask)
+                    elif type(step) is Leave:
+                        self._servers.share_of(step.bucket.slot).server.leave(step.replid)
+                        result = None
                     elif type(step) is Pause:
                         result = step.bell.wait(step.seconds)
                     elif type(step) is Produce:
@@ -244,9 +262,13 @@ class Caller:
                 try:
                     if type(step) is Exchange:
                         if not self._servers.is_known:
-                            await loop.run_in_executor(None, self._servers.discover)
+                            await loop.run_in_executor(None, self._servers.find)
                         server = self._servers.share_of(step.bucket.slot).server
                         result: Any = await server.aask(step.ask, loop)
+                    elif type(step) is Leave:
+                        server = self._servers.share_of(step.bucket.slot).server
+                        server.leave_on(loop, step.replid)
+                        result = None
                     elif type(step) is Pause:
                         result = await step.bell.awaited(step.seconds)
                     elif type(step) is Produce:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +59,7 @@ class Wire:
         "_connection",
         "_forks",
         "address",
+        "epoch",
         "is_open",
         "mode",
         "replicas",
@@ -78,6 +80,8 @@ class Wire:
         self.mode = self.role = self.version = ""
         self.replid = b""
         self.replicas = 0
+        self.epoch = 0
+        """A cluster node's configuration epoch, which grows when it is promoted or takes a slot."""
 
     def send(self, data: bytes, patience: float) -> None:
         """Send bytes; `UnreachableError` if that cannot be done, and then nothing else can."""
@@ -107,6 +111,14 @@ class Wire:
                 self.close()
                 raise UnreachableError("the server closed the connection")
             replies.feed(data)
+
+    def is_quiet(self) -> bool:
+        """Tell if nothing has come. On a connection that owes no reply that is an end, or worse."""
+        if not hasattr(select, "poll"):
+            return not select.select([self.sock], [], [], 0)[0]
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
 
     def ask(self, *commands: bytes, patience: float) -> list[Any]:
         """Send commands and return their replies, pushed messages left out."""
@@ -148,32 +160,36 @@ class Dialer:
         self._errors: tuple[type[BaseException], ...] = (OSError,)
         self._seeds: list[Address | None] = [None]
 
-    def dial(self, address: Address | None = None) -> Wire:
+    def dial(self, address: Address | None = None, patience: float | None = None) -> Wire:
         """Return an open connection, to another address of the same cluster if one is given.
 
-        Raises `UnreachableError`, or `ConfigurationError` for a server that can never do.
+        `patience` bounds the connect, and what the server is asked then, in seconds each. Raises
+        `UnreachableError`, or `ConfigurationError` for a server that can never do.
         """
         if self._make is None:
             self._prepare()
+        patience = self._connect_patience if patience is None else patience
         if address is not None:
-            return self._dial(address)
+            return self._dial(address, patience)
         for seed in self._seeds[:-1]:
             try:
-                return self._dial(seed)
+                return self._dial(seed, patience)
             except UnreachableError:
                 continue
-        return self._dial(self._seeds[-1])
+        return self._dial(self._seeds[-1], patience)
 
-    def _dial(self, address: Address | None) -> Wire:
+    def _dial(self, address: Address | None, patience: float) -> Wire:
         assert self._make is not None
         connection = self._make(address)
+        for name in ("socket_connect_timeout", "socket_timeout"):
+            setattr(connection, name, min(patience, getattr(connection, name, None) or patience))
         try:
             connection.connect()
         except self._errors as error:
             raise UnreachableError(f"{self._where(address)}: {error}") from error
         wire = Wire(connection, address)
         try:
-            self._greet(wire)
+            self._greet(wire, patience)
         except ServerError as error:
             wire.close()
             raise UnreachableError(f"{self._where(address)}: {error}") from error
@@ -182,10 +198,10 @@ class Dialer:
             raise
         return wire
 
-    def _greet(self, wire: Wire) -> None:
+    def _greet(self, wire: Wire, patience: float) -> None:
         """Speak RESP3 and learn which server this is."""
         hello, info = wire.ask(
-            pack(b"HELLO", b"3"), pack(b"INFO", b"replication"), patience=self._connect_patience
+            pack(b"HELLO", b"3"), pack(b"INFO", b"replication"), patience=patience
         )
         if isinstance(hello, ReplyError) or isinstance(info, ReplyError):
             refused = hello if isinstance(hello, ReplyError) else info
@@ -211,6 +227,11 @@ class Dialer:
         wire.role = lines.get(b"role", b"").decode()
         wire.replid = lines.get(b"master_replid", b"")
         wire.replicas = int(lines.get(b"connected_slaves", b"0"))
+        if wire.mode == "cluster":
+            (info,) = wire.ask(pack(b"CLUSTER", b"INFO"), patience=patience)
+            if type(info) is bytes:  # Else this user may not ask; then no epoch is ever greater.
+                lines = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
+                wire.epoch = int(lines.get(b"cluster_my_epoch", b"0"))
         if not wire.replid:
             raise ConfigurationError(
                 f"tier: {self._where(wire.address)} hides its master_replid, without which values "
