@@ -11,6 +11,9 @@ stored says which version it is of. A history is wrong if
 - a value is of another key or another tenant (promise 5);
 - a call raises, or does not return.
 
+With faults, drawn by the same seed, a write may raise `TierUnavailableError`, and then promises
+nothing; and two loads may overlap, for a process that cannot ask for a lease loads on its own.
+
 As a program it makes as many calls as it is told to: `python -m harness.fleet_histories --help`.
 The mutants break one rule each; a run with one has to be found wrong.
 """
@@ -31,14 +34,19 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowcache import Loaded, create_cache
+from flowcache.errors import TierUnavailableError
 from flowcache.tier import ValkeyTier
+from flowcache.tier.errors import ServerError
 from harness.fleet import confirmed
+from harness.fleet_faults import Site
+from harness.fleet_mutants import MUTANTS
+from harness.servers import server, wait_until
 
 __all__ = ["MUTANTS", "Violation", "run", "verify"]
 
@@ -124,12 +132,21 @@ class Upstream:
 class Worker:
     """One process of the fleet: what it does, and what it saw."""
 
-    def __init__(self, number: int, url: str, upstream: str, calls: int, seed: int) -> None:
+    def __init__(
+        self, number: int, url: str, upstream: str, calls: int, seed: int, *, faults: bool
+    ) -> None:
         self.number = number
         self.upstream = Upstream(upstream)
         self.left = iter(range(calls))
         self.seed = seed
-        tier = ValkeyTier(url, soft_timeout=60.0, hard_timeout=60.0)
+        self.errs: tuple[type[Exception], ...] = ()
+        """What a call may raise."""
+        if faults:
+            # The replica is always waited for, also by a process that has not seen it yet.
+            tier = ValkeyTier(url, soft_timeout=0.25, hard_timeout=0.5, replicas=1)
+            self.errs = (TierUnavailableError, ServerError)
+        else:
+            tier = ValkeyTier(url, soft_timeout=60.0, hard_timeout=60.0)
         self.cache = create_cache(tier=tier, name="histories", default_ttl=60)
         self.spaces = {tenant: self.cache.namespace(tenant) for tenant in TENANTS}
         self.invalidations: list[Invalidation] = []
@@ -140,6 +157,16 @@ class Worker:
         self.errors: list[str] = []
         self.lock = threading.Lock()
         self.url = url
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two calls, so that faults come between many of them.
+
+        Without the tier calls cost little, and most of a run's calls would be made then.
+        """
+        if not self.errs:
+            return 0.0
+        return 0.03 if self.cache.tier.state == "apart" else 0.003  # type: ignore[union-attr]
 
     # What is seen
 
@@ -316,7 +343,9 @@ class Worker:
         chance = random.Random(seed)
         try:
             for _ in self.left:
-                self.step(chance)
+                with suppress(*self.errs):
+                    self.step(chance)
+                time.sleep(self.pause)
         except BaseException as error:
             self.errors.append(f"{type(error).__name__}: {error}")
 
@@ -324,7 +353,9 @@ class Worker:
         async def use(number: int) -> None:
             chance = random.Random(seed + number)
             for _ in self.left:
-                await self.astep(chance)
+                with suppress(*self.errs):
+                    await self.astep(chance)
+                await asyncio.sleep(self.pause)
 
         async def use_all() -> None:
             await asyncio.gather(*(use(number) for number in range(TASKS)))
@@ -348,7 +379,7 @@ class Worker:
             user.join()
 
 
-def verify(workers: list[dict[str, Any]]) -> None:
+def verify(workers: list[dict[str, Any]], *, faults: bool = False) -> None:
     """Raise `Violation` for what no fleet that keeps its promises could have shown."""
     for number, seen in enumerate(workers):
         if seen["errors"]:
@@ -396,7 +427,8 @@ def verify(workers: list[dict[str, Any]]) -> None:
                         f"{culprit.versions[place]} and over {(read.begin - culprit.end) / 1e6:.3f}"
                         " ms before"
                     )
-    check_loads(runs, invalidations)
+    if not faults:
+        check_loads(runs, invalidations)
 
 
 def check_loads(runs: list[Run], invalidations: list[Invalidation]) -> None:
@@ -413,136 +445,6 @@ def check_loads(runs: list[Run], invalidations: list[Invalidation]) -> None:
                 raise Violation(f"two loads of {PLACES[place]} at once: {first}, {second}")
 
 
-# Mutants: each breaks one rule in every process of the fleet
-
-
-KEYED = ("lease", "set", "add", "touch", "incr", "delete", "expire")
-"""The scripts of single keys, `store` beside them."""
-GRANTED = (
-    "local numbers = {tonumber(string.sub(grant, 33, 48)), tonumber(string.sub(grant, 49, 64))}"
-)
-
-
-def change_script(name: str, old: str, new: str) -> None:
-    from flowcache.tier.script import Script, script
-
-    known = script(name)
-    text = known._text.decode()
-    assert old in text, name
-    changed = Script(name, text.replace(old, new))
-    known._text, known._digest = changed._text, changed._digest
-
-
-def no_floor() -> None:
-    """Markers that were dropped void nothing any more."""
-    from flowcache.tier import items
-
-    judge = items.Items.judge
-
-    def careless(self: Any, item: Any, read: Any, *rest: Any) -> Any:
-        for record in (read.unit, read.root):
-            if type(record) is list:
-                record[2] = b"0"
-        return judge(self, item, read, *rest)
-
-    items.Items.judge = careless  # type: ignore[method-assign]
-    for name in (*KEYED, "store"):
-        change_script(name, "if number < record.f then", "if false then")
-
-
-def no_incarnation() -> None:
-    """A lost record begins again as it was."""
-    from flowcache.tier import steps
-
-    steps.new_token = lambda: b"0" * 16
-    for name in (*KEYED, "store", "invalidate"):
-        change_script(name, "'s', text(now), 'f', '0'", "'s', '1', 'f', '0'")
-        change_script(name, "i = fresh, s = now,", "i = fresh, s = 1,")
-    change_script("invalidate", "math.max(record.s + 1, now)", "record.s + 1")
-
-
-def no_second_drop() -> None:
-    """What was filled while an invalidation was under way stays."""
-    from flowcache.tier.front import Front
-
-    def once(self: Any, namespace: Any, there: Any, here: Any, wait: Any = None) -> Any:
-        removed = here()
-        yield from there(fleet=wait is not None)
-        return removed
-
-    Front._invalidate = once  # type: ignore[method-assign]
-
-
-def unfenced_here() -> None:
-    """What was read is held whatever has happened since."""
-    from flowcache import _core
-    from flowcache.tier.front import Front
-
-    keep = Front.keep
-
-    def careless(self: Any, namespace: Any, fill: Any, found: Any) -> None:
-        fresh = _core._fill(namespace, fill.key)
-        try:
-            keep(self, namespace, fresh, found)
-        finally:
-            _core._fill_end(fresh)
-
-    Front.keep = careless  # type: ignore[method-assign]
-
-
-def unfenced_there() -> None:
-    """The tier takes what was loaded before an invalidation."""
-    change_script("store", "if void or also or soft > 0 or softened > 0 then", "if false then")
-    change_script("store", GRANTED, "local numbers = {unit.s, root.s}")
-
-
-def late_tags_unchecked() -> None:
-    """Tags that a loader names are not told to the tier."""
-    from flowcache.tier import loads
-
-    unpacked = loads.unpacked
-
-    def careless(produced: Any, terms: Any) -> Any:
-        value, ttl, _, *rest = unpacked(produced, terms)
-        return (value, ttl, terms.tags, *rest)
-
-    loads.unpacked = careless
-
-
-def unfenced_set() -> None:
-    """A `set` keeps its own value, whatever another process has set meanwhile."""
-    from flowcache import _core
-    from flowcache.tier.front import Front
-
-    store = Front.store
-
-    def careless(self: Any, namespace: Any, fill: Any, *rest: Any, **more: Any) -> None:
-        fresh = _core._fill(namespace, fill.key)
-        try:
-            store(self, namespace, fresh, *rest, **more)
-        finally:
-            _core._fill_end(fresh)
-
-    Front.store = careless  # type: ignore[method-assign]
-
-
-def token_alone() -> None:
-    """A lease says whose it is, and not under which records the load began."""
-    change_script("store", GRANTED, "local numbers = {unit.s, root.s}")
-
-
-MUTANTS: dict[str, Callable[[], None]] = {
-    "no floor": no_floor,
-    "no incarnation": no_incarnation,
-    "no second drop": no_second_drop,
-    "unfenced store here": unfenced_here,
-    "unfenced store there": unfenced_there,
-    "late tags unchecked": late_tags_unchecked,
-    "unfenced set": unfenced_set,
-    "token alone": token_alone,
-}
-
-
 # Processes
 
 
@@ -554,11 +456,17 @@ def work(arguments: argparse.Namespace) -> int:
     engine.MOST_ITEMS = 3  # type: ignore[misc]
     sys.setswitchinterval(1e-4)
     if arguments.mutant:
-        MUTANTS[arguments.mutant]()
+        MUTANTS[arguments.mutant](setattr)
     worker = Worker(
-        arguments.worker, arguments.url, arguments.upstream, arguments.calls, arguments.seed
+        arguments.worker,
+        arguments.url,
+        arguments.upstream,
+        arguments.calls,
+        arguments.seed,
+        faults=arguments.faults > 0,
     )
     confirmed(worker.cache.connect)
+    Path(arguments.out).with_suffix(".ready").touch()
     worker.run()
     seen = {
         "invalidations": worker.invalidations,
@@ -579,41 +487,61 @@ def work(arguments: argparse.Namespace) -> int:
 KINDS: dict[str, Any] = {"invalidations": Invalidation, "reads": Read, "runs": Run}
 
 
-def run(url: str, calls: int, seed: int, *, processes: int = 4, mutant: str = "") -> dict[str, int]:
-    """Run a fleet on an empty server and verify its history; return what there was of each kind."""
-    with tempfile.TemporaryDirectory(prefix="fc-fleet-") as folder:
-        upstream = Path(folder) / "upstream"
+def run(
+    calls: int,
+    seed: int,
+    *,
+    processes: int = 4,
+    mutant: str = "",
+    faults: float = 0.0,
+) -> dict[str, int]:
+    """Run a fleet on a server of its own and verify its history; return what there was of each.
+
+    `faults`: seconds between two faults; 0 for none.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fc-fleet-")))
+        site = None
+        if faults:
+            site = Site(stack, folder, processes, seed)
+            urls = [link.url for link in site.links]
+        else:
+            urls = [stack.enter_context(server()).url] * processes
+        upstream = folder / "upstream"
         upstream.write_bytes(b"\0" * 4096)
-        outs = [Path(folder) / f"out{number}" for number in range(processes)]
+        outs = [folder / f"out{number}" for number in range(processes)]
         fleet = []
         for number, out in enumerate(outs):
-            command = [
-                sys.executable,
-                "-m",
-                "harness.fleet_histories",
-                "--worker",
-                str(number),
-                "--url",
-                url,
-                "--upstream",
-                str(upstream),
-                "--out",
-                str(out),
-                "--calls",
-                str(calls // processes),
-                "--seed",
-                str(seed * 1000 + number),
-                "--mutant",
-                mutant,
-            ]
+            command = [sys.executable, "-m", "harness.fleet_histories"]
+            options = {
+                "worker": number,
+                "url": urls[number],
+                "upstream": upstream,
+                "out": out,
+                "calls": calls // processes,
+                "seed": seed * 1000 + number,
+                "mutant": mutant,
+                "faults": faults,
+            }
+            for name, value in options.items():
+                command += [f"--{name}", str(value)]
             path = os.pathsep.join(part for part in sys.path if part)
             fleet.append(subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}))
+        happened: list[tuple[float, str]] = []
         try:
+            if site is not None:
+                happened = site.happened
+                wait_until(lambda: all(out.with_suffix(".ready").exists() for out in outs), 60)
+                site.begin([one.pid for one in fleet], faults)
             for process in fleet:
                 process.wait(PATIENCE + calls / 100)
         except subprocess.TimeoutExpired:
-            raise Violation("a process does not end: a call waits for ever") from None
+            raise Violation(
+                f"a process does not end: a call waits for ever{told(happened)}"
+            ) from None
         finally:
+            if site is not None:
+                site.end()
             for process in fleet:
                 process.kill()
                 process.wait()
@@ -625,11 +553,20 @@ def run(url: str, calls: int, seed: int, *, processes: int = 4, mutant: str = ""
             for kind, made in KINDS.items():
                 seen[kind] = [made._make(one) for one in seen[kind]]
             workers.append(seen)
-    verify(workers)
+    try:
+        verify(workers, faults=faults > 0)
+    except Violation as violation:
+        raise Violation(f"{violation}{told(happened)}") from None
     total = {kind: sum(len(seen[kind]) for seen in workers) for kind in KINDS}
     for name in ("tier_hits", "tier_stores", "tier_errors", "hits"):
         total[name] = sum(seen["stats"][name] for seen in workers)
-    return total
+    return total | {"faults": len(happened)}
+
+
+def told(happened: list[tuple[float, str]]) -> str:
+    """Return the faults of a run, for the end of a message."""
+    lines = [f"\n  {when:7.2f} s  {name}" for when, name in happened]
+    return "; faults:" + "".join(lines) if lines else ""
 
 
 def main() -> int:
@@ -640,33 +577,31 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--mutant", choices=["", *MUTANTS], default="")
     parser.add_argument("--mutants", action="store_true", help="try each mutant for so many calls")
+    parser.add_argument("--faults", type=float, default=0.0, help="seconds between two faults")
     for name in ("url", "upstream", "out"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=int, default=-1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker >= 0:
         return work(arguments)
-    from harness.servers import server
-
     wrong = 0
     for mutant in MUTANTS if arguments.mutants else [arguments.mutant]:
         began = time.monotonic()
-        with server() as running:
-            print(f"seed {arguments.seed}", mutant or "no mutant", flush=True)
-            try:
-                total = run(
-                    running.url,
-                    arguments.calls,
-                    arguments.seed,
-                    processes=arguments.processes,
-                    mutant=mutant,
-                )
-            except Violation as violation:
-                print(f"VIOLATION: {violation}")
-                wrong += 1
-            else:
-                counts = ", ".join(f"{count:,} {kind}" for kind, count in total.items())
-                print(f"{counts}: clean, in {time.monotonic() - began:.0f} s")
+        print(f"seed {arguments.seed}", mutant or "no mutant", flush=True)
+        try:
+            total = run(
+                arguments.calls,
+                arguments.seed,
+                processes=arguments.processes,
+                mutant=mutant,
+                faults=arguments.faults,
+            )
+        except Violation as violation:
+            print(f"VIOLATION: {violation}")
+            wrong += 1
+        else:
+            counts = ", ".join(f"{count:,} {kind}" for kind, count in total.items())
+            print(f"{counts}: clean, in {time.monotonic() - began:.0f} s", flush=True)
     if arguments.mutants:
         return 0 if wrong == len(MUTANTS) else 1
     return 1 if wrong else 0

@@ -53,6 +53,10 @@ class Passage:
         self.kind: Kind = "commands"
         self.halves = (Half("requests", client, server), Half("replies", server, client))
         self.spoken = b""
+        self.is_stuck = False
+        """Its requests are held, whatever goes on elsewhere."""
+        self.is_trapped = False
+        """Its replies are held, since it has asked for what the test waits for."""
         self.is_lost = False
         """Some of its bytes were lost, so that it can be of no more use."""
 
@@ -86,6 +90,7 @@ class Proxy:
         self._held: dict[tuple[Kind, Way], int] = {}
         self._dropped: dict[tuple[Kind, Way], int] = {}
         self._delays: dict[tuple[Kind, Way], float] = {}
+        self._traps: tuple[bytes, ...] = ()
         self._refuses = 0
         self._is_closed = False
         self._ours, self._wake = socket.socketpair()
@@ -130,6 +135,44 @@ class Proxy:
             self._tell()
 
     @contextmanager
+    def stuck(self, *kinds: Kind) -> Iterator[None]:
+        """Hold the requests of the connections that are open now; those opened later are free."""
+        with self._lock:
+            stuck = [one for one in self._passages if one.kind in (kinds or KINDS)]
+            for one in stuck:
+                one.is_stuck = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                for one in stuck:
+                    one.is_stuck = False
+            self._tell()
+
+    @contextmanager
+    def trapped(self, *words: bytes) -> Iterator[None]:
+        """Hold the replies of each connection that has said one of these words."""
+        with self._lock:
+            self._traps = words
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._traps = ()
+                for one in self._passages:
+                    one.is_trapped = False
+            self._tell()
+
+    def wait_trapped(self) -> None:
+        """Wait until a connection has said one of the words, and the server has answered it."""
+
+        def is_answered() -> bool:
+            with self._lock:
+                return any(one.is_trapped and one.halves[1].waiting for one in self._passages)
+
+        wait_until(is_answered)
+
+    @contextmanager
     def refused(self) -> Iterator[None]:
         """Cut all connections, and accept none until the block ends."""
         with self._lock:
@@ -147,6 +190,14 @@ class Proxy:
             cut = [one for one in self._passages if one.kind in (kinds or KINDS)]
         self._end(cut)
         return len(cut)
+
+    def orphan(self) -> None:
+        """End the client's side of the stuck connections; their requests still reach the server."""
+        with self._lock:
+            orphans = [one for one in self._passages if one.is_stuck]
+        for one in orphans:
+            with suppress(OSError):
+                one.halves[0].source.shutdown(socket.SHUT_RDWR)
 
     # What a test waits for
 
@@ -273,6 +324,8 @@ class Proxy:
                 return
             if half.way == "requests":
                 passage.hear(data)
+                if any(word in passage.spoken for word in self._traps):
+                    passage.is_trapped = True
             place = (passage.kind, half.way)
             half.total += len(data)
             if self._dropped.get(place):
@@ -308,6 +361,7 @@ class Proxy:
             for half in passage.halves:
                 with self._lock:
                     is_held = self._held.get((passage.kind, half.way), 0) > 0
+                    is_held |= passage.is_stuck if half.way == "requests" else passage.is_trapped
                 while half.waiting and not is_held:
                     due, data = half.waiting[0]
                     if due > now:

@@ -24,7 +24,7 @@ ACME = "tenant:acme"
 LONG = 60.0
 """A lease that no pause of a slow machine ends: for tests in which a read has to be answered."""
 SHORT = 2.0
-NOT_THE_TIER_S = ("name", "connects", "default_ttl", "tenant_depth")
+NOT_THE_TIER_S = ("name", "connects", "default_ttl", "max_pending_age")
 
 
 class Upstream:
@@ -67,9 +67,13 @@ class Calling:
             raise self._error
         return self._told
 
-    def __enter__(self) -> Calling:
+    def begin(self) -> Calling:
+        """Start the call; its end may be after the fault's."""
         self._thread.start()
         return self
+
+    def __enter__(self) -> Calling:
+        return self.begin()
 
     def __exit__(self, *_: object) -> None:
         self._thread.join(60)

@@ -75,3 +75,10 @@ def two(
     """A primary with a replica, and the link between the two."""
     primary, replica, between = pair_of_each
     return Bench(make, links, primary, replica), between
+
+
+@pytest.fixture
+def new_two(tmp_path: Path, links: list[Proxy], make: Make) -> Iterator[tuple[Bench, Proxy]]:
+    """The same of the newest kind of server."""
+    with replicated(newest(), tmp_path) as (primary, replica, between):
+        yield Bench(make, links, primary, replica), between

@@ -62,11 +62,11 @@ def test_a_tag_that_is_invalidated_while_tags_are_checked(bench: Bench) -> None:
     link = bench.link()
     reader, writer = bench.space(link), bench.space()
     writer.set("k", "old", tags="t")
+    Marker(reader, writer).wait()  # The message is there, and the connection is open.
     before = bus_of(reader).messages
     with ExitStack() as requests:
         with link.held("commands", way="replies"):
-            reading = Calling(lambda: reader.get("k"))
-            reading.__enter__()
+            reading = Calling(lambda: reader.get("k")).begin()
             link.wait_held("commands", way="replies")
             requests.enter_context(link.held("commands", way="requests"))
         # It has the value and its tags now, and asks again with them.
@@ -81,10 +81,11 @@ def test_an_invalidation_is_told_once(bench: Bench) -> None:
     """FusionCache #627: a message that is applied is sent again by no receiver, and it evicts only
     what it covers."""
     spaces = [bench.space() for _ in range(3)]
-    markers = [Marker(reader, spaces[0]) for reader in spaces]
     spaces[0].set_many({"a": 1, "b": 2})
     for space in spaces:
+        Marker(space, spaces[0]).wait()
         assert space.get_many(["a", "b"]) == {"a": 1, "b": 2}
+    markers = [Marker(reader, spaces[0]) for reader in spaces]
     log = tier_of(spaces[0]).layout.all[0].log
     before = bench.primary.call("XLEN", log)
     for number in range(20):
@@ -100,8 +101,10 @@ def test_a_reply_that_comes_after_the_invalidation(bench: Bench) -> None:
     link = bench.link()
     reader, writer = bench.space(link), bench.space()
     writer.set("k", "old")
+    Marker(reader, writer).wait()  # The message is there, and the connection is open.
     before = bus_of(reader).messages
-    with link.held("commands", way="replies"), Calling(lambda: reader.get("k")) as reading:
+    with link.held("commands", way="replies"):
+        reading = Calling(lambda: reader.get("k")).begin()
         link.wait_held("commands", way="replies")
         writer.set("k", "new")
         wait_until(lambda: bus_of(reader).messages > before)
@@ -168,9 +171,11 @@ def test_a_clear_empties_its_own_namespace(bench: Bench) -> None:
     for path in paths:
         one.namespace(*path).set("k", path)
     for cleared in (("a:b",), ("a", "b"), ("@",), ("a",)):
-        marker = Marker(other.namespace("marked"), one.namespace("marked"))
+        marked = other.namespace("marked"), one.namespace("marked")
+        Marker(*marked).wait()
         for path in paths:
             assert other.namespace(*path).get("k") == path
+        marker = Marker(*marked)
         one.namespace(*cleared).clear()
         marker.wait()
         for path in paths:
@@ -204,6 +209,7 @@ def test_a_cancelled_call_keeps_its_reply_from_others(bench: Bench) -> None:
         there.set("k", number)
 
     async def read() -> None:
+        assert await cache.aget("other") is None  # The connection is open.
         for first in range(2):
             with link.held("commands", way="replies"):
                 calls = [asyncio.ensure_future(here.aget("k")) for here, _ in spaces]
@@ -233,7 +239,7 @@ def test_a_fail_over_that_loses_an_invalidation(two: tuple[Bench, Any]) -> None:
     wait_until(lambda: other.get("k") == "old")
     item = tier_of(one).item(one, "k")
     with between.held("replication", way="replies"):
-        with pytest.raises(TierUnavailableError, match="0 of 1 replicas"):
+        with pytest.raises(TierUnavailableError):
             one.invalidate_tag("t")
         assert one.peek("k") is None  # Here it is done.
         bench.promote()
