@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import random
 import socket
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from flowcache.tier.breaker import Breaker
+from flowcache.tier.breaker import Announced, Breaker
 from flowcache.tier.errors import BreakerOpenError, ServerError, SlowError, UnreachableError
 from flowcache.tier.link import Ask, Batch, LoopLink, Read, Records, ThreadLink
 from flowcache.tier.resp import pack
@@ -422,6 +423,27 @@ def test_a_probe_that_never_comes_back_is_followed_by_another() -> None:
         now[0] = second
         assert breaker.admits()
         assert not breaker.admits()
+
+
+def test_a_breaker_is_logged_once_as_it_opens_and_once_as_it_closes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [0.0]
+    breaker: Any = Breaker(
+        failures=2, period=1.0, clock=lambda: now[0], on_change=Announced(("db", 6379))
+    )
+    caplog.set_level(logging.INFO, "flowcache")
+    for second in range(1, 8):
+        now[0] = float(second)
+        if breaker.admits():
+            breaker.failed()
+    for _ in range(3):
+        now[0] += 2.0
+        breaker.admits()
+        breaker.succeeded()
+    events = [record.flowcache_event for record in caplog.records]
+    assert events == ["breaker_opened", "breaker_closed"]
+    assert "db:6379" in caplog.text
 
 
 def test_a_server_that_is_gone_costs_nothing_while_the_breaker_is_open(

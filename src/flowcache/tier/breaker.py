@@ -9,11 +9,32 @@ from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 from flowcache._core import lease_time as monotonic
+from flowcache.reports import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Breaker"]
+    from .wire import Address
+
+__all__ = ["Announced", "Breaker"]
+
+
+class Announced:
+    """Logs that a breaker has opened, and that it has closed: once each, whatever probes find."""
+
+    def __init__(self, address: Address | None) -> None:
+        self._where = "the server" if address is None else f"{address[0]}:{address[1]}"
+        self._is_open = False
+
+    def __call__(self, state: str) -> None:
+        """Take a breaker's new state."""
+        if state == "open" and not self._is_open:
+            self._is_open = True
+            message = "the tier: %s failed several times in a row, and is left alone"
+            report("WARNING", message, self._where, event="breaker_opened")
+        elif state == "closed" and self._is_open:
+            self._is_open = False
+            report("WARNING", "the tier: %s answers again", self._where, event="breaker_closed")
 
 
 class Breaker:

@@ -20,7 +20,7 @@ from flowcache.errors import ConfigurationError, TierUnavailableError
 
 from .answers import Added, Grant, Stored, milliseconds, stored_of
 from .bell import Bell
-from .breaker import Breaker
+from .breaker import Announced, Breaker
 from .bus import LATE, LEASE, Bus, new_token
 from .codec import UndecodableError, UnencodableError
 from .envelope import tag_mark
@@ -83,7 +83,7 @@ class Engine:
         self._unit_stores = unit_stores
 
         def make_breaker(address: Address | None) -> Breaker:
-            return Breaker(failures=failures, period=period)
+            return Breaker(failures=failures, period=period, on_change=Announced(address))
 
         self.servers = Servers(dialer, make_breaker, hard)
         shape = f"version=1 buckets={layout.buckets} tenant_depth={layout.tenant_depth}"
