@@ -17,6 +17,7 @@ INTERRUPTED: Final = 130
 # A verb is the module of its name beside this file. Its `main(arguments)` returns the exit status.
 VERBS: Final = {
     "replay": "replay a request log: how big should the cache be?",
+    "tier": "look at the second tier of a fleet: members, bus, invalidations",
     "top": "watch the caches of running processes",
 }
 

@@ -567,6 +567,11 @@ class Front(Fills):
         return self._held.stale_served
 
     @property
+    def open_breakers(self) -> int:
+        """How many servers are left alone for now, as they failed several times in a row."""
+        return sum(one.breaker.state != "closed" for one in self.engine.servers.all)
+
+    @property
     def queued(self) -> int:
         """How many invalidations wait to be sent, by `queue_invalidations=`."""
         return len(self.engine.queue)

@@ -291,7 +291,8 @@ def tier_of(view: _core.Namespace[Any], stats: dict[str, Any]) -> dict[str, Any]
     if tier is None:
         return {}
     counters = ("tier_hits", "tier_misses", "tier_stores", "tier_errors", "untiered")
-    return {"state": str(tier.state), **{name: stats[name] for name in counters}}
+    told = {name: stats[name] for name in counters}
+    return {"state": str(tier.state), "open_breakers": tier.open_breakers, **told}
 
 
 def functions_of(view: _core.Namespace[Any]) -> list[dict[str, Any]]:
