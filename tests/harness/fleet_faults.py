@@ -166,7 +166,8 @@ class Site:
         self.primary.kill()
         self._pause(0.5)
         self.primary.start()
-        wait_until(self._is_replicated)
+        self.primary.call("REPLICAOF", "NO", "ONE")  # It may have begun as the replica.
+        wait_until(self._is_replicated, 60)
 
     def fill_memory(self) -> None:
         used = self.primary.call("INFO", "memory")["used_memory"]
@@ -183,7 +184,7 @@ class Site:
     def replace(self) -> None:
         """Have the replica take over, asleep or awake, behind or not; then the old one wakes, is
         itself for a while, and becomes the replica."""
-        wait_until(self._is_replicated)
+        wait_until(self._is_replicated, 60)
         old, new = self.primary, self.replica
         sleeps = self._chance.random() < 0.5
         with ExitStack() as lasting:
