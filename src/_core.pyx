@@ -22,13 +22,15 @@
 #   tags       (namespace, tag) -> entries
 #   sketch     how often keys were stored, about
 #   ghosts     what is left of entries that were evicted
+#   accounts   what is noted of tenants that share by utility
 # namespaces
 #   arguments  checks of arguments
 #   options    the options of a loading call, and what they mean for an entry
 #   tree       the structs of a namespace (Node) and of a cache (Core); the tree; the idle
 #   tinylfu    the order of a namespace's entries, LRU or TinyLFU; the entry that gives way
-#   fairness   the namespace that gives way
 #   haunting   misses that more room would have turned into hits
+#   ledger     the room that tenants lend each other, and the hits that they lose by it
+#   fairness   the namespace that gives way
 #   waiters    tasks that wait for a load
 #   loads      running loads, and their fences
 #   contexts   changes of context variables, and collections within them
@@ -163,13 +165,15 @@ include "_core/heap.pxd"
 include "_core/tags.pxd"
 include "_core/sketch.pxd"
 include "_core/ghosts.pxd"
+include "_core/accounts.pxd"
 
 include "_core/arguments.pyx"
 include "_core/options.pyx"
 include "_core/tree.pyx"
 include "_core/tinylfu.pyx"
-include "_core/fairness.pyx"
 include "_core/haunting.pyx"
+include "_core/ledger.pyx"
+include "_core/fairness.pyx"
 include "_core/waiters.pyx"
 include "_core/loads.pyx"
 include "_core/contexts.pyx"

@@ -14,31 +14,6 @@ cdef void node_haunted_total_locked(Node* node, Haunted* into, bint* is_tinylfu)
         child = child.next
 
 
-cdef int ghosts_fit_locked(Core* core, double now) except -1:
-    """Have ghosts for what the cache may hold; begin anew where it may hold much more, or less."""
-    cdef int64_t most = core.root.max_entries
-    cdef int64_t likely = max(core.root.entries * 2, <int64_t>MOST_GHOSTS)
-    cdef int64_t span, wanted
-    cdef uint32_t n
-    cdef Ghosts* made
-    if most < 0 or most > likely:
-        most = likely
-    if core.ghosts != NULL:
-        span = <int64_t>core.ghosts.buckets * core.ghosts.sample
-        wanted = <int64_t>ghosts_buckets(most) * ghosts_sample(most)
-        if wanted <= span <= 2 * wanted:
-            return 0
-    made = ghosts_new(most, now)
-    if made == NULL:
-        raise MemoryError()
-    for n in range(core.nodes_used if core.ghosts != NULL else 0):
-        if core.nodes[n] != NULL:
-            memset(&core.nodes[n].haunted, 0, sizeof(Haunted))
-    ghosts_free(core.ghosts)
-    core.ghosts = made
-    return 0
-
-
 cdef object advice_of(Store store, Node* node):
     cdef Core* core = &store.core
     cdef Counters total
@@ -59,7 +34,8 @@ cdef object advice_of(Store store, Node* node):
         if is_tinylfu:
             raise ConfigurationError(
                 'advice: is told of eviction="lru" alone; a namespace here or below has "tinylfu"')
-        ghosts_fit_locked(core, now)
+        if ghosts_fit_locked(core, now) < 0:
+            raise MemoryError()
         node_total_locked(node, &total)
     finally:
         lock_release(&core.lock)

@@ -120,6 +120,12 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     check_heap_locked(core, BY_DUE, &node.due, f"{label}: due")
     check_heap_locked(core, BY_ENTRIES, &node.by_entries, f"{label}: by_entries")
     check_heap_locked(core, BY_WEIGHT, &node.by_weight, f"{label}: by_weight")
+    check_that((node.ledger != NULL) == (node.depth + 1 == core.tenant_depth
+                                         and (node.parent != NULL or node == core.root))
+               and (node.account != NULL) == (node.parent != NULL and node.parent.ledger != NULL),
+               f"{label}: a ledger or an account is amiss")
+    if node.ledger != NULL:
+        check_ledger_locked(core, node)
     entries = own
     weight = own_weight
     while child != NULL:
@@ -155,7 +161,8 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
         check_that(not is_above(node.max_entries, node.given.max_entries)
                    and not is_above(node.max_weight, node.given.max_weight)
                    and not is_above(node.max_pending, node.given.max_pending)
-                   and node.reserved <= node.given.reserved and node.share <= node.given.share,
+                   and node.reserved <= node.given.reserved and node.share <= node.given.share
+                   and node.guaranteed <= node.given.guaranteed,
                    f"{label}: more than it was given")
         check_that(node.reserved_below <= node.reserved,
                    f"{label}: more is reserved below than here")
@@ -169,6 +176,73 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     if node.is_idle:
         check_that(not (node.views or node.entries or node.pending or node.child != NULL),
                    f"{label}: idle and in use")
+    return 0
+
+
+cdef int check_ledger_locked(Core* core, Node* node) except -1:
+    """The rings, the sums, the heap and the ghosts of tenants that share by utility."""
+    cdef Ledger* ledger = node.ledger
+    cdef Account* account = ledger.cursor
+    cdef Node* child = node.child
+    cdef uint32_t _, n, limited = 0, lenders = 0, parked = 0, hash
+    cdef int64_t held = 0
+    cdef double shares = 0, pulled = 0, utility = 0, sizes = 0
+    label = node_label(node)
+    for _ in range(ledger.visited):
+        check_that(account.next.previous == account and account.previous.next == account,
+                   f"{label}: the ring of its ledger is broken")
+        if account.limited:
+            limited += 1
+            held += account_held_locked(account)
+            shares += account.share
+            pulled += account.share * account.pull
+            utility += account.utility * account.size
+            sizes += account.size
+        else:
+            check_that(account.size == 0, f"{label}: the utility of an unlimited tenant counts")
+        account = account.next
+    check_that(account == ledger.cursor, f"{label}: the accounts of its ledger are miscounted")
+    check_that(limited == ledger.limited and held == ledger.held,
+               f"{label}: its ledger has {ledger.limited} limited with {ledger.held} entries, "
+               f"counted {limited} with {held}")
+    check_that(fabs(shares - ledger.shares) <= 1e-6 * shares
+               and fabs(pulled - ledger.pulled) <= 1e-6 * pulled,
+               f"{label}: the shares of its ledger are {ledger.shares}, counted {shares}")
+    check_that(fabs(utility - ledger.utility) <= 1e-6 * (utility + 1)
+               and fabs(sizes - ledger.sizes) <= 1e-6 * (sizes + 1),
+               f"{label}: the utility of its ledger is {ledger.utility}, counted {utility}")
+    account = ledger.parked
+    while account != NULL:
+        parked += 1
+        check_that(account.parked_next.parked_previous == account,
+                   f"{label}: the ring of the parked is broken")
+        account = account.parked_next if account.parked_next != ledger.parked else NULL
+    check_heap_locked(core, BY_PULL, &ledger.by_pull, f"{label}: by_pull")
+    while child != NULL:
+        account = child.account
+        check_that(account.share == child.share and account.pull > 0,
+                   f"{label}: an account has another share")
+        lenders += child.guaranteed < 1
+        parked -= account.parked_next != NULL
+        check_that(not account.limited or account.next != NULL,
+                   f"{label}: a limited tenant is never visited")
+        if node_heap_index(child, BY_PULL) != NONE:
+            check_that(account.parked_next == NULL, f"{label}: a tenant is in the heap and parked")
+            check_that(ledger.by_pull.keys[node_heap_index(child, BY_PULL)]
+                       <= -account_ratio_locked(account, 0),
+                       f"{label}: a tenant is fuller than its key by pull")
+        else:
+            check_that(child.entries == 0 or account.parked_next != NULL,
+                       f"{label}: a tenant is neither in the heap nor parked")
+        child = child.next
+    check_that(parked == 0, f"{label}: the parked are miscounted")
+    check_that(lenders == ledger.lenders, f"{label}: the lenders are miscounted")
+    for n in range(ledger.ghosts.buckets * GHOSTS_A_BUCKET if ledger.ghosts != NULL else 0):
+        hash = ledger.ghosts.slots[n].hash
+        check_that(hash == 0 or (hash % ledger.ghosts.sample == 0
+                                 and ghosts_bucket(ledger.ghosts, hash)
+                                 == &ledger.ghosts.slots[n - n % GHOSTS_A_BUCKET]),
+                   f"{label}: a ghost is where no look-up finds it")
     return 0
 
 

@@ -32,6 +32,7 @@ cdef extern from * nogil:
     bint signbit(double)
     double fabs(double)
     double fmax(double, double)
+    double exp2(double)
     double fmin(double, double)
     bint isnan(double)
     bint isinf(double)

@@ -19,14 +19,16 @@ cdef bint node_make_room_locked(Core* core, Node* top, Node* storing, Ranking by
                                 uint32_t spared, double now) noexcept:
     """Remove one entry at or below `top`: one that is due, else a victim. False: there is none."""
     cdef Node* victim
-    cdef uint32_t steps = SETTLE
+    cdef uint32_t steps = SETTLE, i
     if node_settle_one_locked(core, top, now, True, &steps):
         return True
-    victim = node_victim_locked(core, top, storing, by, extra, spared)
+    victim = victim_locked(core, top, storing, by, extra, spared)
     if victim == NULL:
         return False
-    entry_unlink_locked(core, order_victim_locked(core, victim, spared if victim == storing else 0),
-                        EVICTED)
+    i = order_victim_locked(core, victim, spared if victim == storing else 0)
+    if unlikely(top.ledger != NULL) and by == BY_ENTRIES:
+        ledger_evict_locked(core, top, victim, entry_at(&core.slab, i), now)
+    entry_unlink_locked(core, i, EVICTED)
     storing.counters.evictions_caused += 1
     return True
 
@@ -68,7 +70,7 @@ cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now
         if ancestor.own > ratio or (ancestor.by_entries.n and -ancestor.by_entries.keys[0] > ratio):
             return False
         top = ancestor
-    if node_bound_locked(top) <= now:
+    if top.ledger != NULL or node_bound_locked(top) <= now:
         return False
     while top != NULL:
         if top.max_entries >= 0 and top.entries > top.max_entries:
@@ -136,7 +138,7 @@ cdef int node_shrink_locked(Store store, Node* node, double now) except -1:
     cdef bint due = True
     cdef Node* victim
     cdef Ranking by
-    cdef uint32_t steps
+    cdef uint32_t steps, i
     while True:
         if node.max_entries >= 0 and node.entries > node.max_entries:
             by = BY_ENTRIES
@@ -153,11 +155,14 @@ cdef int node_shrink_locked(Store store, Node* node, double now) except -1:
             due = False
             if node.child == NULL and by == BY_ENTRIES:
                 compaction_begin_locked(core, node, node.entries - node.max_entries)
-        victim = node_victim_locked(core, node, NULL, by, 0, 0)
+        victim = victim_locked(core, node, NULL, by, 0, 0)
         if victim == NULL:
             # All is reserved: a limit on weight does not spare what is reserved in entries.
             victim = node_heaviest_locked(node)
-        entry_unlink_locked(core, order_victim_locked(core, victim, 0), OVER_LIMIT)
+        i = order_victim_locked(core, victim, 0)
+        if node.ledger != NULL and by == BY_ENTRIES:
+            ledger_evict_locked(core, node, victim, entry_at(&core.slab, i), now)
+        entry_unlink_locked(core, i, OVER_LIMIT)
 
 
 cdef object configure(Store store, Node* node, dict settings, bint from_above):
@@ -170,6 +175,7 @@ cdef object configure(Store store, Node* node, dict settings, bint from_above):
     cdef Settings read
     checked = settings_checked(settings)
     settings_check_weigher(store, checked)
+    settings_check_sharing(store, checked)
     now = store_now(store)
     lock_acquire(&core.lock)
     try:

@@ -1,11 +1,42 @@
 # The namespace that gives way: max-min fairness by share, level by level.
 
 
-cdef inline Node* node_towards_locked(Node* node, Node* top) noexcept nogil:
-    """The child of `top` on the way down to `node`, which lies below it."""
-    while node.parent != top:
+cdef inline double node_ratio_locked(Node* node, Ranking by, int64_t extra) noexcept nogil:
+    cdef int64_t held = node.entries if by == BY_ENTRIES else node.weight
+    return <double>(held + extra) / node.share
+
+
+cdef inline void node_raise_by_locked(Core* core, Node* node, Ranking by) noexcept nogil:
+    """Let the parent know that the namespace holds more."""
+    cdef Node* parent = node.parent
+    cdef Heap* heap = &parent.by_entries if by == BY_ENTRIES else &parent.by_weight
+    cdef double key = -node_ratio_locked(node, by, 0)
+    cdef uint32_t index = node_heap_index(node, by)
+    if index == NONE:
+        if node.entries > node.reserved:
+            heap_push(core.nodes, by, heap, key, node.id)
+    elif key < heap.keys[index]:
+        heap_rekey(core.nodes, by, heap, index, key)
+
+
+cdef inline void node_add_locked(Core* core, Node* node, int64_t entries,
+                                 int64_t weight) noexcept nogil:
+    """Count what came or went, here and above. The heaps need to know only of what came."""
+    cdef Node* below = node
+    relaxed_store_u32(&node.own, <uint32_t>(<int64_t>node.own + entries))
+    node.own_weight += weight
+    while True:
+        node.entries += entries
+        node.weight += weight
+        if node.parent == NULL:
+            break
+        if entries > 0 or weight > 0:
+            node_raise_by_locked(core, node, BY_ENTRIES)
+            if core.slab.weighs:
+                node_raise_by_locked(core, node, BY_WEIGHT)
         node = node.parent
-    return node
+    if unlikely(core.tenant_depth > 0):
+        ledger_add_locked(core, below, entries)
 
 
 cdef uint32_t node_fullest_locked(Core* core, Node* node, Ranking by) noexcept nogil:
@@ -81,6 +112,75 @@ cdef Node* node_victim_locked(Core* core, Node* node, Node* storing, Ranking by,
                         node_heap_index(best, by))
         if best == path:
             path = NULL
+
+
+cdef Node* ledger_victim_locked(Core* core, Node* top, Node* storing, int64_t extra,
+                                uint32_t spared, Node* fair) noexcept nogil:
+    """The namespace that gives way where the children of `top` share by utility. `fair`: the one
+    that would by fair shares.
+
+    Of the children above their floor it is the one that holds most for its share times its pull; at
+    a tie as by fair shares. Where none is known to be above its floor, it is `fair`.
+    """
+    cdef Ledger* ledger = top.ledger
+    cdef Node* path = NULL
+    cdef Node* first = node_towards_locked(fair, top) if fair != top else NULL
+    cdef Node* best
+    cdef Node* found
+    cdef double ratio, most
+    cdef int64_t own = 0
+    accounts_unpark_locked(core, top)
+    if storing == top:
+        own = top.own + extra if top.own > spared else 0
+    else:
+        own = top.own
+        if storing != NULL:
+            path = node_towards_locked(storing, top)
+            if path.entries == 0:
+                path = NULL
+    while True:
+        best = NULL
+        most = -1
+        # Its reservation protects it from others only.
+        if path != NULL and path.entries + extra > account_part_locked(top, path.account):
+            best = path
+            most = account_ratio_locked(path.account, extra)
+        if own > account_part_locked(top, &ledger.own) and own > most:
+            best = top
+            most = <double>own
+        if first != NULL and first != path:
+            ratio = account_ratio_locked(first.account, 0)
+            if ratio > most and first.entries > account_floor_locked(top, first.account):
+                best = first
+                most = ratio
+        found = account_fullest_locked(core, top)
+        if found != NULL and found != path and account_ratio_locked(found.account, 0) > most:
+            best = found
+        if best == NULL or best == first or best == fair:
+            return fair
+        if best == top:
+            return top
+        if best == path:
+            found = node_victim_locked(core, best, storing, BY_ENTRIES, extra, spared)
+            path = NULL
+        else:
+            found = node_victim_locked(core, best, NULL, BY_ENTRIES, 0, 0)
+        if found != NULL:
+            return found
+        if node_heap_index(best, BY_PULL) != NONE:
+            account_drop_locked(core, top, best)
+
+
+cdef inline Node* victim_locked(Core* core, Node* top, Node* storing, Ranking by, int64_t extra,
+                                uint32_t spared) noexcept nogil:
+    """The namespace whose entry gives way for the limit of `top`; NULL if none may.
+
+    The arguments are those of node_victim_locked.
+    """
+    cdef Node* fair = node_victim_locked(core, top, storing, by, extra, spared)
+    if unlikely(top.ledger != NULL) and by == BY_ENTRIES and fair != NULL:
+        return ledger_victim_locked(core, top, storing, extra, spared, fair)
+    return fair
 
 
 cdef Node* node_heaviest_locked(Node* node) noexcept nogil:

@@ -81,7 +81,7 @@ cdef Kind look_up(Store store, Node* node, object view, object key, uint32_t has
         if kind == MISS:
             node.counters.misses += 1
             if unlikely(core.ghosts != NULL):
-                ghost_miss_locked(core, node, hash, now)
+                miss_note_locked(core, node, hash, now)
         else:
             Py_INCREF(<object>e.value)            # the caller's
             found[0] = e.value

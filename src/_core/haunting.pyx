@@ -1,6 +1,34 @@
 # What more room would give a namespace, counted as its keys are missed: see ghosts.
 
 
+cdef int ghosts_fit_locked(Core* core, double now) noexcept nogil:
+    """Have ghosts for what the cache may hold; begin anew where it may hold much more, or less.
+
+    -1, and nothing changed, when memory is out.
+    """
+    cdef int64_t most = core.root.max_entries
+    cdef int64_t likely = max(core.root.entries * 2, <int64_t>MOST_GHOSTS)
+    cdef int64_t span, wanted
+    cdef uint32_t n
+    cdef Ghosts* made
+    if most < 0 or most > likely:
+        most = likely
+    if core.ghosts != NULL:
+        span = <int64_t>core.ghosts.buckets * core.ghosts.sample
+        wanted = <int64_t>ghosts_buckets(most) * ghosts_sample(most)
+        if wanted <= span <= 2 * wanted:
+            return 0
+    made = ghosts_new(most, now)
+    if made == NULL:
+        return -1
+    for n in range(core.nodes_used if core.ghosts != NULL else 0):
+        if core.nodes[n] != NULL:
+            memset(&core.nodes[n].haunted, 0, sizeof(Haunted))
+    ghosts_free(core.ghosts)
+    core.ghosts = made
+    return 0
+
+
 cdef Ghost* ghost_slot_locked(Core* core, Node* node, uint32_t hash) noexcept nogil:
     """The slot for a ghost: its own, a free one, or that of the ghost which lies deepest."""
     cdef Ghost* bucket = ghosts_bucket(core.ghosts, hash)

@@ -6,6 +6,7 @@
 #
 # Two kinds of members are in heaps: entries by deadline, and the children of a namespace. Children
 # are ordered by their earliest deadline, by entries for their share, or by weight for their share.
+# Where they share by utility, they are by entries for their share times their pull as well.
 # Between children of one key, the one created first comes first.
 
 cdef struct Heap:
@@ -16,10 +17,10 @@ cdef struct Heap:
     uint32_t keys_capacity
 
 cdef enum Ranking:
-    BY_DUE, BY_ENTRIES, BY_WEIGHT, ENTRIES       # the first three index Member.heap_index
+    BY_DUE, BY_ENTRIES, BY_WEIGHT, BY_PULL, ENTRIES   # all but the last index Member.heap_index
 
 cdef struct Member:               # a child, as heaps know it; a Node begins with one
-    uint32_t heap_index[3]              # in its parent's heaps, by Ranking
+    uint32_t heap_index[4]        # in its parent's heaps, by Ranking
     uint32_t rank                 # order of creation
 
 cdef enum:
@@ -27,12 +28,10 @@ cdef enum:
     AHEAD = 8                     # entries that are asked for before they are needed
 
 
-cdef inline int heap_reserve(Heap* heap, uint32_t n) noexcept nogil:
-    """Make sure that n fit in all; -1, and nothing changed, when memory is out."""
+cdef int heap_grow(Heap* heap, uint32_t n) noexcept nogil:
+    """The rarer half of heap_reserve."""
     cdef uint32_t wanted
     cdef void* grown
-    if n <= heap.capacity:
-        return 0
     wanted = heap.capacity + heap.capacity // 2
     if wanted < n:
         wanted = n if n > 4 else 4
@@ -49,6 +48,11 @@ cdef inline int heap_reserve(Heap* heap, uint32_t n) noexcept nogil:
     heap.ids = <uint32_t*>grown
     heap.capacity = wanted
     return 0
+
+
+cdef inline int heap_reserve(Heap* heap, uint32_t n) noexcept nogil:
+    """Make sure that n fit in all; -1, and nothing changed, when memory is out."""
+    return 0 if n <= heap.capacity else heap_grow(heap, n)
 
 
 cdef inline void heap_free(Heap* heap) noexcept nogil:

@@ -82,9 +82,7 @@ cdef dict tags_counted(Store store, Node* node):
 cdef struct Seen:                 # one child, as a hold of the lock found it
     bint found
     Counters counters
-    int64_t entries
-    int64_t weight
-    int64_t pending
+    Held held
     double share
 
 
@@ -141,17 +139,15 @@ cdef object children_of(Store store, Node* node, object top, object by):
                 continue                          # forgotten since
             memset(&seen[n].counters, 0, sizeof(Counters))
             node_total_locked(child, &seen[n].counters)
-            seen[n].entries = child.entries
-            seen[n].weight = child.weight
-            seen[n].pending = child.pending
+            node_held_locked(core, child, &seen[n].held)
             seen[n].share = child.share
         lock_release(&core.lock)
         for n in range(count):
             if not seen[n].found:
                 continue
             total += 1
-            stats = stats_made(&seen[n].counters, seen[n].entries, seen[n].weight, seen[n].pending)
-            if seen[n].entries:
+            stats = stats_made(&seen[n].counters, &seen[n].held)
+            if stats.entries:
                 shares += seen[n].share
             leading.append((getattr(stats, by), total, names[begin + n], stats, seen[n].share))
         if len(leading) > most + SLICE:

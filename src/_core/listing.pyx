@@ -134,33 +134,33 @@ cdef object limits_of(Store store, Node* node):
         "max_pending": None if now.max_pending < 0 else now.max_pending,
         "reserved": now.reserved,
         "share": now.share,
+        "guaranteed": now.guaranteed,
         "eviction": "tinylfu" if is_tinylfu else "lru",
     }
     return face.Limits(**given)
 
 
-cdef object stats_made(Counters* total, int64_t entries, int64_t weight, int64_t pending):
+cdef object stats_made(Counters* total, Held* held):
     return face.Stats(
         total.hits, total.misses, total.stale_hits, total.coalesced, total.loads,
         total.load_failures, total.load_seconds, total.sets, total.evictions,
-        total.evictions_caused, total.rejections, total.expirations, total.invalidations, entries,
-        weight, pending, total.tier_hits, total.tier_misses, total.tier_stores, total.tier_errors,
-        total.untiered)
+        total.evictions_caused, total.rejections, total.expirations, total.invalidations,
+        held.entries, held.weight, held.pending, total.tier_hits, total.tier_misses,
+        total.tier_stores, total.tier_errors, total.untiered, held.fair_entries, held.lent,
+        held.borrowed, total.lost_hits)
 
 
 cdef object stats_of(Store store, Node* node):
     cdef Counters total
+    cdef Held held
     cdef Core* core = &store.core
-    cdef int64_t entries, weight, pending
     node_guard_closed(store)
     memset(&total, 0, sizeof(Counters))
     lock_acquire(&core.lock)
     node_total_locked(node, &total)
-    entries = node.entries
-    weight = node.weight
-    pending = node.pending
+    node_held_locked(core, node, &held)
     lock_release(&core.lock)
-    return stats_made(&total, entries, weight, pending)
+    return stats_made(&total, &held)
 
 
 cdef object reset_counts(Store store, Node* node):

@@ -49,7 +49,7 @@ cdef object look(Store store, Node* node, object key, bint counts):
             if counts:
                 node.counters.misses += 1
                 if unlikely(core.ghosts != NULL):
-                    ghost_miss_locked(core, node, hash, now)
+                    miss_note_locked(core, node, hash, now)
     finally:
         lock_release(&core.lock)
     if i == NONE:
@@ -222,7 +222,7 @@ cdef Py_ssize_t pass_look_locked(Core* core, Node* node, PyObject** keys, uint32
         if unlikely(core.ghosts != NULL):
             for n in range(done):
                 if values[n] == NULL:
-                    ghost_miss_locked(core, node, hashes[n], now)
+                    miss_note_locked(core, node, hashes[n], now)
     return done
 
 

@@ -92,12 +92,12 @@ dictionary look-up a name where the namespaces exist.
 
         ``default_ttl`` (seconds, ``None``: never), ``max_entries``, ``max_weight``,
         ``max_pending`` (``None``: no limit), ``reserved`` (entries that pressure from outside never
-        takes), ``share`` (weight against its siblings, 1.0), ``child_limits`` (:class:`Limits` for
-        namespaces made right below from now on), ``eviction`` (``"lru"`` or ``"tinylfu"``, for
-        those below, too). A lower limit evicts at once. Limits, ``reserved`` and ``share`` are
-        given from above, by ``namespace(name, ...)`` or ``child_limits``: this call sets no more
-        than that, but for the root. Reservations below a namespace never exceed its own. Raises
-        ``TypeError``, ``ValueError`` or ``ConfigurationError``, and changes nothing.
+        takes), ``share`` (weight against its siblings, 1.0), ``guaranteed`` (the part of its fair
+        share that it never lends, 0.5), ``child_limits`` (:class:`Limits` for namespaces made right
+        below from now on), ``eviction`` (``"lru"`` or ``"tinylfu"``, for those below, too). A lower
+        limit evicts at once. All but TTL and ``eviction`` are given from above, by
+        ``namespace(name, ...)`` or ``child_limits``: this sets no more, but for the root. Those
+        reserved below never exceed its own. Bad values raise and change nothing.
         """
         configure(self.store, self.node, settings, False)
 
@@ -451,13 +451,13 @@ and does not suspend. Its result can be awaited once, gathered, made a task, or 
     # ------------------------------------------------------------------ for the Python face
 
     def _open(self, max_entries, max_weight, weigher, default_ttl, child_limits, max_pending_age,
-              bint require_namespace, int64_t max_idle, clock, str name, eviction):
+              bint require_namespace, int64_t max_idle, clock, str name, eviction,
+              uint32_t tenant_depth, double max_loss):
         """Begin the life of a root. The arguments were checked."""
         settings = {"default_ttl": default_ttl, "max_entries": max_entries,
-                    "max_weight": max_weight, "child_limits": child_limits,
-                    "eviction": eviction}
+                    "max_weight": max_weight, "child_limits": child_limits, "eviction": eviction}
         cdef Store store = store_made(name, clock, weigher, max_pending_age, require_namespace,
-                                      max_idle, settings_checked(settings))
+                                      max_idle, settings_checked(settings), tenant_depth, max_loss)
         if self.store.core.opened:
             # Calls under way, and views, would be left with the other entries.
             raise RuntimeError("a Cache is initialised once")

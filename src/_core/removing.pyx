@@ -105,6 +105,8 @@ cdef int64_t node_cut_off_locked(Store store, Node* node, double now) noexcept:
             node.parent.by_entries.ids[node_heap_index(node, BY_ENTRIES)] = node.id
         if node_heap_index(node, BY_WEIGHT) != NONE:
             node.parent.by_weight.ids[node_heap_index(node, BY_WEIGHT)] = node.id
+        if node_heap_index(node, BY_PULL) != NONE:
+            node.parent.ledger.by_pull.ids[node_heap_index(node, BY_PULL)] = node.id
     node_add_locked(core, node, -<int64_t>node.own, -node.own_weight)
     if cut.tags != NULL:
         # The records of its tags are cut off with it, and no longer count above.
@@ -137,6 +139,8 @@ cdef int64_t clear_own_locked(Store store, Node* node, double now) noexcept:
         fence_all_locked(node)
     order_forget_locked(node)
     node.haunted.out += APART                     # no room would have kept what is cleared
+    if node.account != NULL:
+        account_clear_locked(node)
     if node_may_be_cut_locked(core, node):
         cut = node_cut_off_locked(store, node, now)
         if cut >= 0:

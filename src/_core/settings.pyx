@@ -2,7 +2,7 @@
 
 cdef object SETTINGS = frozenset((
     "default_ttl", "max_entries", "max_weight", "max_pending", "reserved", "share", "tiered",
-    "child_limits", "eviction"))
+    "child_limits", "eviction", "guaranteed"))
 
 
 cdef dict settings_checked(dict settings, int depth=0):
@@ -11,7 +11,7 @@ cdef dict settings_checked(dict settings, int depth=0):
     Names and values are exact str, int and float and dictionaries of such, so that dropping or
     reading them runs no user code.
     """
-    cdef double share
+    cdef double share, part
     checked = {}
     if depth > DEEPEST:
         raise ConfigurationError(f"child_limits: at most {DEEPEST} levels, one in another")
@@ -33,6 +33,13 @@ cdef dict settings_checked(dict settings, int depth=0):
             if not 1e-9 <= share <= 1e9:
                 raise ValueError(f"share: must be a number from 1e-9 to 1e9, got {shown(value)}")
             value = share
+        elif name == "guaranteed":
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"guaranteed: must be a number, got {type(value).__name__}")
+            if not 0 <= value <= 1:
+                raise ValueError(f"guaranteed: must be a number from 0 to 1, got {shown(value)}")
+            part = value
+            value = part
         elif name == "tiered":
             if not isinstance(value, bool):
                 raise TypeError(f"tiered: must be a bool, got {type(value).__name__}")
@@ -69,6 +76,17 @@ cdef int settings_check_weigher(Store store, dict checked) except -1:
     return 0
 
 
+cdef int settings_check_sharing(Store store, dict checked) except -1:
+    """Refuse TinyLFU, here or for children, where tenants share by utility."""
+    if store.core.tenant_depth:
+        if checked.get("eviction"):
+            raise ConfigurationError(
+                'eviction: must be "lru" in a cache with sharing="utility", got "tinylfu"')
+        if checked.get("child_limits") is not None:
+            settings_check_sharing(store, checked["child_limits"])
+    return 0
+
+
 cdef struct Settings:
     bint has_ttl
     bint has_limits
@@ -81,6 +99,7 @@ cdef struct Settings:
     int64_t max_pending
     int64_t reserved
     double share
+    double guaranteed
     PyObject* child_limits        # borrowed from the checked settings; NULL: none
 
 
@@ -96,6 +115,7 @@ cdef int settings_read_locked(Settings* into, Node* node, dict checked) except -
     into.max_pending = -1 if node == NULL else node.max_pending
     into.reserved = 0 if node == NULL else node.reserved
     into.share = 1.0 if node == NULL else node.share
+    into.guaranteed = GUARANTEED if node == NULL else node.guaranteed
     into.untiered = node != NULL and node.untiered
     into.has_limits = "child_limits" in checked
     into.child_limits = NULL
@@ -111,6 +131,8 @@ cdef int settings_read_locked(Settings* into, Node* node, dict checked) except -
         into.reserved = checked["reserved"]
     if "share" in checked:
         into.share = checked["share"]
+    if "guaranteed" in checked:
+        into.guaranteed = checked["guaranteed"]
     if "tiered" in checked:
         if into.untiered and checked["tiered"]:
             raise ConfigurationError("tiered: this namespace, or one above it, was told to stay "
@@ -139,6 +161,8 @@ cdef int node_check_given_locked(Node* node, Settings* settings) except -1:
         raise not_given("reserved", settings.reserved, given.reserved)
     if settings.share > given.share:
         raise not_given("share", settings.share, given.share)
+    if settings.guaranteed > given.guaranteed:
+        raise not_given("guaranteed", settings.guaranteed, given.guaranteed)
     return 0
 
 
@@ -161,6 +185,8 @@ cdef void node_give_locked(Node* node, Settings* settings, dict checked) noexcep
         node.given.reserved = settings.reserved
     if "share" in checked:
         node.given.share = settings.share
+    if "guaranteed" in checked:
+        node.given.guaranteed = settings.guaranteed
 
 
 cdef int node_check_reservations_locked(Node* parent, Node* node, Settings* settings) except -1:
@@ -260,6 +286,9 @@ cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcep
         if node_heap_index(node, BY_WEIGHT) != NONE:
             heap_rekey(core.nodes, BY_WEIGHT, &node.parent.by_weight,
                        node_heap_index(node, BY_WEIGHT), -node_ratio_locked(node, BY_WEIGHT, 0))
+    if node.account != NULL:
+        account_change_locked(core, node, settings.share, settings.guaranteed)
+    node.guaranteed = settings.guaranteed
     if settings.has_limits:
         old = node.child_limits
         Py_XINCREF(settings.child_limits)         # Node.child_limits owns it
@@ -291,15 +320,20 @@ cdef Node* node_make_locked(Store store, Node* parent, str name, dict children) 
 
 
 cdef Store store_made(str name, object clock, object weigher, double max_pending_age,
-                      bint require_namespace, int64_t max_idle, dict checked):
-    """A store that is open, with checked settings in force at its root."""
+                      bint require_namespace, int64_t max_idle, dict checked,
+                      uint32_t tenant_depth, double max_loss):
+    """A store that is open, with checked settings in force at its root.
+
+    `tenant_depth`: of the tenants that share by utility; 0: all is shared fairly.
+    """
     cdef Store store = Store.__new__(Store)
     cdef Settings settings
     store.name = name
     store.clock = clock
     store.weigher = weigher
     settings_check_weigher(store, checked)
-    store_open(store, weigher is not None)
+    store_open(store, weigher is not None, tenant_depth, max_loss)
+    settings_check_sharing(store, checked)
     store.core.max_pending_age = max_pending_age
     store.core.require_namespace = require_namespace
     store.core.max_idle = <uint32_t>min(max_idle, 1 << 30)

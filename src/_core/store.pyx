@@ -119,12 +119,12 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
         node.own_weight = 0
         node.entries = 0
         node.weight = 0
-        node.member.heap_index[0] = NONE
-        node.member.heap_index[1] = NONE
-        node.member.heap_index[2] = NONE
+        node_leave_heaps_locked(node)
         node.due.n = 0
         node.by_entries.n = 0
         node.by_weight.n = 0
+        if node.ledger != NULL:
+            ledger_empty(node.ledger)
         heap_free(&node.deadlines)
         if node.tags != NULL:
             (<dict>node.tags).clear()                        # of str and int: no user code either
@@ -163,10 +163,13 @@ cdef void store_release_entries(Store store) noexcept:
             Py_XDECREF(listeners)
 
 
-cdef int store_open(Store store, bint weighs) except -1:
+cdef int store_open(Store store, bint weighs, uint32_t tenant_depth=0,
+                    double max_loss=0) except -1:
     """Give a new store its root. Call once."""
     cdef Core* core = &store.core
     core.slab.weighs = weighs
+    core.tenant_depth = tenant_depth
+    core.max_loss = max_loss
     core.max_idle = 10_000
     core.max_pending_age = 30.0
     # Differs by process and by cache, so that keys that collide here cannot be worked out.
@@ -208,6 +211,10 @@ cdef Py_ssize_t store_size(Store store) noexcept:
             size += sizeof(Node) + sketch_size(node.sketch)
             size += (node.deadlines.capacity + node.due.capacity + node.by_entries.capacity
                      + node.by_weight.capacity) * (sizeof(double) + sizeof(uint32_t))
+            size += sizeof(Account) if node.account != NULL else 0
+            if node.ledger != NULL:
+                size += sizeof(Ledger) + ghosts_size(node.ledger.ghosts)
+                size += node.ledger.by_pull.capacity * (sizeof(double) + sizeof(uint32_t))
     lock_release(&core.lock)
     return size
 

@@ -7,13 +7,11 @@ cdef enum:
     WALKED = 256                  # namespaces that one hold of the lock reads
     MOST_NAMED = 4096             # children that a survey tells of by name
     MOST_LEADING = 4096           # children that a survey ranks
-    AT_SECONDS = 17               # where the only double among the fields of Counters stands
+    AT_SECONDS = 18               # where the only double among the fields of Counters stands
 
 cdef struct Tally:                # what was read of one child, or of all
     Counters counters
-    int64_t entries
-    int64_t weight
-    int64_t pending
+    Held held
     double share
     uint64_t life                 # of counters that have not been set to zero: see Node
     uint32_t rank                 # no two namespaces of a cache ever have the same
@@ -24,22 +22,22 @@ cdef inline int64_t tally_figure(Tally* tally, int by) noexcept nogil:
         return (<int64_t*>&tally.counters)[by]
     if by == AT_SECONDS:
         return <int64_t>tally.counters.load_seconds
-    return (tally.entries if by == AT_SECONDS + 1 else tally.weight if by == AT_SECONDS + 2
-            else tally.pending)
+    return (<int64_t*>&tally.held)[by - AT_SECONDS - 1]
 
 # The order of the fields of Counters, then what is held.
 FIGURES = (
     "hits", "misses", "stale_hits", "coalesced", "loads", "load_failures", "sets", "evictions",
     "evictions_caused", "rejections", "expirations", "invalidations", "tier_hits", "tier_misses",
-    "tier_stores", "tier_errors", "untiered", "load_seconds", "entries", "weight", "pending",
+    "tier_stores", "tier_errors", "untiered", "lost_hits", "load_seconds", "entries", "weight",
+    "pending", "fair_entries", "lent", "borrowed",
 )
 
 
 cdef void tally_add(Tally* into, Tally* what) noexcept nogil:
     counters_add(&into.counters, &what.counters)
-    into.entries += what.entries
-    into.weight += what.weight
-    into.pending += what.pending
+    cdef int n
+    for n in range(<int>(sizeof(Held) // sizeof(int64_t))):
+        (<int64_t*>&into.held)[n] += (<int64_t*>&what.held)[n]
 
 
 cdef inline void node_ask(Node* node) noexcept nogil:
@@ -184,7 +182,7 @@ cdef int survey_check_ended(Survey survey) except -1:
 
 
 cdef object tally_stats(Tally* tally):
-    return stats_made(&tally.counters, tally.entries, tally.weight, tally.pending)
+    return stats_made(&tally.counters, &tally.held)
 
 
 cdef tuple tally_told(Tally* tally):
@@ -264,13 +262,15 @@ cdef void survey_read_locked(Survey survey, Node* node) noexcept:
     if node == survey.walk.top:
         counters_add(&survey.sum.counters, &node.counters)
         counters_add(&survey.sum.counters, &node.forgotten)
-        survey.sum.entries += node.own
-        survey.sum.weight += node.own_weight
-        survey.sum.pending += node.own_pending
+        survey.sum.held.entries += node.own
+        survey.sum.held.weight += node.own_weight
+        survey.sum.held.pending += node.own_pending
         survey.own_held = node.own
         survey.sum.life = node.life
         if node.own:
             survey.shares += 1.0
+        if node.account != NULL:
+            account_tell_locked(node, &survey.sum.held)
         return
     if node.parent == survey.walk.top:
         survey_end_part(survey)
@@ -280,11 +280,13 @@ cdef void survey_read_locked(Survey survey, Node* node) noexcept:
         tally.rank = node.member.rank
         tally.life = node.life
         tally.share = node.share
-        tally.entries = node.entries
-        tally.weight = node.weight
-        tally.pending = node.pending
+        tally.held.entries = node.entries
+        tally.held.weight = node.weight
+        tally.held.pending = node.pending
         if node.entries:
             survey.shares += node.share
+    if node.account != NULL:
+        account_tell_locked(node, &tally.held)
     counters_add(&tally.counters, &node.counters)
     counters_add(&tally.counters, &node.forgotten)
 

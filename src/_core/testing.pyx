@@ -49,6 +49,25 @@ class _testing:
         return node.young, listed, sketch
 
     @staticmethod
+    def ledger(Namespace namespace not None):
+        """What the ledger of the namespace notes: the part of keys that have ghosts, the evictions
+        counted, and by name of tenant its entries, fair share, floor, pull, credit, and whether it
+        is limited; None: it keeps no ledger."""
+        cdef Node* node = namespace.node
+        cdef Node* child = node.child
+        if node.ledger == NULL:
+            return None
+        told = {}
+        while child != NULL:
+            told[<object>child.name] = (
+                child.entries, account_fair_locked(node, child.account),
+                account_floor_locked(node, child.account), child.account.pull,
+                child.account.credit, bool(child.account.limited))
+            child = child.next
+        sample = node.ledger.ghosts.sample if node.ledger.ghosts != NULL else 0
+        return sample, node.ledger.clock, told
+
+    @staticmethod
     def parts(Namespace namespace not None):
         """How many parts the table is cut into."""
         cdef Table* table = &namespace.store.core.table

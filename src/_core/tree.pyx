@@ -23,6 +23,7 @@ cdef struct Counters:
     int64_t tier_stores
     int64_t tier_errors
     int64_t untiered              # values that cannot travel, and stayed in the process
+    int64_t lost_hits             # hits that a fair share would have had: see ledger
     double load_seconds
 
 # Kinds of events, in the order of KINDS in events.pyx.
@@ -36,6 +37,7 @@ cdef struct Given:
     int64_t max_pending           # -1: no limit
     int64_t reserved
     double share
+    double guaranteed
 
 cdef enum:
     TIMED = 1                     # an entry with an end to its TTL has been here
@@ -51,17 +53,17 @@ cdef struct Node:
     Member member                 # comes first: heaps know it by that
     # The fields that a hit touches share a cache line.
     Order order                   # its entries, oldest to newest
-    uint64_t salt                 # mixed into each key's hash
     uint32_t id                   # Entry.node; index into Core.nodes
+    uint64_t salt                 # mixed into each key's hash
     uint32_t own                  # entries, stale ones included
     uint32_t own_stale            # those of them past their deadline
-    uint32_t views                # live Namespace objects, and listeners
     uint8_t timing                # what a hit has to look at: TIMED, SLIDING
     uint8_t is_idle               # here, because the making and the end of a view ask
     uint8_t is_tinylfu            # its order is that of tinylfu, and no LRU
     uint8_t own_eviction          # this was set here
     uint32_t border               # the oldest young entry; NONE: none is young
     uint32_t young                # entries from there to the newest; 0 without TinyLFU
+    uint32_t views                # live Namespace objects, and listeners
     Counters counters             # its own
     Counters forgotten            # of namespaces below that are no more
     uint64_t life                 # another for each node, and each time that it counts from zero
@@ -98,6 +100,7 @@ cdef struct Node:
     int64_t reserved              # entries
     int64_t reserved_below        # the sum of what the children demand
     double share
+    double guaranteed             # the part of its fair share that it never lends
     Given given                   # not of the root
 
     Heap deadlines                # its own entries
@@ -106,6 +109,8 @@ cdef struct Node:
     Heap by_entries               # children by -entries / share
     Heap by_weight                # children by -weight / share; only with a weigher
     Haunted haunted
+    Account* account              # owned; NULL but for tenants that share by utility
+    Ledger* ledger                # owned; NULL but where the children are such tenants
     Sketch* sketch                # owned; NULL: none has been needed since it was empty
 
     Node* idle_newer
@@ -149,6 +154,8 @@ cdef struct Core:
     bint closed
     bint require_namespace
     double max_pending_age
+    uint32_t tenant_depth         # of the tenants that share by utility; 0: all is shared fairly
+    double max_loss               # hits that each of them may lose, for each of its misses
     PyObject** loads              # buckets of running loads by hash, borrowed: see loads
     uint32_t loads_size           # buckets; a power of two, or 0
     uint32_t loads_count
@@ -230,40 +237,6 @@ cdef inline void node_due_by_locked(Core* core, Node* node, double key) noexcept
             return
         node = parent
         parent = node.parent
-
-
-cdef inline double node_ratio_locked(Node* node, Ranking by, int64_t extra) noexcept nogil:
-    cdef int64_t held = node.entries if by == BY_ENTRIES else node.weight
-    return <double>(held + extra) / node.share
-
-
-cdef inline void node_raise_by_locked(Core* core, Node* node, Ranking by) noexcept nogil:
-    cdef Node* parent = node.parent
-    cdef Heap* heap = &parent.by_entries if by == BY_ENTRIES else &parent.by_weight
-    cdef double key = -node_ratio_locked(node, by, 0)
-    cdef uint32_t index = node_heap_index(node, by)
-    if index == NONE:
-        if node.entries > node.reserved:
-            heap_push(core.nodes, by, heap, key, node.id)
-    elif key < heap.keys[index]:
-        heap_rekey(core.nodes, by, heap, index, key)
-
-
-cdef inline void node_add_locked(Core* core, Node* node, int64_t entries,
-                                 int64_t weight) noexcept nogil:
-    """Count what came or went, here and above. The heaps need to know only of what came."""
-    relaxed_store_u32(&node.own, <uint32_t>(<int64_t>node.own + entries))
-    node.own_weight += weight
-    while True:
-        node.entries += entries
-        node.weight += weight
-        if node.parent == NULL:
-            return
-        if entries > 0 or weight > 0:
-            node_raise_by_locked(core, node, BY_ENTRIES)
-            if core.slab.weighs:
-                node_raise_by_locked(core, node, BY_WEIGHT)
-        node = node.parent
 
 
 cdef inline bint node_is_within_locked(Node* node, Node* top) noexcept nogil:
@@ -374,6 +347,7 @@ cdef inline void counters_add(Counters* into, Counters* what) noexcept nogil:
     into.tier_stores += what.tier_stores
     into.tier_errors += what.tier_errors
     into.untiered += what.untiered
+    into.lost_hits += what.lost_hits
     into.load_seconds += what.load_seconds
 
 
@@ -494,6 +468,13 @@ cdef inline void node_salt_locked(Core* core, Node* node) noexcept nogil:
     node.salt ^= node.salt >> 29
 
 
+cdef inline void node_leave_heaps_locked(Node* node) noexcept nogil:
+    """Note that the namespace is in no heap."""
+    cdef int by
+    for by in range(4):
+        node.member.heap_index[by] = NONE
+
+
 cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children) except NULL:
     """Make a namespace without settings below `parent` (NULL: the root). Every allocation first.
 
@@ -507,14 +488,29 @@ cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children)
         wanted = parent.children_count + 1
         if (heap_reserve(&parent.due, wanted) < 0
                 or heap_reserve(&parent.by_entries, wanted) < 0
-                or (core.slab.weighs and heap_reserve(&parent.by_weight, wanted) < 0)):
+                or (core.slab.weighs and heap_reserve(&parent.by_weight, wanted) < 0)
+                or (parent.ledger != NULL and heap_reserve(&parent.ledger.by_pull, wanted) < 0)):
             raise MemoryError()
     node = <Node*>calloc(1, sizeof(Node))
     if node == NULL:
         raise MemoryError()
+    node.share = 1.0
+    node.guaranteed = GUARANTEED
+    if parent != NULL:
+        node.depth = parent.depth + 1
+    if parent != NULL and parent.ledger != NULL:
+        node.account = account_new(&node.member)
+    if node.depth + 1 == core.tenant_depth:
+        node.ledger = ledger_new(&node.member, core.max_loss)
+    if ((parent != NULL and parent.ledger != NULL and node.account == NULL)
+            or (node.depth + 1 == core.tenant_depth and node.ledger == NULL)):
+        node_free(node)
+        raise MemoryError()
     if parent != NULL and dict_put_number(parent.children, name, <size_t>node) < 0:
-        free(node)
+        node_free(node)
         return NULL
+    if node.account != NULL:
+        parent.ledger.lenders += 1
     node_take_id_locked(core, node)
     order_reset_locked(node)
     node.parent = parent
@@ -531,16 +527,13 @@ cdef Node* node_new_locked(Core* core, Node* parent, object name, dict children)
     node.max_entries = -1
     node.max_weight = -1
     node.max_pending = -1
-    node.share = 1.0
     node.given.max_entries = -1
     node.given.max_weight = -1
     node.given.max_pending = -1
     node.given.share = 1.0
-    node.member.heap_index[0] = NONE
-    node.member.heap_index[1] = NONE
-    node.member.heap_index[2] = NONE
+    node.given.guaranteed = GUARANTEED
+    node_leave_heaps_locked(node)
     if parent != NULL:
-        node.depth = parent.depth + 1
         node.untiered = parent.untiered
         relaxed_store_double(&node.default_ttl, parent.default_ttl)
         node.is_off = parent.is_off
@@ -580,6 +573,11 @@ cdef void node_forget_locked(Core* core, Node* node) noexcept:
         heap_remove(core.nodes, BY_ENTRIES, &parent.by_entries, node_heap_index(node, BY_ENTRIES))
     if node_heap_index(node, BY_WEIGHT) != NONE:
         heap_remove(core.nodes, BY_WEIGHT, &parent.by_weight, node_heap_index(node, BY_WEIGHT))
+    if node.account != NULL:
+        if node_heap_index(node, BY_PULL) != NONE:
+            heap_remove(core.nodes, BY_PULL, &parent.ledger.by_pull, node_heap_index(node, BY_PULL))
+        account_end(parent.ledger, node.account, node.entries)
+        parent.ledger.lenders -= node.guaranteed < 1
     if node.previous != NULL:
         node.previous.next = node.next
     else:
@@ -599,6 +597,8 @@ cdef void node_free(Node* node) noexcept:
     heap_free(&node.by_entries)
     heap_free(&node.by_weight)
     sketch_free(node.sketch)
+    free(node.account)
+    ledger_free(node.ledger)
     Py_XDECREF(node.name)
     Py_XDECREF(node.children)
     Py_XDECREF(node.tags)

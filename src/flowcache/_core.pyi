@@ -83,6 +83,7 @@ class _Settings(TypedDict, total=False):
     tiered: bool
     child_limits: Limits | None
     eviction: Literal["lru", "tinylfu"]
+    guaranteed: float
 
 @type_check_only
 class _Storing(TypedDict, total=False):
@@ -553,6 +554,8 @@ class Namespace(MutableMapping[Any, _V]):  # pyright: ignore[reportIncompatibleM
         clock: Callable[[], float] | None,
         name: str,
         eviction: str,
+        tenant_depth: int,
+        max_loss: float,
     ) -> None: ...
     def _now(self) -> float: ...
     def _fetch(
@@ -875,6 +878,10 @@ class _testing:  # noqa: N801  a name space, by the name of a module
     def order(
         namespace: Namespace[Any],
     ) -> tuple[int, list[tuple[Any, int]], tuple[int, int, int] | None]: ...
+    @staticmethod
+    def ledger(
+        namespace: Namespace[Any],
+    ) -> tuple[int, int, dict[str, tuple[int, float, float, float, float, bool]]] | None: ...
     @staticmethod
     def parts(namespace: Namespace[Any]) -> int: ...
     @staticmethod

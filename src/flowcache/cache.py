@@ -14,7 +14,7 @@ from ._core import Namespace
 from .coroutines import check_sync
 from .errors import CacheClosedError, ConfigurationError
 from .loading import pool
-from .reports import report
+from .reports import report, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -62,6 +62,8 @@ class Cache(Namespace[V]):
         tenant_depth: int = 1,
         tier: ValkeyTier | str | None = None,
         eviction: Literal["lru", "tinylfu"] = "lru",
+        sharing: Literal["fair", "utility"] = "fair",
+        max_loss: float = 0.05,
     ) -> None:
         """Make an empty cache. Raises ``TypeError`` or ``ValueError`` that names the argument."""
         for argument, function in (("weigher", weigher), ("clock", clock)):
@@ -88,6 +90,9 @@ class Cache(Namespace[V]):
             raise TypeError(f"tenant_depth: must be an int, got {type(tenant_depth).__name__}")
         if not 1 <= tenant_depth <= 64:
             raise ValueError(f"tenant_depth: must be an int from 1 to 64, got {tenant_depth}")
+        check_sharing(sharing, max_loss)
+        if sharing == "utility" and max_entries is None and tenant_depth == 1:
+            raise ConfigurationError('sharing: "utility" goes by entries, and needs max_entries')
         if tier is not None and clock is not None:
             raise ConfigurationError("clock: a cache with a tier goes by the clock of leases")
         pending_age = _core.duration(max_pending_age, "max_pending_age")
@@ -108,6 +113,8 @@ class Cache(Namespace[V]):
             clock,
             name,
             eviction,
+            tenant_depth if sharing == "utility" else 0,
+            max_loss,
         )
         if enabled is not True:
             self.enabled = enabled
@@ -215,6 +222,18 @@ def check_around_load(around_load: object) -> None:
     if around_load is not None and not callable(around_load):
         raise TypeError(f"around_load: must be callable or None, got {type(around_load).__name__}")
     check_sync(around_load, "around_load")
+
+
+def check_sharing(sharing: object, max_loss: object) -> None:
+    """Raise `TypeError` or `ValueError` for a way of sharing that does not exist."""
+    if not isinstance(sharing, str):
+        raise TypeError(f"sharing: must be a str, got {type(sharing).__name__}")
+    if sharing not in ("fair", "utility"):
+        raise ValueError(f'sharing: must be "fair" or "utility", got {shown(sharing)}')
+    if isinstance(max_loss, bool) or not isinstance(max_loss, (int, float)):
+        raise TypeError(f"max_loss: must be a number, got {type(max_loss).__name__}")
+    if not 0 < max_loss <= 1:
+        raise ValueError(f"max_loss: must be more than 0 and at most 1, got {shown(max_loss)}")
 
 
 def check_executor(executor: object) -> None:
@@ -326,6 +345,8 @@ def create_cache(
     tenant_depth: int = 1,
     tier: ValkeyTier | str | None = None,
     eviction: Literal["lru", "tinylfu"] = "lru",
+    sharing: Literal["fair", "utility"] = "fair",
+    max_loss: float = 0.05,
 ) -> Cache[Any]:
     """Make a cache, to be shared by every tenant of this process.
 
@@ -342,12 +363,15 @@ def create_cache(
     runs the background loads of threads, by its ``submit(function)``; ``None``: threads of the
     cache's own. ``enabled``: ``False`` stores nothing, until ``cache.enabled`` is set to ``True``.
     ``around_load(path, key)``: makes a context manager around each loader, for traces.
-    ``tenant_depth``: how many names of a path make a tenant, for the tier.
+    ``tenant_depth``: how many names of a path make a tenant, for the tier and ``sharing``.
     ``tier``: a second tier that a fleet of processes shares, a
     :class:`~flowcache.tier.ValkeyTier` or the URL of a Valkey or Redis server. Nothing is opened
     before the first call that needs it, or :meth:`Cache.connect`.
     ``eviction``: which entry of a namespace gives way: ``"lru"``, the least recent one, or
     ``"tinylfu"``, which keeps those that are asked for often; namespaces inherit it.
+    ``sharing``: how tenants share the room: ``"fair"``, by their ``share``, or ``"utility"``: they
+    lend it to those in which it saves most misses, and each keeps at least half of its fair share.
+    ``max_loss``: the part of its misses that a tenant may lose by that as hits, about.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
@@ -369,4 +393,6 @@ def create_cache(
         tenant_depth=tenant_depth,
         tier=tier,
         eviction=eviction,
+        sharing=sharing,
+        max_loss=max_loss,
     )

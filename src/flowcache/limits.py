@@ -22,9 +22,10 @@ class Limits:
     ``default_ttl``: seconds, a ``timedelta``, or ``None`` for never. ``max_entries``,
     ``max_weight``, ``max_pending``: the most entries, weight and running loads; ``None``: no limit
     of its own. ``reserved``: entries that pressure from outside never takes. ``share``: its weight
-    against its siblings. ``child_limits``: the limits that namespaces right below it start with.
-    ``eviction``: which entry of it gives way, ``"lru"`` or ``"tinylfu"``.
-    Raises ``TypeError`` or ``ValueError`` that names the field.
+    against its siblings. ``guaranteed``: the part of its fair share that it never lends, where
+    tenants share by utility. ``child_limits``: the limits that namespaces right below it start
+    with. ``eviction``: which entry of it gives way, ``"lru"`` or ``"tinylfu"``. Raises
+    ``TypeError`` or ``ValueError`` that names the field.
     """
 
     default_ttl: float | timedelta | None = UNSET
@@ -35,6 +36,7 @@ class Limits:
     share: float = UNSET
     child_limits: Limits | None = UNSET
     eviction: Literal["lru", "tinylfu"] = UNSET
+    guaranteed: float = UNSET
 
     def __post_init__(self) -> None:
         _core.check_settings(self.as_settings())

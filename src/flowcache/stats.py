@@ -53,6 +53,14 @@ class Stats:
     """Calls that the tier did not answer, or did not confirm."""
     untiered: int = 0
     """Values that cannot travel, or were too many, and stayed in the process."""
+    fair_entries: int = 0
+    """Entries that tenants would hold by fair shares. With ``sharing="utility"``, as all below."""
+    lent: int = 0
+    """Entries that other tenants hold of those now."""
+    borrowed: int = 0
+    """Entries held beyond those now."""
+    lost_hits: int = 0
+    """Misses that would have been hits with the fair share; about, where keys are sampled."""
 
     @property
     def hit_rate(self) -> float:

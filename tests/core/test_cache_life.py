@@ -42,6 +42,8 @@ def test_create_cache_and_cache_take_the_same_parameters() -> None:
         "tenant_depth": 1,
         "tier": None,
         "eviction": "lru",
+        "sharing": "fair",
+        "max_loss": 0.05,
     }
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in made.parameters.values())
 

@@ -123,6 +123,7 @@ def test_a_namespace_that_was_given_nothing_has_no_reservation_and_an_ordinary_s
         reserved=0,
         share=1,
         eviction="lru",
+        guaranteed=0.5,
     )
 
 

@@ -71,6 +71,7 @@ def test_what_is_not_named_stays_as_it_is() -> None:
         reserved=2,
         share=2.0,
         eviction="lru",
+        guaranteed=0.5,
     )
 
 

@@ -150,6 +150,7 @@ frame or cells it has no memory for.
 
 
 TINY = {"default_ttl": 30.0, "max_entries": 6, "eviction": "tinylfu"}
+SHARED = {"default_ttl": None, "max_entries": 6, "sharing": "utility"}
 
 
 def attempt(call: calls.Call, scene: Scene, nth: int, burst: int) -> tuple[str, int]:
@@ -240,6 +241,7 @@ def main() -> int:
         total["blocks kept"] += shim.failing_held() - held
         if options.burst == 1:
             total += run((FACE,), options.burst, settings)
+    total += run((WHOLE,), options.burst, SHARED)
     print(", ".join(f"{name}: {n:,}" for name, n in sorted(total.items())))
     return 0
 

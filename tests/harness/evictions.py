@@ -3,7 +3,8 @@
     make evictions ARGS="--operations 1000000"
 
 The caches of `test_model` hold a few entries; these hold up to some hundreds, so that TinyLFU has a
-sketch that grows, ages and shrinks. Entries expire, are deleted, and are invalidated by tag. Some
+sketch that grows, ages and shrinks, and tenants that share by utility lend each other entries.
+Entries expire, are deleted, and are invalidated by tag. Some
 caches weigh theirs. Limits move, and namespaces switch from one policy to the other and back.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import random
 from typing import Any
 
+from flowcache._core import _testing
 from harness.test_model import SideBySide
 
 ROUND = 2_500
@@ -22,6 +24,13 @@ CHECKED = 50
 PATHS: list[tuple[str, ...]] = [(), ("a",), ("b",), ("b", "c")]
 TAGS: list[Any] = [(), (), (), ("t",), ("u",), ("t", "u")]
 TTLS = [None, None, 3, 30]
+POLICIES: list[dict[str, Any]] = [
+    {"eviction": "lru"},
+    {"eviction": "tinylfu"},
+    {"eviction": "tinylfu"},
+]
+SHARED: dict[str, Any] = {"sharing": "utility"}
+GUARANTEED = [0.0, 0.5, 0.5, 1.0]
 FACTORS = [0.1, 0.5, 1, 1, 2]
 CALLS = {
     "get": 50,
@@ -58,8 +67,15 @@ class Round(SideBySide):
             default_ttl=None,
             weigher=(lambda key, value: value) if self.weighs else None,
             max_weight=self.bound * 3 if self.weighs else None,
-            eviction=draw.choice(["lru", "tinylfu", "tinylfu"]),
+            **draw.choice([*POLICIES, SHARED]),
         )
+        self.policies = ["lru"] if self.model.ledger is not None else ["lru", "tinylfu"]
+        if self.model.ledger is not None:
+            for path in self.paths:
+                part = draw.choice(GUARANTEED)
+                for root in (self.core, self.model):
+                    if path:
+                        root.namespace(*path, guaranteed=part)
         self.listens = draw.random() < 0.5
         if self.listens:
             self.core.subscribe(self.note_eviction, kinds=("remove",))
@@ -101,7 +117,7 @@ class Round(SideBySide):
                 limit = max(1, int(self.bound * draw.choice(FACTORS)))
                 self.both(path, "configure", max_entries=limit)
             case "switch":
-                self.both(path, "configure", eviction=draw.choice(["lru", "tinylfu"]))
+                self.both(path, "configure", eviction=draw.choice(self.policies))
             case _:
                 self.both(path, name, key)
 
@@ -114,6 +130,10 @@ class Round(SideBySide):
         self.model.sweep()
         for node in self.model.root.tree():
             self.compare_order(self.at(node.path)[0], node)
+        ledger = self.model.ledger
+        if ledger is not None:
+            told = _testing.ledger(self.core)
+            assert told is not None and told[1:] == (ledger.clock, ledger.told())
         if self.begun % CHECKED == 0:
             self.core._check()
             self.compare_counters(settled=True)

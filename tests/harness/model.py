@@ -10,10 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from flowcache import ConfigurationError, EntryTooHeavyError, Limits
 from harness.ordering import Order, Policy
+from harness.sharing import Ledger
 
 NEVER = math.inf
 OMITTED: Any = object()
@@ -58,12 +59,14 @@ class Node:
         self.max_weight: int | None = None
         self.reserved = 0
         self.share = 1.0
+        self.guaranteed = 0.5
         self.child_limits: Limits | None = None
         self.given: dict[str, Any] = {
             "max_entries": None,
             "max_weight": None,
             "reserved": 0,
             "share": 1.0,
+            "guaranteed": 0.5,
         }
         self.enabled = True
         self.eviction: Any = OMITTED
@@ -147,6 +150,8 @@ class ModelCache:
         child_limits: Limits | None = None,
         eviction: Policy = "lru",
         hash_of: HashOf = lambda path, key: 0,
+        sharing: Literal["fair", "utility"] = "fair",
+        max_loss: float = 0.05,
     ) -> None:
         self.clock = clock
         self.weigher = weigher
@@ -161,6 +166,10 @@ class ModelCache:
         self.newcomer = (
             False  # the entry being stored replaces none, so no listener has seen it yet
         )
+        self.storing: Node | None = None  # the namespace that counts a newcomer already
+        self.ledger = None
+        if sharing == "utility":
+            self.ledger = Ledger(self.root, max_loss, lambda: self.storing)
         self.removed: list[
             tuple[tuple[str, ...], Any, str]
         ] = []  # path, key and cause of each removal, in order
@@ -210,17 +219,37 @@ class ModelCache:
         self, top: Node, storing: Node | None, measure: Measure, measure_own: OwnMeasure
     ) -> None:
         node = victim_namespace(top, storing, measure, measure_own)
+        shares = self.ledger is not None and top is self.root and measure is Node.count
+        if shares and node is not None:
+            node = self.lender(storing, node)
         if storing is None:
             # A limit that shrinks on weight does not spare what is reserved in entries.
             node = node or victim_namespace(top, None, measure, measure_own, spare_reserved=False)
+            if shares:
+                self.note_eviction(node)
             self.drop(node, self.chosen(node), "over_limit")
             return
+        if shares and node is not None:
+            self.note_eviction(node)
         if node is None and self.newcomer:
             self.drop(storing, next(iter(storing.entries)), "refused")
         else:
             node = node or storing
             self.drop(node, self.chosen(node), "evicted")
         storing.tally("evictions_caused")
+
+    def lender(self, storing: Node | None, fair: Node) -> Node:
+        """The namespace that gives way by utility, where `fair` would by fair shares."""
+        assert self.ledger is not None
+        return self.ledger.victim(
+            storing, fair, lambda child, new: victim_namespace(child, new, Node.count, len)
+        )
+
+    def note_eviction(self, node: Node) -> None:
+        assert self.ledger is not None
+        key = next(iter(node.order.listed()))
+        hashed = self.hash_of(node.path, key)
+        self.ledger.evict(node, hashed, node.entries[key].deadline, self.clock())
 
     def chosen(self, node: Node) -> Hashable:
         """The key of the entry of a namespace that gives way."""
@@ -366,6 +395,11 @@ class ModelNamespace:
         """A look-up that counts, and makes what it finds the most recent."""
         entry = self.fresh(key)
         self.node.tally("misses" if entry is None else "hits")
+        ledger = self.cache.ledger
+        if entry is None and ledger is not None:
+            hashed = self.cache.hash_of(self.path, key)
+            if ledger.miss(self.node, hashed, self.cache.clock()):
+                ledger.tenant(self.node).node.tally("lost_hits")
         if entry is not None:
             self.node.entries[key] = entry.renewed(self.cache.clock())
             self.node.order.touch(key)
@@ -477,8 +511,10 @@ class ModelNamespace:
             order.touch(key)
             if entry.weight > old.weight:
                 order.renew(key)
+        self.cache.storing = self.node if old is None else None
         for above in self.node.line():
             self.cache.make_room(above, self.node)
+        self.cache.storing = None
         if old is None and key in self.node.entries:
             order.enter(key)
 
@@ -580,6 +616,10 @@ class ModelNamespace:
     def clear(self) -> int:
         self.cache.sweep()
         forget_counts(self.node)
+        if self.cache.ledger is not None:
+            for child in self.cache.root.children.values():
+                if child is self.node or (self.node is self.cache.root and child.count()):
+                    self.cache.ledger.clear(child)
         return self.remove_where(self.node.tree(), "cleared", lambda key, entry: True)
 
     def invalidate_tag(self, tag: str) -> int:

@@ -430,7 +430,8 @@ class Worker:
 
     def closed(self, place: Any, tenant: str, key: Any) -> None:
         """A cache of its own that is closed while another thread uses it."""
-        with create_cache(max_entries=10, sweep_interval=0.001) as cache:
+        sharing = self.draw.choice(("fair", "utility"))
+        with create_cache(max_entries=10, sweep_interval=0.001, sharing=sharing) as cache:
             view = cache.namespace(tenant)
             view.set(key, Value(tenant, key), tags=self.some_tags())
             other = threading.Thread(target=self.use_until_closed, args=(view, key))

@@ -70,7 +70,7 @@ SWEEPING_CALLS = [
     st.just(("tags", (), {})),
 ]
 COMPARED = ("hits", "misses", "loads", "sets", "evictions", "evictions_caused", "rejections")
-COMPARED += ("invalidations",)
+COMPARED += ("invalidations", "lost_hits")
 EVICTION = st.sampled_from(["lru", "tinylfu"])
 
 
