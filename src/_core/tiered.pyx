@@ -146,12 +146,20 @@ def _is_loading(Namespace namespace not None, key):
     return running is not None
 
 
-def _tally(Namespace namespace not None, str name not None, int64_t number=1):
-    """Count what became of a call that went to the tier."""
+def _tally(Namespace namespace not None, str name not None, int64_t number=1, key=UNSET):
+    """Count what became of a call that went to the tier; ``key``: the one that was missed here."""
+    cdef Core* core = &namespace.store.core
     cdef Counters* counters = &namespace.node.counters
-    lock_acquire(&namespace.store.core.lock)
+    cdef uint32_t hash = 0
+    cdef double now = 0
+    if key is not UNSET:
+        hash = key_hash(namespace.node, key)
+        now = store_now(namespace.store)
+    lock_acquire(&core.lock)
     if name == "misses":
         counters.misses += number
+        if hash and core.ghosts != NULL:
+            miss_note_locked(core, namespace.node, hash, now)
     elif name == "hits":
         counters.tier_hits += number
     elif name == "absent":
@@ -162,7 +170,7 @@ def _tally(Namespace namespace not None, str name not None, int64_t number=1):
         counters.tier_errors += number
     elif name == "untiered":
         counters.untiered += number
-    lock_release(&namespace.store.core.lock)
+    lock_release(&core.lock)
 
 
 # ------------------------------------------------------------------------------------------ fences

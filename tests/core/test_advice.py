@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from flowcache import Advice, Cache, CacheClosedError, ConfigurationError, Namespace, create_cache
+from flowcache import (
+    Advice,
+    Cache,
+    CacheClosedError,
+    ConfigurationError,
+    Namespace,
+    _core,
+    create_cache,
+)
 from harness.support import new_cache
 
 FACTORS = (1.25, 1.5, 2)
@@ -157,3 +165,14 @@ def test_it_is_refused_where_the_order_is_no_stack() -> None:
     cache.close()
     with pytest.raises(CacheClosedError):
         cache.advice()
+
+
+def test_a_miss_that_the_second_tier_answers_counts() -> None:
+    cache, _ = new_cache(max_entries=100)
+    cache.advice()
+    cache.set_many(dict.fromkeys(range(140), 1))
+    for key in range(40):
+        _core._tally(cache, "misses", 1, key)
+    assert cache.advice().at_150 == 1
+    assert cache.stats().misses == 40
+    cache._check()

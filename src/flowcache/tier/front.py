@@ -309,7 +309,7 @@ class Front(Fills):
         held = Namespace.peek(namespace, key, MISSING)
         if held is not MISSING:
             return Namespace.get_many(namespace, [key]).get(key, held)
-        _core._tally(namespace, "misses")
+        _core._tally(namespace, "misses", 1, key)
         terms = _core._terms(namespace, key, default, UNSET, (), None)
         if _core._is_off(namespace):
             return default

@@ -602,7 +602,7 @@ def refuse_load(namespace: Space, key: Hashable, name: str) -> None:
 
 def answered(namespace: Space, key: Hashable, found: Found) -> Any:
     """Count a call that the tier answered, and return its value."""
-    _core._tally(namespace, "misses")
+    _core._tally(namespace, "misses", 1, key)
     namespace._emit("miss", key, None, None, None, 0.0)
     return found.value
 
@@ -614,7 +614,7 @@ def merged(
     loaded: Mapping[Hashable, Any],
 ) -> dict[Any, Any]:
     """Return what was found and loaded, in the order of the keys."""
-    if found:
-        _core._tally(namespace, "misses", len(found))
+    for key in found:
+        _core._tally(namespace, "misses", 1, key)
     together = {key: one.value for key, one in found.items()} | dict(loaded)
     return {key: together[key] for key in dict.fromkeys(keys) if key in together}
