@@ -391,3 +391,57 @@ def test_help_names_every_column_and_exit_status(capsys: pytest.CaptureFixture[s
         assert f"--{role}-column" in output
     assert "exit status: 0 done; 1 the log cannot be read" in output
     assert "1%,5%,20%" in output
+
+
+@pytest.mark.parametrize("size", [("--sizes", "60"), ("--max-entries", "60")])
+def test_ways_of_sharing_side_by_side(
+    size: tuple[str, str],
+    write: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("rich", reason="rich, of the extra `replay`, is not installed")
+    lines = [
+        f"{at},{at if at % 2 else f'loop:{at % 72}'},{'scan' if at % 2 else 'loop'},1,get,0\n"
+        for at in range(6_000)
+    ]
+    path = write(HEADER + "".join(lines))
+    columns = ("--tenant-column", "tenant", *size)
+    plot = ("--plot", str(tmp_path / "curve.png")) if size[0] == "--sizes" else ()
+    report = run_json(
+        capsys, path, *columns, "--sharing", "fair,utility", "--eviction", "lru,tinylfu", *plot
+    )
+    fair, utility, tiny = report["runs"]
+    assert [run["sharing"] for run in report["runs"]] == ["fair", "utility", "fair"]
+    assert tiny["eviction"] == "tinylfu"
+    assert fair["hit_ratio"] == 0 and utility["hit_ratio"] > 0.4
+    assert utility["total"]["borrowed"] > 0 == fair["total"]["borrowed"]
+    assert main([path, *columns, "--sharing", "utility,fair"]) == OK
+    output = capsys.readouterr().out
+    assert "sharing" in output and output.index("utility") < output.index("fair ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--sharing", "greedy"), "is not fair, utility or fair,utility"),
+        (("--sharing", "utility,utility"), "is not fair, utility or fair,utility"),
+        (("--sharing", "utility", "--eviction", "tinylfu"), "goes with --eviction lru alone"),
+        (("--sharing", "utility", "--max-weight", "2k"), "needs a bound on entries"),
+    ],
+)
+def test_ways_of_sharing_that_cannot_be(
+    arguments: tuple[str, ...], words: str, log: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([log, *arguments])
+    assert ended.value.code == BAD_USAGE
+    assert words in capsys.readouterr().err
+
+
+def test_sharing_needs_tenants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "keys"
+    path.write_text("key\na\nb\n")
+    with pytest.raises(SystemExit):
+        main([str(path), "--sharing", "utility"])
+    assert "needs a column of tenants" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from flowcache.replay.report import (
     print_sizes,
     print_trace,
 )
-from flowcache.replay.simulate import Policy, Settings, replay
+from flowcache.replay.simulate import Policy, Settings, Sharing, replay
 from flowcache.replay.source import TraceError
 from flowcache.replay.trace import READ, Trace
 
@@ -63,16 +63,18 @@ def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) ->
     )
     following = None
     runs: list[Run] = []
-    policies: list[Policy] = options.eviction
+    ways = ways_of(options)
     reads = len(trace)
     if trace.operations is not None:
         reads = trace.operations.count(READ)
     for label in labels:
         entries = entries_of(label, trace) if label else None
         outcomes = []
-        for policy in policies:
-            chosen = dataclasses.replace(settings, max_entries=entries, eviction=policy)
-            words = f"replay {label} {policy if len(policies) > 1 else ''}"
+        for policy, sharing in ways:
+            chosen = dataclasses.replace(
+                settings, max_entries=entries, eviction=policy, sharing=sharing
+            )
+            words = f"replay {label} {f'{policy} {sharing}' if len(ways) > 1 else ''}"
             with progress.stage(words.strip(), len(trace)) as done:
                 outcomes.append(replay(trace, chosen, observe=teller(done)))
         optimum = None
@@ -95,6 +97,16 @@ def replay_all(trace: Trace, options: argparse.Namespace, progress: Progress) ->
     return runs
 
 
+def ways_of(options: argparse.Namespace) -> list[tuple[Policy, Sharing]]:
+    """Return the policies with the ways of sharing that each of them can have."""
+    return [
+        (policy, sharing)
+        for policy in options.eviction
+        for sharing in options.sharing
+        if policy == "lru" or sharing == "fair"
+    ]
+
+
 def true_ratios(
     trace: Trace, settings: Settings, label: str, progress: Progress
 ) -> tuple[float, ...]:
@@ -110,7 +122,7 @@ def true_ratios(
 
 def shows_several(options: argparse.Namespace) -> bool:
     """Return whether the report compares several replays."""
-    return bool(options.sizes or options.plot or len(options.eviction) > 1)
+    return bool(options.sizes or options.plot or len(ways_of(options)) > 1)
 
 
 def teller(done: Callable[[int], None]) -> Callable[[int, Cache[int]], None]:
@@ -135,6 +147,13 @@ def check_against(trace: Trace, options: argparse.Namespace, parser: Any) -> Non
         parser.error("--default-ttl needs a column of times: --time-column")
     if (options.tenant or options.per_tenant) and trace.tenants is None:
         parser.error("limits of tenants need a column of tenants: --tenant-column")
+    if "utility" in options.sharing:
+        if trace.tenants is None:
+            parser.error("--sharing utility needs a column of tenants: --tenant-column")
+        if options.max_weight is not None and not options.max_entries and not options.sizes:
+            parser.error("--sharing utility needs a bound on entries: --max-entries")
+        if options.eviction == ["tinylfu"]:
+            parser.error("--sharing utility goes with --eviction lru alone")
     if trace.ttls is not None and trace.times is None:
         warn("there is a column of TTLs but none of times: nothing expires")
     if options.advice and options.eviction != ["lru"]:

@@ -74,6 +74,14 @@ def policies(text: str) -> list[str]:
     return named
 
 
+def ways(text: str) -> list[str]:
+    """Parse one or both ways of sharing with a comma between them."""
+    named = [part.strip() for part in text.split(",")]
+    if not set(named) <= {"fair", "utility"} or len(set(named)) < len(named):
+        raise argparse.ArgumentTypeError(f"{text!r} is not fair, utility or fair,utility")
+    return named
+
+
 def weight(text: str) -> int:
     """Parse a number of bytes, such as 500k, 64M, 2G."""
     factor = WEIGHT_UNITS.get(text[-1:].lower(), 1)
@@ -235,6 +243,14 @@ def make_parser() -> argparse.ArgumentParser:
         type=policies,
         default=["lru"],
         help="which entry gives way: lru (the default) or tinylfu; both, with a comma between "
+        "them, are replayed side by side",
+    )
+    allowed.add_argument(
+        "--sharing",
+        metavar="WAY,...",
+        type=ways,
+        default=["fair"],
+        help="which tenant gives way: fair (the default) or utility; both, with a comma between "
         "them, are replayed side by side",
     )
     allowed.add_argument(

@@ -18,7 +18,7 @@ ENTRY_BYTES: Final = {"lru": 80, "tinylfu": 90}
 ROOMS: Final = {"1.25": 1.25, "1.5": 1.5, "2": 2.0}
 """The room that advice speaks of, beside what there is."""
 
-COLORS: Final = ("tab:blue", "tab:orange")
+COLORS: Final = ("tab:blue", "tab:orange", "tab:green")
 """Of the policies in a plot."""
 
 ENOUGH_READS: Final = 100
@@ -39,6 +39,11 @@ class Run:
     def eviction(self) -> str:
         """The policy of the cache."""
         return self.outcome.settings.eviction
+
+    @property
+    def sharing(self) -> str:
+        """How its tenants share."""
+        return self.outcome.settings.sharing
 
     @property
     def hit_ratio(self) -> float:
@@ -189,12 +194,22 @@ def print_memory(console: Any, trace: Trace, run: Run) -> None:
         )
 
 
+def varied_of(runs: list[Run]) -> list[str]:
+    """Return the names of the settings in which the replays differ, or are not the default."""
+    defaults = {"eviction": "lru", "sharing": "fair"}
+    return [
+        name
+        for name, default in defaults.items()
+        if {getattr(run, name) for run in runs} != {default}
+    ]
+
+
 def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
     """Print several sizes: a row each, then the hit ratio of each tenant at each size."""
     table_type = need("rich.table", "the report").Table
     table = table_type(title="Hit ratio against size")
-    policies = {run.eviction for run in runs}
-    columns = ["size", "entries", *(["eviction"] if policies != {"lru"} else []), "hit ratio"]
+    varied = varied_of(runs)
+    columns = ["size", "entries", *varied, "hit ratio"]
     columns += ["optimum", "evicted", "expired", "peak entries"]
     for column in columns:
         table.add_column(column, justify="right")
@@ -207,7 +222,7 @@ def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
         row = [
             run.label,
             bound_in_entries(run),
-            *([run.eviction] if policies != {"lru"} else []),
+            *(getattr(run, name) for name in varied),
             percent(run.hit_ratio),
             percent(run.optimum),
             f"{total.evictions:,}",
@@ -229,8 +244,9 @@ def print_sizes(console: Any, trace: Trace, runs: list[Run], top: int) -> None:
     table = table_type(title=f"Hit ratio by tenant{which}")
     table.add_column("tenant")
     table.add_column("reads", justify="right")
+    apart = [name for name in varied if len({getattr(run, name) for run in runs}) > 1]
     for run in runs:
-        words = [run.label, run.eviction if len(policies) > 1 else ""]
+        words = [run.label, *(getattr(run, name) for name in apart)]
         table.add_column(" ".join(filter(None, words)), justify="right")
     for name, stats in shown:
         ratios = [percent(hit_ratio(run.outcome.tenants[name])) for run in runs]
@@ -283,6 +299,7 @@ def as_json(trace: Trace, runs: list[Run]) -> dict[str, Any]:
             {
                 "size": run.label,
                 "eviction": run.eviction,
+                "sharing": run.sharing,
                 "max_entries": run.outcome.settings.max_entries,
                 "max_weight": run.outcome.settings.max_weight,
                 "hit_ratio": run.hit_ratio,
@@ -299,14 +316,19 @@ def as_json(trace: Trace, runs: list[Run]) -> dict[str, Any]:
     }
 
 
+def way_of(run: Run) -> str:
+    """Return the policy of a replay, and its sharing where that is not the default."""
+    return run.eviction if run.sharing == "fair" else f"{run.eviction}, {run.sharing}"
+
+
 def draw(path: str, trace: Trace, runs: list[Run], name: str) -> None:
     """Draw hit ratio against size, beside the optimum, to a file of any kind matplotlib knows."""
     figure = need("matplotlib.figure", "--plot").Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     runs = sorted(runs, key=lambda run: run.outcome.settings.max_entries or 0)
     by_policy = [
-        (policy, [run for run in runs if run.eviction == policy])
-        for policy in dict.fromkeys(run.eviction for run in runs)
+        (policy, [run for run in runs if way_of(run) == policy])
+        for policy in dict.fromkeys(map(way_of, runs))
     ]
     sizes = [run.outcome.settings.max_entries or 0 for run in by_policy[0][1]]
     if all(run.optimum is not None for run in runs):

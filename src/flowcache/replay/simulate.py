@@ -16,6 +16,7 @@ Observer = Callable[[int, Cache[int]], object]
 LOOKS: Final = 500
 
 Policy = Literal["lru", "tinylfu"]
+Sharing = Literal["fair", "utility"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Settings:
     tenants: Mapping[str, Limits] = field(default_factory=dict)
     """Limits of tenants by name, in place of `child_limits`."""
     eviction: Policy = "lru"
+    sharing: Sharing = "fair"
     advice: bool = False
     """Whether the cache is asked what more room would give."""
     fill: bool = True
@@ -81,6 +83,7 @@ def replay(
         weigher=None if trace.sizes is None else weight_of,
         child_limits=settings.child_limits,
         eviction=settings.eviction,
+        sharing=settings.sharing,
         clock=clock,
         name="replay",
     ) as cache:
