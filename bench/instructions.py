@@ -38,9 +38,9 @@ table = dict.fromkeys(stored, 1)
 def load(): ...
 async def aload(): ...
 for key in keys + new: hash(key)
-def crowd(tenants, new):
+def crowd(tenants, new, **settings):
     # Each holds two or three, and the cache is full: each store finds the victim's tenant anew.
-    cache = create_cache(max_entries=tenants * 5 // 2)
+    cache = create_cache(max_entries=tenants * 5 // 2, **settings)
     spaces = [cache.namespace(str(n)) for n in range(tenants)]
     for n, space in enumerate(spaces):
         for key in range(2 + n % 2):
@@ -50,6 +50,10 @@ def crowd(tenants, new):
 tiny = create_cache(max_entries={SIZE}, eviction="tinylfu").namespace("tenant:acme")
 for key in stored:
     tiny.set(key, 1)
+lent = create_cache(max_entries={SIZE}, sharing="utility").namespace("tenant:acme")
+for key in stored + stored[:9]:
+    lent.set(key, 1)
+lent.set("one more", 1)
 roomy = create_cache(max_entries=None).namespace("tenant:acme")
 cached = create_cache(default_ttl=None).cached()(lambda contact: 1)
 for key in stored:
@@ -133,6 +137,11 @@ CASES = {
     "namespace(...).get": "for key in keys: namespace('tenant:acme').get(key)",
     "set under pressure, 10 tenants": "crowd(10, new)",
     "set under pressure, 100,000": "crowd(100_000, new)",
+    "  by utility, 10 tenants": "crowd(10, new, sharing='utility')",
+    "  by utility, 100,000": "crowd(100_000, new, sharing='utility')",
+    "  by utility: get, hit": "for key in keys: lent.get(key)",
+    "  by utility: get, miss": "for key in new: lent.get(key)",
+    "  by utility: set that evicts": "for key in new: lent.set(key, 1)",
 }
 
 
