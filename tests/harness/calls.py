@@ -210,7 +210,7 @@ WHOLE: dict[str, Call] = {
     "reset_stats": lambda g, ns: ns.reset_stats(),
     "namespace": lambda g, ns: ns.namespace("below"),
     "namespace, new": lambda g, ns: ns.namespace("fresh", "below", max_entries=4, share=2),
-    "namespace, reserving": lambda g, ns: g.cache.namespace("fresh", reserved=1),
+    "namespace, reserving": lambda g, ns: g.cache.namespace("fresh", reserved=1, guaranteed=1),
     "namespaces": lambda g, ns: ns.namespaces(),
     "configure": lambda g, ns: ns.configure(
         default_ttl=9,
