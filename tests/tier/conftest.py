@@ -25,7 +25,13 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(
-    scope="session", params=binaries() or [None], ids=lambda one: getattr(one, "name", "none")
+    scope="session",
+    # A second server says nothing about an interpreter.
+    params=[
+        pytest.param(one, marks=pytest.mark.once) if number else one
+        for number, one in enumerate(binaries() or [None])
+    ],
+    ids=lambda one: getattr(one, "name", "none"),
 )
 def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of each kind that there is."""

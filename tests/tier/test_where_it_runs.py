@@ -28,6 +28,7 @@ from harness.servers import Cluster, Server, binaries, free_port, sentinel, serv
 # A cluster
 
 
+@pytest.mark.once  # Of servers, and not of interpreters.
 def test_a_cluster_of_three_primaries(three: Cluster, make: Make) -> None:
     import valkey
 
@@ -63,6 +64,7 @@ def test_a_cluster_of_three_primaries(three: Cluster, make: Make) -> None:
 # Sentinel
 
 
+@pytest.mark.once  # Of servers, and not of interpreters.
 def test_a_primary_that_fails_over(make: Make) -> None:
     with sentinel() as watched:
         # Half of the hard one is how long a write waits for a replica that is gone.
@@ -103,6 +105,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return certificate, key
 
 
+@pytest.mark.once  # Of servers, and not of interpreters.
 def test_tls_with_a_user_and_a_password(
     make: Make, certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -171,6 +174,7 @@ def refused(cache: Any, said: str) -> None:
     assert "k" not in space
 
 
+@pytest.mark.once  # Of servers, and not of interpreters.
 def test_a_server_that_is_too_old(
     new_server: Server, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +182,7 @@ def test_a_server_that_is_too_old(
     refused(make(new_server, connects=False), r"127\.0\.0\.1.* is version \d+\.\d+")
 
 
+@pytest.mark.once  # Of servers, and not of interpreters.
 def test_a_server_that_hides_its_history(make: Make) -> None:
     with server() as running:
         running.call("ACL", "SETUSER", "default", "-info")
