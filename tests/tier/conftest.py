@@ -98,3 +98,11 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 def pair(new_server: Server, make: Make) -> tuple[Any, Any]:
     """One tenant's namespaces in two processes of a fleet."""
     return tuple(make(new_server).namespace("tenant:acme") for _ in range(2))  # type: ignore[return-value]
+
+
+@pytest.fixture
+def two(any_server: Server, member: Callable[..., Member]) -> tuple[Member, Member]:
+    """Two members of one fleet, both live."""
+    one, other = member(any_server), member(any_server)
+    item = one.item_of("k")
+    return one.join(item), other.join(item)
