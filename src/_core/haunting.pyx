@@ -61,6 +61,13 @@ cdef void ghost_leave_locked(Core* core, Node* node, Entry* e) noexcept nogil:
         ghost.deadline = <float>(e.deadline - core.ghosts.begun)
 
 
+cdef inline void ghosts_part_locked(Core* core, Node* node) noexcept nogil:
+    """Let ghosts of before a clear() lie too deep to tell: no room would have kept them."""
+    cdef int64_t most = core.root.max_entries
+    # The count has 32 bits: four steps of the largest size would bring it round.
+    node.haunted.out += <uint32_t>(APART if most < 0 else min(2 * most, <int64_t>APART))
+
+
 cdef void ghost_miss_locked(Core* core, Node* node, uint32_t hash, double now) noexcept nogil:
     """Note a miss; and by how much more room there would have been none.
 

@@ -138,7 +138,7 @@ cdef int64_t clear_own_locked(Store store, Node* node, double now) noexcept:
     if node_has_loads(node):
         fence_all_locked(node)
     order_forget_locked(node)
-    node.haunted.out += APART                     # no room would have kept what is cleared
+    ghosts_part_locked(core, node)
     if node.account != NULL:
         account_clear_locked(node)
     if node_may_be_cut_locked(core, node):
