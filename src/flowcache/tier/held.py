@@ -73,9 +73,9 @@ class Held:
 
     def lend(self, until: float) -> None:
         """Serve what is held until this time."""
+        _core._lease_ticks(counter_ticks())  # It reads a file, and keeps no cache alive meanwhile.
         store = self._store()
         if store is not None:
-            _core._lease_ticks(counter_ticks())
             _core._lend(store, until, until + self._stale_for if until else 0.0)
 
 
