@@ -1,16 +1,20 @@
 """Every state that a protocol can reach, and the shortest way to one that it may not.
 
-python tests/tier/model/explore.py                     the rules as they are, at larger bounds
-python tests/tier/model/explore.py "no second drop"    the trace of a mutant
+python -m tests.tier.model.explore                     the rules as they are, at larger bounds
+python -m tests.tier.model.explore "no second drop"    the trace of a mutant
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .protocol import Protocol, State, ViolationError
+from .protocol import Protocol
+from .states import State, ViolationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Result", "explore"]
 
@@ -22,13 +26,20 @@ class Result(NamedTuple):
     trace: list[str] | None
 
 
-def explore(protocol: Protocol, most: int = 10_000_000) -> Result:
-    """Visit each state once, nearest first; stop at the first violation."""
+def explore(
+    protocol: Protocol, most: int = 10_000_000, until: Callable[[State], bool] | None = None
+) -> Result:
+    """Visit each state once, nearest first; stop at the first violation.
+
+    With `until` it stops at the first state of which that is true: the trace leads there.
+    """
     start = protocol.start()
     came_from: dict[State, tuple[State, str] | None] = {start: None}
     waiting = deque([start])
     while waiting:
         state = waiting.popleft()
+        if until is not None and until(state):
+            return Result(len(came_from), _way_to(came_from, state))
         try:
             for label, after in protocol.steps(state):
                 if after not in came_from:

@@ -6,172 +6,42 @@ that was sent before ends. A value invalidated by then may be served by no proce
 upstream's version at which it was loaded.
 
 The rules bear the numbers that they have in `flowcache.tier`. Each guard of a rule can be taken
-out: `MUTANTS` names them. The model leaves out slot moves, prefixes, TTLs and stale windows, `add`,
-`incr` and `touch`. No trace here finds a store that ignores markers: its value bears the number of
-its grant, and each reader judges it again.
+out: `MUTANTS` names them. A slot moves in one step with all its keys. The model leaves out TTLs,
+stale windows and real clocks. No trace here finds a store that ignores markers, or one of a tenant
+with an invalidation that waits: the value bears the number of its grant, and each reader judges it
+again. An invalidation that waits is a clear when it is sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-__all__ = ["MUTANTS", "NEW", "OLD", "Bounds", "Protocol", "State", "ViolationError"]
+from .rules import Rules, named, node, server_at, shown
+from .states import (
+    NEW,
+    OLD,
+    Bus,
+    Fill,
+    Grant,
+    Process,
+    Record,
+    State,
+    Store,
+    Value,
+    Write,
+)
 
-MUTANTS = {
-    "unfenced store here": "rule 1: a result that was fenced is stored here all the same",
-    "no incarnation": "rule 2: a record that was lost begins again as the same one",
-    "no replid": "rules 2 and 4: a record of any history is taken",
-    "set keeps its value": "rule 3: a set stores here without a look at its fence",
-    "no floor": "rule 4: a marker that is dropped raises no floor",
-    "no marker": "rule 4: a value is valid in spite of invalidations",
-    "no token": "rule 5: any lease admits any store",
-    "no unlink": "rule 5: set and delete leave a running load its lease",
-    "set sent again": "rule 6: a set whose answer was lost is sent again",
-    "no second drop": "rule 6: an invalidation drops here only before its script",
-    "no WAIT on beats": "rule 7: a heart-beat counts without its replica",
-    "no WAIT on writes": "rule 7: an invalidation counts without its replica",
-    "left connection": "rule 8: a value is taken from a connection to a server that was left",
-    "no lease": "rule 8: a value is taken though the lease is over",
-    "lease from the reply": "rule 9: the lease runs from the heart-beat's reply",
-    "beat before replay": "rule 9: a heart-beat is sent before the replay is applied",
-    "log before subscription": "rule 10: the log is read before the subscription stands",
-    "pushes advance the id": "rule 10: messages that come before the replay move its start",
-    "clear without fence": "rule 10: a gap's clear leaves running reads unfenced",
-    "replay without the entry": "rule 10: a log that lost the last entry is replayed",
-    "no lease ends": "the lease: local values are served for ever",
-    "fleet waits for nobody": "rule 11: the call returns without acknowledgements",
-    "lost list believed": "rule 11: a list of members that was lost counts as complete",
-}
-
-OLD, NEW = 0, 1  # The two servers: the first primary, and the replica that may be promoted.
-
-
-class Record(NamedTuple):
-    incarnation: int
-    bound: int
-    number: int
-    floor: int
-    marker: int
-
-
-class Value(NamedTuple):
-    version: int
-    incarnation: int
-    number: int
-
-
-class Grant(NamedTuple):
-    token: int
-    incarnation: int
-    number: int
-
-
-class Store(NamedTuple):
-    """One server. `log` holds the messages' ids; `history` names it as master_replid does."""
-
-    history: int
-    value: Value | None = None
-    record: Record | None = None
-    lease: Grant | None = None
-    log: tuple[int, ...] = ()
-    members: frozenset[int] | None = None
-
-
-class Fill(NamedTuple):
-    """A fetch: its progress, the oldest value that it may return, and whether it was fenced."""
-
-    step: str
-    at_least: int
-    fenced: bool = False
-    value: Value | None = None
-    grant: Grant | None = None
-    version: int = 0
-
-
-class Write(NamedTuple):
-    """An invalidation, a delete or a set, of the upstream's version `version`."""
-
-    kind: str
-    step: str
-    version: int
-    fenced: bool = False
-    waits_for: frozenset[int] = frozenset()
-    since: int = 0
-
-
-class Bus(NamedTuple):
-    """A process's bus: `queue` is what the server has sent and the process has not yet read."""
-
-    server: int
-    phase: str
-    history: int
-    last: int
-    lease: int
-    queue: tuple[tuple[Any, ...], ...] = ()
-
-
-class Process(NamedTuple):
-    held: int | None
-    bus: Bus
-    commands: int
-    own: int
-    """The version below which this process may serve nothing."""
-    threads: tuple[Fill | Write | None, ...]
-
-
-class State(NamedTuple):
-    servers: tuple[Store, Store | None]
-    replica: Store
-    processes: tuple[Process, ...]
-    upstream: int
-    incarnations: int
-    epoch: int
-    everywhere: int
-    """The version below which no process may serve anything."""
-    returned: int
-    """The version of the last invalidation that has returned."""
-    calls: tuple[int, ...]
-    """How many calls each process may still begin."""
-    faults: int
-    beats: int
-
-
-class Bounds(NamedTuple):
-    """The possible events, with their numbers: calls, faults by name, passing leases."""
-
-    calls: tuple[int, ...] = (1, 1)
-    """How many calls each process makes. One that only writes needs no bus, and has none."""
-    kinds: tuple[tuple[str, ...], ...] = (("fetch", "clear"), ("fetch", "clear"))
-    faults: tuple[str, ...] = ()
-    fault_count: int = 0
-    ticks: int = 1
-    beats: int = 1
-    threads: tuple[int, ...] = (1, 1)
-    held: bool = True
-    """The tier holds version 0 at first."""
-    here: bool = True
-    """The processes hold version 0 at first."""
-    gap: tuple[str, ...] = ()
-    """A gap begins before the start: `cut`, and perhaps `log lost` besides."""
-    after_promotion: tuple[tuple[int, int], ...] = ()
-    """The promotion was before the start; the servers of each process's bus and commands."""
-
-
-class ViolationError(Exception):
-    """A read returned what it may not."""
-
+__all__ = ["Protocol"]
 
 Step = tuple[str, State]
 
+COVERING = ("clear", "fleet", "delete", "prefix")
+"""The kinds of calls after which no value of before may be served."""
 
-class Protocol:
+
+class Protocol(Rules):
     """The transition system; `without` names the guard that is taken out."""
-
-    def __init__(self, bounds: Bounds, without: str | None = None) -> None:
-        assert without is None or without in MUTANTS
-        self.bounds = bounds
-        self.without = without
 
     def start(self) -> State:
         """Return the first state: all are live, on the old server."""
@@ -180,15 +50,18 @@ class Protocol:
         value = Value(0, 1, 1) if bounds.held else None
         members = frozenset(p for p, kinds in enumerate(bounds.kinds) if "fetch" in kinds)
         log = () if "log lost" in bounds.gap else (0,)
-        store = Store(OLD, value, record, None, log, members)
-        bus = Bus(OLD, "attached", OLD, 0, 0)
+        first, second = bounds.epochs
+        store = Store(OLD, value, record, None, log, members, epoch=first)
+        bus = Bus(OLD, "attached", OLD, 0, 0, epoch=first)
         follows = "cut" if bounds.gap else "attached"
         held = 0 if bounds.here else None
         new = None
         at = bounds.after_promotion or ((OLD, OLD),) * len(bounds.threads)
         if bounds.after_promotion:
             bound = None if record is None else record._replace(bound=NEW)
-            new = store._replace(history=NEW, record=bound)
+            new = store._replace(history=NEW, record=bound, epoch=second)
+        elif bounds.nodes:
+            new = Store(NEW, owns=False, epoch=0)
         return State(
             servers=(store, new),
             replica=store,
@@ -199,6 +72,8 @@ class Protocol:
                         phase=follows if "fetch" in kinds else "none",
                         server=server,
                         history=server,
+                        left=frozenset({OLD} - {server}),
+                        epoch=bounds.epochs[server],
                     ),
                     commands,
                     0,
@@ -229,6 +104,7 @@ class Protocol:
                     yield from self._fill(state, p, t, call)
                 else:
                     yield from self._write(state, p, t, call)
+            yield from self._flush(state, p)
             yield from self._bus(state, p)
         if state.epoch < self.bounds.ticks:
             # A whole lease passes. A value invalidated before may be served nowhere.
@@ -236,14 +112,34 @@ class Protocol:
             yield "a whole lease passes", later
         if state.faults:
             yield from self._fault(state)
-        if state.servers[NEW] is not None:
-            # Each connection finds the new primary at a time of its own.
-            for p, process in enumerate(state.processes):
-                if process.bus.server == OLD and process.bus.phase != "none":
-                    yield f"{p}: the bus finds the new primary", self._move_bus(state, p)
-                if process.commands == OLD:
-                    after = self._process(state, p, commands=NEW)
-                    yield f"{p}: commands find the new primary", after
+        yield from self._finds(state)
+
+    def _finds(self, state: State) -> Iterator[Step]:
+        """Each connection finds the server that has the slot, at a time of its own."""
+        faults = self.bounds.faults if state.faults else ()
+        fewer = state._replace(faults=state.faults - 1)
+        for p, process in enumerate(state.processes):
+            bus = process.bus
+            for to, server in enumerate(state.servers):
+                if server is None or not server.owns:
+                    continue
+                other = state.servers[1 - to]
+                gone = other is not None and not other.owns
+                if bus.server != to and bus.phase != "none" and self._may_come(bus, server):
+                    if to == NEW or gone:
+                        yield f"{p}: the bus finds {node(to)}", self._move_bus(state, p, to)
+                    elif "old view" in faults:
+                        yield (
+                            f"{p}: the bus is told of {node(to)} by a view of before",
+                            self._move_bus(fewer, p, to),
+                        )
+                if process.commands != to:
+                    after = self._process(state, p, commands=to)
+                    if to == NEW or gone:
+                        yield f"{p}: commands find {node(to)}", after
+                    elif "other connection" in faults:
+                        after = after._replace(faults=state.faults - 1)
+                        yield f"{p}: another connection, to {node(to)}, is used", after
 
     # Calls
 
@@ -263,8 +159,10 @@ class Protocol:
             # The upstream has changed, and then the call is made. A set value is new when the
             # server has it: sets are ordered there, and nowhere before.
             after = self._drop(state._replace(calls=calls), p)
-            if kind == "set":
-                yield f"{p}: set drops here", self._call(after, p, t, Write(kind, "script", 0))
+            if kind in ("set", "add", "incr", "touch", "other prefix"):
+                at_least = max(process.own, state.everywhere)
+                write = Write(kind, "script", 0, at_least)
+                yield f"{p}: {kind} drops here", self._call(after, p, t, write)
                 continue
             version = state.upstream + 1
             yield (
@@ -274,12 +172,20 @@ class Protocol:
 
     def _fill(self, state: State, p: int, t: int, fill: Fill) -> Iterator[Step]:
         process = state.processes[p]
-        server = state.servers[process.commands]
-        assert server is not None
-        if fill.step == "get":
+        server = server_at(state, process.commands)
+        if fill.step in ("get", "judge") and process.queued and self.without != "queued read":
+            yield (
+                f"{p}: reads nothing there, for an invalidation waits to be sent",
+                self._call(state, p, t, fill._replace(step="load")),
+            )
+        elif fill.step not in ("keep", "load") and not server.owns:
+            other = self._process(state, p, commands=1 - process.commands)
+            again = fill._replace(step="lead") if fill.step == "judge" else fill
+            yield f"{p}: is told that the slot has moved", self._call(other, p, t, again)
+        elif fill.step == "get":
             # The value first; the record is read after every GET of its batch.
             yield (
-                f"{p}: GET gives {_shown(server.value)}",
+                f"{p}: GET gives {shown(server.value)}",
                 self._call(state, p, t, fill._replace(step="judge", value=server.value)),
             )
         elif fill.step == "judge":
@@ -297,9 +203,9 @@ class Protocol:
             loaded = fill._replace(step="store", version=state.upstream)
             yield f"{p}: loads version {state.upstream}", self._call(state, p, t, loaded)
         else:
-            assert fill.grant is not None
+            state, server = self._open(state, process.commands)
             grant = fill.grant
-            if self._admits(server, grant):
+            if grant is not None and not process.queued and self._admits(server, grant):
                 value = Value(fill.version, grant.incarnation, grant.number)
                 state = self._serve(
                     state, process.commands, server._replace(value=value, lease=None)
@@ -312,6 +218,11 @@ class Protocol:
 
     def _lead(self, state: State, p: int, t: int, fill: Fill) -> Iterator[Step]:
         process = state.processes[p]
+        if process.queued and self.without != "queued read":
+            # The load is this process's own affair; what it gives is stored nowhere.
+            own = fill._replace(step="load")
+            yield f"{p}: asks for no lease, for an invalidation waits", self._call(state, p, t, own)
+            return
         state, server = self._open(state, process.commands)
         token = 10 * p + t
         held = server.lease
@@ -345,79 +256,175 @@ class Protocol:
     def _write(self, state: State, p: int, t: int, call: Write) -> Iterator[Step]:
         process = state.processes[p]
         if call.step == "script":
-            if not call.version:
-                call = call._replace(version=state.upstream + 1)
-                state = self._call(state._replace(upstream=call.version), p, t, call)
-            after, confirmed = self._script(state, p, call)
-            if confirmed:
-                members = after.servers[process.commands]
-                assert members is not None
-                waits = frozenset(members.members or ()) - {p} if call.kind == "fleet" else None
-                if call.kind == "fleet" and (
-                    members.members is None and self.without != "lost list believed"
-                ):
-                    waits = frozenset({-1})  # The whole lease.
-                ends = call._replace(step="end", waits_for=waits or frozenset(), since=after.epoch)
-                yield (
-                    f"{p}: {call.kind} of {call.version} is confirmed",
-                    self._call(after, p, t, self._now(after, p, t, ends)),
-                )
-            else:
-                yield (
-                    f"{p}: {call.kind} of {call.version} is not confirmed, drops and raises",
-                    self._call(self._drop(after, p), p, t, None),
-                )
-            if "lost reply" in self.bounds.faults and state.faults and call.kind == "set":
-                lost = after._replace(faults=state.faults - 1)
-                if self.without == "set sent again":
-                    yield f"{p}: the answer to set is lost; it will be sent again", lost
-                else:
-                    yield (
-                        f"{p}: the answer to set is lost; it drops and raises",
-                        self._call(self._drop(lost, p), p, t, None),
-                    )
+            flushed = self.without == "queue after writes" or call.kind in COVERING
+            if process.queued and not flushed:
+                return  # What waits goes first; `_flush` sends it.
+            if not server_at(state, process.commands).owns:
+                other = self._process(state, p, commands=1 - process.commands)
+                yield f"{p}: is told that the slot has moved", other
+                return
+            yield from self._send(state, p, t, call)
             return
         if call.waits_for and not (
             state.epoch > call.since or self.without == "fleet waits for nobody"
         ):
             return
         # The second drop, of all but one's own registered store.
-        if call.kind == "set":
-            keeps = not call.fenced or self.without == "set keeps its value"
+        if call.kind in ("set", "add"):
+            keeps = not call.fenced or (
+                call.kind == "set" and self.without == "set keeps its value"
+            )
             state = self._call(state, p, t, None)
-            state = self._drop(state, p)
-            if keeps:
-                state = self._process(state, p, held=call.version)
+            if call.held is None:
+                state = self._drop(state, p)
+            if keeps and self._is_live(state, state.processes[p]):
+                held = call.version if call.held is None else call.held
+                state = self._process(state, p, held=held)
         else:
             state = self._call(state, p, t, None)
             if self.without != "no second drop":
                 state = self._drop(state, p)
+        if call.held is not None:
+            yield f"{p}: add finds version {call.held}", state
+            return
         state = self._process(state, p, own=max(state.processes[p].own, call.version))
-        state = state._replace(returned=max(state.returned, call.version))
+        if call.kind != "add":  # The others had nothing to drop.
+            state = state._replace(returned=max(state.returned, call.version))
         if call.kind == "fleet":
             state = state._replace(everywhere=max(state.everywhere, call.version))
-        yield f"{p}: {call.kind} of {call.version} returns", state
+        yield f"{p}: {named(call)} returns", state
 
-    def _script(self, state: State, p: int, call: Write) -> tuple[State, bool]:
+    def _send(self, state: State, p: int, t: int, call: Write) -> Iterator[Step]:
+        """A call's script runs, or does not; its answer arrives, or does not."""
+        faults = self.bounds.faults if state.faults else ()
+        if "lost request" in faults and call.kind in COVERING:
+            lost = state._replace(faults=state.faults - 1)
+            yield self._unconfirmed(lost, p, t, call, "does not arrive")
+        if not call.version and call.kind in ("set", "add", "incr"):
+            # The value is new when the server has it: these are ordered there.
+            call = call._replace(version=state.upstream + 1)
+            state = self._call(state._replace(upstream=call.version), p, t, call)
+        after, call, confirmed = self._script(state, p, call)
+        if confirmed:
+            waits: frozenset[int] = frozenset()
+            if call.kind == "fleet":
+                members = server_at(after, after.processes[p].commands).members
+                waits = frozenset(members or ()) - {p}
+                if members is None and self.without != "lost list believed":
+                    waits = frozenset({-1})  # The whole lease.
+            ends = call._replace(step="end", waits_for=waits, since=after.epoch)
+            yield (
+                f"{p}: {named(call)} is confirmed",
+                self._call(self._note(after, p), p, t, self._now(after, p, t, ends)),
+            )
+        else:
+            yield self._unconfirmed(after, p, t, call, "is not confirmed")
+        if "lost reply" in faults and call.kind in ("set", "add"):
+            lost = after._replace(faults=state.faults - 1)
+            if self.without == f"{call.kind} sent again":
+                yield f"{p}: the answer to {call.kind} is lost; it will be sent again", lost
+            else:
+                yield self._unconfirmed(lost, p, t, call, "has lost its answer")
+
+    def _unconfirmed(self, state: State, p: int, t: int, call: Write, why: str) -> Step:
+        """It drops here, and raises or is queued: then it holds for this process."""
+        state = self._call(self._drop(state, p), p, t, None)
+        if not self.bounds.queues or call.kind not in COVERING or call.kind == "fleet":
+            return f"{p}: {named(call)} {why}, drops and raises", state
+        process = state.processes[p]
+        own, queued = max(process.own, call.version), max(process.queued, call.version)
+        queues = self._process(state, p, own=own, queued=queued)
+        return f"{p}: {named(call)} {why}, drops and is queued", queues
+
+    def _flush(self, state: State, p: int) -> Iterator[Step]:
+        """What waits is sent again, and struck when it is confirmed."""
+        process = state.processes[p]
+        if process.sent:
+            newer = process.queued != process.sent and self.without != "newer one forgotten"
+            struck = self._process(state, p, queued=process.queued if newer else 0, sent=0)
+            returned = max(state.returned, process.sent)
+            yield (
+                f"{p}: version {process.sent} waits no more",
+                struck._replace(returned=returned),
+            )
+        elif process.queued and server_at(state, process.commands).owns:
+            again = Write("clear", "script", process.queued)
+            after, _, confirmed = self._script(state, p, again)
+            if confirmed:
+                sent = self._process(self._note(after, p), p, sent=process.queued)
+                yield f"{p}: clear of {process.queued} is sent again and confirmed", sent
+            elif self.without == "queued forgotten":
+                yield f"{p}: what waits is sent again", self._process(after, p, queued=0)
+            if self.without == "queued forgotten" and "lost request" in self.bounds.faults:
+                yield f"{p}: what waits is sent again, and lost", self._process(state, p, queued=0)
+
+    def _script(self, state: State, p: int, call: Write) -> tuple[State, Write, bool]:
         """Run a write's script where the process's commands go, and wait for the replica."""
         at = state.processes[p].commands
         state, server = self._open(state, at)
         record = server.record
         assert record is not None
+        is_valid = self._is_valid(server, server.value)
+        value, lease, tells = server.value, server.lease, True
         if call.kind in ("clear", "fleet"):
             record = record._replace(number=record.number + 1, marker=record.number + 1)
-            server = server._replace(record=record)
+        elif call.kind in ("prefix", "other prefix"):
+            record = self._list(record, covers=call.kind == "prefix")
+        elif call.kind == "touch":
+            if value is not None and not is_valid and self.without == "touch revives":
+                value = Value(value.version, record.incarnation, record.number)
+        elif call.kind == "add" and is_valid:
+            assert value is not None
+            if value.version != call.version:  # Else it is its own, of a time before.
+                self._check(state, p, value.version, call.at_least, "an add finds")
+                call = call._replace(held=value.version)
+            tells = False
         else:
-            lease = server.lease if self.without == "no unlink" else None
-            value = None
-            if call.kind == "set":
-                value = Value(call.version, record.incarnation, record.number)
-            server = server._replace(value=value, lease=lease)
-        message = server.log[-1] + 1 if server.log else 1
-        server = server._replace(log=(*server.log, message))
-        state = self._serve(state, at, server)
-        state = self._publish(state, at, ("message", message, p, call.kind == "fleet"))
-        return self._confirm(state, at, "no WAIT on writes")
+            lease = lease if self.without == "no unlink" else None
+            made = None
+            if call.kind == "delete":
+                pass
+            elif (
+                call.kind == "incr"
+                and value is not None
+                and (is_valid or self.without == "incr counts on")
+            ):
+                self._check(state, p, value.version, call.at_least, "an incr counts on from")
+                made = Value(call.version, value.incarnation, value.number)
+            else:
+                made = Value(call.version, record.incarnation, record.number)
+            value, tells = made, call.kind != "add"
+        server = server._replace(record=record, value=value, lease=lease)
+        if tells:
+            message = server.log[-1] + 1 if server.log else 1
+            server = server._replace(log=(*server.log, message))
+            state = self._serve(state, at, server)
+            state = self._publish(state, at, ("message", message, p, call.kind == "fleet"))
+        else:
+            state = self._serve(state, at, server)
+        state, confirmed = self._confirm(state, at, "no WAIT on writes")
+        return state, call, confirmed and server.history not in state.processes[p].bus.left
+
+    def _list(self, record: Record, *, covers: bool) -> Record:
+        """List a prefix. There is room for one: the second makes a clear of both."""
+        number = record.number + 1
+        record = record._replace(number=number)
+        if record.listed and self.without != "prefix forgotten":
+            return record._replace(marker=number, listed=0)
+        return record._replace(listed=number if covers else 0)
+
+    def _note(self, state: State, p: int) -> State:
+        """Rule 8: a confirmed write that names another history ends lease and bus."""
+        process = state.processes[p]
+        bus, history = process.bus, server_at(state, process.commands).history
+        if (
+            bus.phase == "none"
+            or history == bus.history
+            or self.without == "write names no history"
+        ):
+            return state
+        cut = bus._replace(phase="cut", queue=(), last=-1, lease=-1)
+        return self._process(state, p, bus=cut)
 
     def _publish(self, state: State, at: int, event: tuple[Any, ...]) -> State:
         for p, process in enumerate(state.processes):
@@ -428,7 +435,7 @@ class Protocol:
 
     def _confirm(self, state: State, at: int, mutant: str) -> tuple[State, bool]:
         """`WAIT`: the replica has it, which it takes from no primary once it is one itself."""
-        if at == NEW or self.without == mutant:
+        if at == NEW or self.bounds.nodes or not self.bounds.replicas or self.without == mutant:
             return state, True
         if state.servers[NEW] is not None:
             return state, False
@@ -439,11 +446,12 @@ class Protocol:
     def _bus(self, state: State, p: int) -> Iterator[Step]:
         process = state.processes[p]
         bus = process.bus
-        server = state.servers[bus.server]
-        assert server is not None
+        server = server_at(state, bus.server)
         if bus.queue:
             yield self._read(state, p, bus._replace(queue=bus.queue[1:]), bus.queue[0])
-        if bus.phase == "cut":
+        if not server.owns and bus.phase != "attached":
+            pass  # It is told so, and looks for the slot.
+        elif bus.phase == "cut":
             if self.without == "log before subscription":
                 entries = tuple(one for one in server.log if one > bus.last)
                 ready = bus._replace(phase="logged", queue=(("replay", True, entries),))
@@ -468,6 +476,7 @@ class Protocol:
         )
         if beats and state.beats and not any(one[0] == "beat" for one in bus.queue):
             after, confirmed = self._confirm(state, bus.server, "no WAIT on beats")
+            confirmed = confirmed and (server.owns or self.without == "moved slot unnoticed")
             beat = ("beat", state.epoch, server.history, confirmed)
             bus = after.processes[p].bus
             after = self._process(after, p, bus=bus._replace(queue=(*bus.queue, beat)))
@@ -495,8 +504,7 @@ class Protocol:
                     state = self._drop(state, p)
             else:
                 state = self._drop(state, p, fences=self.without != "clear without fence")
-            server = state.servers[bus.server]
-            assert server is not None
+            server = server_at(state, bus.server)
             last = entries[-1] if entries else (bus.last if there else max(server.log, default=0))
             phase = "logged" if bus.phase == "logged" else "attached"
             bus = state.processes[p].bus
@@ -505,6 +513,8 @@ class Protocol:
             after = bus._replace(phase=phase, last=last, history=server.history)
             word = f"replays {list(entries)}" if there else "clears"
             return f"{p}: {word}", self._process(state, p, bus=after)
+        if event[0] == "moved":
+            return f"{p}: hears that the slot has moved", self._cut(state, p)
         _, sent, history, confirmed = event
         if history == bus.history and confirmed:
             runs_from = state.epoch if self.without == "lease from the reply" else sent
@@ -554,7 +564,7 @@ class Protocol:
                 back = self._cut(back, p)
             yield "the server restarts from an old dump", back
         if "promote" in faults and new is None:
-            promoted = state.replica._replace(history=1)
+            promoted = state.replica._replace(history=1, epoch=old.epoch + 1)
             yield (
                 "the replica is promoted; the old primary sleeps",
                 after._replace(servers=(old, promoted)),
@@ -565,6 +575,8 @@ class Protocol:
             message = old.log[-1] + 1 if old.log else 1
             other = self._serve(after, OLD, old._replace(log=(*old.log, message)))
             yield "another key is invalidated", self._publish(other, OLD, ("other", message))
+        if "slot moves" in faults and new is not None:
+            yield self._move_slot(after)
         if "cut" in faults:
             for p, process in enumerate(state.processes):
                 if process.bus.phase not in ("cut", "none"):
@@ -576,89 +588,23 @@ class Protocol:
             return state
         return self._process(state, p, bus=bus._replace(phase="cut", queue=()))
 
-    def _move_bus(self, state: State, p: int) -> State:
-        # Another history: the one that was left never comes back, and its lease has ended.
-        bus = state.processes[p].bus
-        return self._process(
-            state, p, bus=bus._replace(server=NEW, phase="cut", queue=(), lease=-1)
-        )
+    def _move_slot(self, state: State) -> Step:
+        """A slot goes to the other node with its keys; that one's epoch rises above all."""
+        owner = OLD if server_at(state, OLD).owns else NEW
+        source, target = server_at(state, owner), server_at(state, 1 - owner)
+        taken = source._replace(history=target.history, epoch=max(source.epoch, target.epoch) + 1)
+        left = Store(source.history, owns=False, epoch=source.epoch)
+        if self.without != "moved slot unnoticed":
+            state = self._publish(state, owner, ("moved",))
+        state = self._serve(self._serve(state, 1 - owner, taken), owner, left)
+        return f"the slot moves to {node(1 - owner)}", state
 
-    # Invariants
-
-    def _is_live(self, state: State, process: Process) -> bool:
-        return process.bus.lease >= state.epoch or self.without == "no lease ends"
-
-    def _may_take(self, state: State, process: Process, server: Store) -> bool:
-        """Rule 8: the connection's history is the current one, and the lease lives under it."""
-        current = server.history == process.bus.history or self.without == "left connection"
-        return current and (self._is_live(state, process) or self.without == "no lease")
-
-    def _is_valid(self, server: Store, value: Value | None) -> bool:
-        """Rule 4."""
-        record = server.record
-        if value is None or record is None or value.incarnation != record.incarnation:
-            return False
-        if record.bound != server.history and self.without != "no replid":
-            return False
-        return value.number >= record.floor and (
-            record.marker <= value.number or self.without == "no marker"
-        )
-
-    def _admits(self, server: Store, grant: Grant) -> bool:
-        """Rule 5."""
-        if server.lease is None or (server.lease != grant and self.without != "no token"):
-            return False
-        return self._is_valid(server, Value(0, grant.incarnation, grant.number))
-
-    def _open(self, state: State, at: int) -> tuple[State, Store]:
-        """Rule 2: a record that is missing, or of another history, is a new one."""
-        server = state.servers[at]
-        assert server is not None
-        record = server.record
-        if record is not None and (record.bound == server.history or self.without == "no replid"):
-            return state, server
-        fresh = 1 if self.without == "no incarnation" else state.incarnations + 1
-        record = Record(fresh, server.history, 1, 0, 0)
-        server = server._replace(record=record)
-        return self._serve(state, at, server)._replace(incarnations=state.incarnations + 1), server
-
-    def _check(self, state: State, p: int, version: int, at_least: int) -> None:
-        if version < at_least:
-            raise ViolationError(
-                f"{p}: a fetch returns version {version}, which an invalidation that had returned "
-                f"before the call has covered: {at_least} is the oldest that may be served"
-            )
-
-    # States
-
-    def _drop(self, state: State, p: int, *, fences: bool = True) -> State:
-        """Drop what is held, and fence what runs."""
-        process = state.processes[p]
-        threads = tuple(
-            one._replace(fenced=True) if one is not None and fences else one
-            for one in process.threads
-        )
-        return self._process(state, p, held=None, threads=threads)
-
-    def _now(self, state: State, p: int, t: int, call: Write) -> Write:
-        """Return a call's next step with the fence that it bears by now."""
-        current = state.processes[p].threads[t]
-        assert isinstance(current, Write)
-        return call._replace(fenced=current.fenced)
-
-    def _call(self, state: State, p: int, t: int, call: Fill | Write | None) -> State:
-        threads = state.processes[p].threads
-        return self._process(state, p, threads=(*threads[:t], call, *threads[t + 1 :]))
-
-    def _process(self, state: State, p: int, **changes: Any) -> State:
-        processes = state.processes
-        changed = processes[p]._replace(**changes)
-        return state._replace(processes=(*processes[:p], changed, *processes[p + 1 :]))
-
-    def _serve(self, state: State, at: int, server: Store) -> State:
-        old, new = state.servers
-        return state._replace(servers=(server, new) if at == OLD else (old, server))
-
-
-def _shown(value: Value | None) -> str:
-    return "nothing" if value is None else f"version {value.version}"
+    def _move_bus(self, state: State, p: int, to: int) -> State:
+        """Begin to follow another server; the lease under the history that is left has ended."""
+        bus, server = state.processes[p].bus, server_at(state, to)
+        if server.history != bus.history:
+            left = (bus.left | {bus.history}) - {server.history}
+            bus = bus._replace(history=server.history, left=left, last=-1, lease=-1)
+        epoch = max(bus.epoch, server.epoch)
+        bus = bus._replace(server=to, phase="cut", queue=(), epoch=epoch)
+        return self._process(state, p, bus=bus)

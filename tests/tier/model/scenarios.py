@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .protocol import NEW, OLD, Bounds
+from .states import NEW, OLD, Bounds
 
 __all__ = ["LARGER", "SCENARIOS"]
 
@@ -107,6 +107,105 @@ SCENARIOS = {
         ticks=0,
         beats=0,
     ),
+    "an invalidation is queued": Bounds(
+        calls=(2, 1),
+        kinds=(("fetch", "clear"), ("fetch",)),
+        faults=("lost request",),
+        fault_count=1,
+        queues=True,
+        ticks=0,
+        beats=0,
+    ),
+    "two invalidations are queued": Bounds(
+        calls=(3, 1),
+        kinds=(("fetch", "clear"), ("fetch",)),
+        faults=("lost request",),
+        fault_count=2,
+        queues=True,
+        ticks=0,
+        beats=0,
+        here=False,
+    ),
+    "a queue meets a promotion": Bounds(
+        calls=(2,),
+        threads=(1,),
+        kinds=(("fetch", "clear"),),
+        faults=("promote",),
+        fault_count=1,
+        queues=True,
+    ),
+    "a queue waits before writes": Bounds(
+        calls=(2,),
+        threads=(2,),
+        kinds=(("fetch", "clear", "set", "add", "incr"),),
+        faults=("lost request",),
+        fault_count=1,
+        queues=True,
+        ticks=0,
+        beats=0,
+    ),
+    "a write finds the new primary first": Bounds(
+        calls=(2,),
+        threads=(1,),
+        kinds=(("fetch", "clear"),),
+        after_promotion=((OLD, NEW),),
+        faults=("other connection",),
+        fault_count=1,
+    ),
+    "a server that was left is told of again": Bounds(
+        calls=(1, 1),
+        kinds=(("fetch",), ("clear",)),
+        after_promotion=((NEW, NEW), (NEW, NEW)),
+        faults=("old view", "other connection"),
+        fault_count=2,
+        replicas=False,
+        epochs=(2, 2),
+        here=False,
+    ),
+    "a slot moves": Bounds(
+        calls=(1, 1),
+        kinds=(("fetch",), ("clear",)),
+        faults=("slot moves",),
+        fault_count=1,
+        nodes=True,
+    ),
+    "a slot moves and comes back": Bounds(
+        calls=(2,),
+        threads=(1,),
+        kinds=(("fetch", "clear"),),
+        faults=("slot moves",),
+        fault_count=2,
+        nodes=True,
+    ),
+    "a load meets a slot that moves": Bounds(
+        calls=(1, 1),
+        threads=(1, 1),
+        kinds=(("fetch",), ("delete",)),
+        faults=("slot moves",),
+        fault_count=2,
+        nodes=True,
+        **LOADS,
+    ),
+    "an add loses its answer": Bounds(
+        calls=(1, 2),
+        kinds=(("add",), ("delete", "fetch")),
+        faults=("lost reply",),
+        fault_count=1,
+        **LOADS,
+    ),
+    "two processes add and count": Bounds(
+        calls=(2, 1), kinds=(("fetch", "add", "incr"), ("clear", "add")), ticks=0, beats=0
+    ),
+    "a counter is invalidated": Bounds(
+        calls=(3,), threads=(2,), kinds=(("fetch", "clear", "incr", "touch"),), ticks=0, beats=0
+    ),
+    "a prefix is invalidated": Bounds(
+        calls=(3,),
+        threads=(2,),
+        kinds=(("fetch", "prefix", "other prefix"),),
+        ticks=0,
+        beats=0,
+    ),
 }
 """The scenarios of the suite, by name."""
 
@@ -140,6 +239,21 @@ LARGER = {
         fault_count=2,
         ticks=2,
         beats=2,
+    ),
+    "slots move, and a bus is cut": Bounds(
+        calls=(2, 2),
+        kinds=(("fetch", "clear"), ("fetch", "delete")),
+        faults=("slot moves", "cut"),
+        fault_count=3,
+        nodes=True,
+        beats=2,
+    ),
+    "queued invalidations of two": Bounds(
+        calls=(2, 2),
+        kinds=(("fetch", "clear", "incr"), ("fetch", "delete", "add")),
+        faults=("lost request", "lost reply", "promote"),
+        fault_count=2,
+        queues=True,
     ),
 }
 """The scenarios of the command, by name; some take hours."""

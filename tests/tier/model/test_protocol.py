@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from .explore import describe, explore
-from .protocol import MUTANTS, Protocol
+from .protocol import Protocol
 from .scenarios import SCENARIOS
+from .states import MUTANTS, OLD, State
 
 pytestmark = pytest.mark.once
 
@@ -34,6 +35,19 @@ CAUGHT_IN = {
     "no lease ends": "one process clears, another fetches",
     "fleet waits for nobody": "the whole fleet",
     "lost list believed": "the whole fleet",
+    "queued read": "an invalidation is queued",
+    "queued forgotten": "an invalidation is queued",
+    "newer one forgotten": "two invalidations are queued",
+    "queue after writes": "a queue waits before writes",
+    "write names no history": "a write finds the new primary first",
+    "any history returns": "a server that was left is told of again",
+    "equal epoch returns": "a server that was left is told of again",
+    "moved slot unnoticed": "a slot moves",
+    "add sent again": "an add loses its answer",
+    "incr counts on": "a counter is invalidated",
+    "touch revives": "a counter is invalidated",
+    "prefix not judged": "a prefix is invalidated",
+    "prefix forgotten": "a prefix is invalidated",
 }
 
 
@@ -50,3 +64,24 @@ def test_each_guard_is_needed(mutant: str) -> None:
     assert result.trace is not None, f"{MUTANTS[mutant]}: no counter-example"
     assert "an invalidation that had returned" in result.trace[-1]
     assert len(result.trace) > 2
+
+
+def test_a_slot_that_comes_back_is_followed_again() -> None:
+    def is_back(state: State) -> bool:
+        bus = state.processes[0].bus
+        return bus.history == OLD and bus.lease == state.epoch and bus.epoch > 2
+
+    bounds = SCENARIOS["a slot moves and comes back"]
+    trace = explore(Protocol(bounds), until=is_back).trace
+    assert trace is not None
+    assert sum("the slot moves" in step for step in trace) == 2
+    assert trace[-1] == "0: its lease is extended"
+
+
+def test_what_is_queued_is_sent_in_the_end() -> None:
+    def is_sent(state: State) -> bool:
+        return state.returned > 0 and not state.faults and not state.processes[0].queued
+
+    trace = explore(Protocol(SCENARIOS["an invalidation is queued"]), until=is_sent).trace
+    assert trace is not None
+    assert trace[-1] == "0: version 1 waits no more"
