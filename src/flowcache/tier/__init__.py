@@ -14,9 +14,9 @@ Code and model name these rules by their numbers.
 5. The lease of a load is its token, the incarnations and the numbers at the grant. Asked again it
    returns that grant, or a new one if an incarnation has changed. A store needs all of them and
    rule 4. `set` and `delete` unlink a lease.
-6. After a time-out only `delete`, invalidations, lease and store are sent again; a repeated `add`
-   knows its operation. A `set` that timed out raises, drops here, and its echo is applied. Other
-   echoes of one's own are ignored.
+6. After a time-out only `delete`, invalidations, lease and store are sent again, no
+   `add`, `set`, `incr` or `pop`. A `set` that timed out raises, drops here, and its echo is
+   applied. Other echoes of one's own are ignored.
 7. Invalidations, writes and heart-beats are followed by `WAIT` for all replicas that could be
    promoted. Short of it they are not confirmed: the server may be a primary no more.
 8. A process holds one current history per bucket, and one that was left never comes back, unless

@@ -350,7 +350,7 @@ class Engine:
         return [stored_of(reply, sent) for reply in replies]
 
     def add(self, item: Item, sealed: bytes, ttl: float | None, window: float) -> Steps[Added]:
-        """Store a value if none is fresh there; sent again, it knows what it stored (rule 6)."""
+        """Store a value if none is fresh there. Never sent twice (rule 6)."""
         operation = new_token()
         message = Message(Kind.RELEASED, item.place.path, item.key, self.bus.member, operation)
         yield from self._ready(item.place)
@@ -369,7 +369,6 @@ class Engine:
                 ),
                 patience=self._hard,
                 confirms=True,
-                again=1,
             )
         except ServerError as error:
             raise _unavailable("add", error) from error

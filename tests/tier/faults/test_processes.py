@@ -235,6 +235,22 @@ def test_a_set_whose_answer_is_lost(bench: Bench) -> None:
     assert bench.primary.call("XLEN", log) == sets + 2
 
 
+def test_an_add_whose_answer_is_lost(bench: Bench) -> None:
+    """Rule 6: were it sent again, a value that was invalidated meanwhile would come back."""
+    link = bench.link()
+    one, other = bench.space(link, soft_timeout=5.0, hard_timeout=5.0), bench.space()
+    wait_until(lambda: tried(lambda: one.add("other", 1)))
+    with link.held("commands", way="replies"):
+        adding = Calling(lambda: one.add("k", "mine")).begin()
+        wait_until(lambda: other.get("k") == "mine")
+        assert other.delete("k")
+        link.cut("commands")
+    with pytest.raises(TierUnavailableError, match="add: "):
+        adding.result()
+    assert other.get("k") is None
+    assert one.get("k") is None
+
+
 def test_a_set_that_arrives_late(bench: Bench) -> None:
     """Rule 6: one that is stuck on its way may still be done. So it is not sent again: were the
     second confirmed, the first could come after all that followed."""

@@ -1,5 +1,5 @@
 #!lua
--- Store a value if none is held that is fresh. Asked again, an operation finds its own (rule 6).
+-- Store a value if none is held that is fresh.
 -- KEYS value unit root lease log
 -- ARGV fresh keep bus message key | operation ttl window rest most
 local replid = primary()
@@ -10,8 +10,7 @@ local root = open_record(KEYS[3], ARGV[1], ARGV[2], replid, now, false)
 local data = redis.call('GET', KEYS[1])
 local held = judge(data, unit, root, ARGV[5], now)
 if held and held.fresh then
-  local word = held.operation == ARGV[6] and 'stored' or 'held'
-  return {word, replid, text(held.deadline), text(math.floor(now / 1000)), text(held.last), data}
+  return {'held', replid, text(held.deadline), text(math.floor(now / 1000)), text(held.last), data}
 end
 if too_many(unit, ARGV[10], now) then
   return {'bounded', replid}
