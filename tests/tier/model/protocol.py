@@ -439,7 +439,7 @@ class Protocol(Rules):
             return state, True
         if state.servers[NEW] is not None:
             return state, False
-        return state._replace(replica=state.servers[OLD]), True
+        return state._replace(replica=server_at(state, OLD)), True
 
     # The bus
 
@@ -558,7 +558,7 @@ class Protocol(Rules):
             yield "the list of members is lost", self._serve(after, OLD, old._replace(members=None))
         if "old dump" in faults and new is None:
             # The dump is of the beginning. Another history comes back.
-            dump = self.start().servers[OLD]._replace(history=2)
+            dump = server_at(self.start(), OLD)._replace(history=2)
             back = self._serve(after, OLD, dump)
             for p in range(len(state.processes)):
                 back = self._cut(back, p)
