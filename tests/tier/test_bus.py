@@ -130,6 +130,21 @@ def test_messages_come_before_the_lease_that_follows_them(new_server: Server, me
 # The lease
 
 
+def test_a_bucket_is_lent_before_it_is_told_to_be_live(member: Make, new_server: Server) -> None:
+    """A call that waits for it stores a value, and then finds it here."""
+    one = member(new_server)
+    item = one.item_of("k")
+    lend, seen = one.hearing.lend, []
+
+    def noted(until: float) -> None:
+        seen.append((until > 0, one.bus.is_live(item.place.bucket)))
+        lend(until)
+
+    one.hearing.lend = noted  # type: ignore[method-assign]
+    one.join(item)
+    assert next(is_live for is_lent, is_live in seen if is_lent) is False
+
+
 def test_the_lease_is_extended_while_the_server_answers(own_server: Server, member: Make) -> None:
     (one,) = joined(member, own_server, 1, lease=LONG)
     wait_until(lambda: in_place(one))

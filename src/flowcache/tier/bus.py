@@ -43,7 +43,7 @@ from .servers import check_shape
 from .wire import forks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from .following import Follower
     from .items import Item
@@ -547,6 +547,7 @@ class Bus:
                 self._give_up_waiting(line, trouble)
             return
         line.confirmed_at = sent
+        extended = set()
         for (following, generation), member in zip(beating, told, strict=False):
             if following.generation != generation:
                 continue
@@ -556,18 +557,19 @@ class Bus:
             if member[0] != following.birth or member[1] is None:
                 self._gap(following)
                 continue
-            following.lease = sent + self._lease - EARLY
-            following.has_lived = True
-            if following.state != "live":
-                following.state = "live"
-            following.bell.ring()
+            extended.add(following)
         self._troubles.end(line.address)
-        self._lend()
+        until = sent + self._lease - EARLY
+        self._lend(extended, until)  # First, so that a bucket that is live is served.
+        for following in extended:
+            following.lease, following.has_lived, following.state = until, True, "live"
+            following.bell.ring()
 
-    def _lend(self) -> None:
+    def _lend(self, extended: Collection[Following] = (), until: float = 0.0) -> None:
         """Tell the follower how long it may serve: as long as the lease of each of its buckets."""
-        leases = [one.lease for one in list(self._following.values()) if one.has_lived]
-        self._follower.lend(min(leases, default=0.0))
+        followed = list(self._following.values())
+        leases = [one.lease for one in followed if one.has_lived and one not in extended]
+        self._follower.lend(min([*leases, *[until] * bool(extended)], default=0.0))
 
     def _renew(self, now: float) -> None:
         """Renew the leases of loads that run long; one whose server is away runs out."""
