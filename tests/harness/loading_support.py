@@ -16,11 +16,15 @@ import pytest
 
 from flowcache import Cache, Namespace
 from flowcache.loading.load import Load
-from harness.support import VirtualClock, new_cache
+from harness.support import ADDRESS_SANITIZED, VirtualClock, new_cache
 
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed. Nothing waits so long in code that works."""
 
+needs_greenlets = pytest.mark.skipif(
+    importlib.util.find_spec("gevent") is None or ADDRESS_SANITIZED,
+    reason="gevent is missing, or AddressSanitizer takes copies of whole stacks for faults",
+)
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 Run = Callable[[Main], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from harness.loading_support import (
     Caller,
     Gate,
     assert_nothing_left,
+    needs_greenlets,
     settle,
     until,
     wait_until,
@@ -179,7 +179,7 @@ def test_in_the_background_it_is_logged_and_the_key_backs_off(
     assert ["interrupted by Foreign()" in one.getMessage() for one in logged(caplog)] == [True] * 2
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
+@needs_greenlets
 def test_what_ends_one_greenlet_ends_no_other() -> None:
     """Killed, and ended by its own time-out, where it leads and where it waits."""
     output = run_isolated(

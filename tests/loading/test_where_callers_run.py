@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
+from harness.loading_support import needs_greenlets
 from harness.support import run_isolated
-
-needs_greenlets = pytest.mark.skipif(
-    importlib.util.find_spec("gevent") is None, reason="gevent, which brings greenlets, is missing"
-)
 
 
 @needs_greenlets
