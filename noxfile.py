@@ -370,7 +370,7 @@ def upstream(session: nox.Session) -> None:
 @nox.session(python=FIRST_PYTHON)
 def bench(session: nox.Session) -> None:
     """Run the benchmarks, with results, plots and the README's table (--quick: rough)."""
-    install(session, "bench")
+    install(session, "bench", "demo")
     python(session, "bench/run.py", *session.posargs)
 
 
