@@ -8,7 +8,6 @@ held, but other objects. Only keys that both hold are looked up.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +19,8 @@ from flowcache import create_cache
 
 CALLS = 20_000
 """Calls of one contender in one round."""
+ORDERS = 8
+"""Orders of keys, which the rounds take in turn."""
 
 MODES = ("lru", "tinylfu")
 
@@ -37,15 +38,14 @@ class Filled:
             for key in stored:
                 self.views[mode].set(key, 1)
         held = [key for key in stored if all(key in view for view in self.views.values())]
-        chosen = random.Random(7).sample(held, min(len(held), CALLS))
-        copies = [[str(key.encode(), "ascii") for key in chosen] for _ in range(2)]
-        self.keys = list(itertools.islice(itertools.cycle(copies[0]), CALLS))
-        turns = itertools.cycle(itertools.chain(*copies))
-        self.by_turns = [list(itertools.islice(turns, CALLS)) for _ in range(2)]
+        # Another order in each round: in one that returns, LRU's neighbours are those just used.
+        copies = [str(key.encode(), "ascii") for key in held]
+        draw = random.Random(7)
+        self.orders = [
+            draw.sample(copies, CALLS) if len(copies) >= CALLS else draw.choices(copies, k=CALLS)
+            for _ in range(ORDERS)
+        ]
         self.absent = [f"absent:{number}" for number in range(CALLS)]
-
-    def each(self, made: Callable[[Any], Run]) -> dict[str, Run]:
-        return {mode: made(view) for mode, view in self.views.items()}
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def filled(size: int) -> Iterator[Filled]:
         view.clear()
 
 
-def gets(view: Any, keys: list[str]) -> Run:
+def gets(view: Any) -> Callable[[list[str]], None]:
     get = view.get
 
-    def run() -> None:
+    def loop(keys: list[str]) -> None:
         for key in keys:
             get(key)
 
-    return run
+    return loop
 
 
 def sets(view: Any) -> Callable[[list[str]], None]:
@@ -76,50 +76,55 @@ def sets(view: Any) -> Callable[[list[str]], None]:
     return loop
 
 
-def fetches(view: Any, keys: list[str]) -> Run:
+def fetches(view: Any) -> Callable[[list[str]], None]:
     fetch = view.fetch
 
-    def run() -> None:
+    def loop(keys: list[str]) -> None:
         for key in keys:
             fetch(key, int)
 
-    return run
+    return loop
 
 
-def deletes(view: Any, keys: list[str]) -> Run:
+def deletes(view: Any) -> Callable[[list[str]], None]:
     store, delete = view.set, view.delete
 
-    def run() -> None:
+    def loop(keys: list[str]) -> None:
         for key in keys:
             delete(key)
             store(key, 1)
 
-    return run
+    return loop
+
+
+def in_turn(
+    filled: Filled, loop: Callable[[Any], Callable[[list[str]], None]], orders: list[list[str]]
+) -> dict[str, Run]:
+    return {mode: cycling(loop(view), orders) for mode, view in filled.views.items()}
 
 
 def test_hit(benchmark: Any, filled: Filled, rounds: int) -> None:
-    compare(benchmark, filled.each(lambda view: gets(view, filled.keys)), CALLS, rounds)
+    compare(benchmark, in_turn(filled, gets, filled.orders), CALLS, rounds)
 
 
 def test_miss(benchmark: Any, filled: Filled, rounds: int) -> None:
-    compare(benchmark, filled.each(lambda view: gets(view, filled.absent)), CALLS, rounds)
+    compare(benchmark, in_turn(filled, gets, [filled.absent]), CALLS, rounds)
 
 
 def test_fetch_hit(benchmark: Any, filled: Filled, rounds: int) -> None:
-    compare(benchmark, filled.each(lambda view: fetches(view, filled.keys)), CALLS, rounds)
+    compare(benchmark, in_turn(filled, fetches, filled.orders), CALLS, rounds)
 
 
 def test_overwrite(benchmark: Any, filled: Filled, rounds: int) -> None:
-    runs = filled.each(lambda view: cycling(sets(view), filled.by_turns))
-    compare(benchmark, runs, CALLS, rounds)
+    compare(benchmark, in_turn(filled, sets, filled.orders), CALLS, rounds)
 
 
 def test_delete_and_set(benchmark: Any, filled: Filled, rounds: int) -> None:
-    compare(benchmark, filled.each(lambda view: deletes(view, filled.keys)), CALLS, rounds)
+    compare(benchmark, in_turn(filled, deletes, filled.orders), CALLS, rounds)
 
 
 def test_insert_that_evicts(benchmark: Any, filled: Filled, rounds: int) -> None:
     """Each key is new, and evicts an entry of the full namespace."""
     turns = max(4, 2 * filled.size // CALLS + 1)
-    cycle = [[f"new:{turn}:{number}" for number in range(CALLS)] for turn in range(turns)]
-    compare(benchmark, filled.each(lambda view: cycling(sets(view), cycle)), CALLS, rounds)
+    news = [[f"new:{turn}:{number}" for number in range(CALLS)] for turn in range(turns)]
+    compare(benchmark, in_turn(filled, sets, news), CALLS, rounds)
