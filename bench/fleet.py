@@ -5,8 +5,8 @@
 
 The cases of one round run one after the other, and the rounds are interleaved; a figure is the
 median of its rounds. Ratios are of figures of one run. Prints a table with the targets, and writes
-bench/results/fleet.json. Needs the extras `bench` and `demo`, with client and server. What a hit in the
-process costs with a tier, `instructions.py` counts: "get, hit, with a tier" and the like.
+bench/results/fleet.json. Needs the extras `bench` and `demo`, with client and server. What a hit in
+the process costs with a tier, `instructions.py` counts: "get, hit, with a tier" and the like.
 """
 
 from __future__ import annotations
