@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from harness.loading_support import needs_greenlets
@@ -197,3 +199,28 @@ def test_the_exit_of_the_interpreter_with_a_running_load_is_quiet(how: str) -> N
         how,
     )
     assert output.split() == ["2" if how == "batch" else "1"]
+
+
+@needs_greenlets
+@pytest.mark.skipif(importlib.util.find_spec("sqlalchemy") is None, reason="no SQLAlchemy here")
+def test_sync_code_below_an_async_session_waits_for_one_load() -> None:
+    """SQLAlchemy runs it in greenlets on the thread of the event loop."""
+    output = run_isolated(
+        """
+        import asyncio
+        from sqlalchemy.util import await_only, greenlet_spawn
+        from flowcache import create_cache
+
+        cache = create_cache()
+
+        def query():
+            return await_only(asyncio.sleep(0.05, "row"))
+
+        async def main():
+            calls = [greenlet_spawn(lambda: cache.fetch("user:1", query)) for _ in range(3)]
+            print(await asyncio.gather(*calls))
+
+        asyncio.run(main())
+        """
+    )
+    assert output.split() == ["['row',", "'row',", "'row']"]
