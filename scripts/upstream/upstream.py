@@ -72,13 +72,12 @@ KNOWN = {
     ),
 }
 
-# The markers are those of plugins that its suite uses and that are not installed: each test runs
-# once, in one process.
+# The plugins for its markers are not installed: each test runs once, in one process.
 OF_LITESTAR = Suite(
     "litestar",
     "litestar_suite.py",
     arguments=("-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider", "-p", "litestar_suite"),
-    settings="asyncio_mode = auto\nmarkers =\n    flaky\n    xdist_group\n",
+    settings="asyncio_mode = auto\n",
 )
 
 
