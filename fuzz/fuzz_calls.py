@@ -20,7 +20,9 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-with atheris.instrument_imports(include=["flowcache", "harness.model", "harness.ordering"]):
+with atheris.instrument_imports(
+    include=["flowcache", "harness.model", "harness.model_nodes", "harness.ordering"]
+):
     from flowcache import Limits
     from harness import model  # noqa: F401 - instrumented here, used by test_model
 

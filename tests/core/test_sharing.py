@@ -1,4 +1,4 @@
-"""Tenants that share by utility: what each of them keeps, loses and is told."""
+"""Tenants that share by utility: what each of them gains, keeps, loses and is told."""
 
 from __future__ import annotations
 
@@ -12,75 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcache import Cache, ConfigurationError, Limits, Namespace, Stats, create_cache
+from flowcache import Stats
 from flowcache._core import _testing
-from harness import evictions
-from harness import sharing as ledgers
+from harness.sharing_support import (
+    Requests,
+    accounts,
+    ask,
+    growing,
+    loop,
+    on_and_off,
+    popular,
+    scan,
+    shared,
+    uniform,
+)
 from harness.support import new_cache
-
-Requests = Iterator[Any]
-
-
-def shared(max_entries: int = 1_000, **settings: Any) -> Cache[Any]:
-    """A cache whose tenants share by utility; the hashes of its keys are the same each time."""
-    cache, _ = new_cache(max_entries=max_entries, sharing="utility", **settings)
-    _testing.salt(cache, 1)
-    return cache
-
-
-def ask(namespace: Namespace[Any], key: Any) -> bool:
-    """`get`, and `set` on a miss; whether it was a hit."""
-    if namespace.get(key) is not None:
-        return True
-    namespace.set(key, 1)
-    return False
-
-
-def accounts(cache: Namespace[Any]) -> dict[str, Any]:
-    told = _testing.ledger(cache)
-    assert told is not None
-    return told[2]
-
-
-# ------------------------------------------------------------------------------------- workloads
-
-
-def popular(draw: random.Random, keys: int, skew: float = 0.8) -> Requests:
-    """Some keys more often than others, as users, products and settings are."""
-    weights = list(itertools.accumulate((n + 1) ** -skew for n in range(keys)))
-    numbers = range(keys)
-    while True:
-        yield from draw.choices(numbers, cum_weights=weights, k=256)
-
-
-def loop(keys: int) -> Requests:
-    return itertools.cycle(range(keys))
-
-
-def scan() -> Requests:
-    return itertools.count()
-
-
-def uniform(draw: random.Random, keys: int) -> Requests:
-    while True:
-        yield draw.randrange(keys)
-
-
-def growing(keys: int) -> Requests:
-    """A loop that grows by a tenth each time it has gone round twice."""
-    while True:
-        for _ in range(2):
-            yield from range(keys)
-        keys += max(1, keys // 10)
-
-
-def on_and_off(keys: int) -> Iterator[Any]:
-    """A loop that pauses for a while: None is no request."""
-    while True:
-        for _ in range(6):
-            yield from range(keys)
-        yield from itertools.repeat(None, 12 * keys)
-
 
 # ------------------------------------------------------------------------------------ what it gains
 
@@ -316,159 +262,6 @@ def test_an_attacker_costs_no_tenant_more_than_it_may_lose(attacker: str | None)
     assert utility_hits >= hits
 
 
-# ------------------------------------------------------------------------------ beside fair sharing
-
-
-def removals(cache: Cache[Any]) -> list[tuple[tuple[str, ...], Any, str | None]]:
-    told: list[tuple[tuple[str, ...], Any, str | None]] = []
-    cache.subscribe(lambda event: told.append((event.path, event.key, event.cause)), "remove")
-    return told
-
-
-def drive(cache: Cache[Any], clock: Any, seed: int, steps: int, check: int = 25) -> None:
-    """Calls of all kinds at random, in namespaces that come and go."""
-    draw = random.Random(seed)
-    paths: list[tuple[str, ...]] = [("a",), ("b",), ("c",), ("d",), ("d", "below"), ("e",), ()]
-    begun = {path: draw.randrange(100) for path in paths}
-    for number in range(steps):
-        path = draw.choice(paths)
-        namespace = cache.namespace(*path) if path else cache
-        begun[path] += draw.random() < 0.3
-        key = begun[path] if draw.random() < 0.4 else draw.randrange(1 + begun[path])
-        chance = draw.random()
-        if chance < 0.75:
-            if namespace.get(key) is None:
-                namespace.set(
-                    key,
-                    draw.choice([1, 1, 2, 5]),
-                    ttl=draw.choice([None, None, None, 5, 40]),
-                    tags=draw.choice([(), (), "t", ("t", "u")]),
-                )
-        elif chance < 0.85:
-            namespace.delete(key)
-        elif chance < 0.90:
-            clock.advance(draw.choice([0.5, 3]))
-        elif chance < 0.93:
-            namespace.get_many([key, key + 1, key + 2])
-        elif chance < 0.945:
-            namespace.invalidate_tag("u")
-        elif chance < 0.955:
-            namespace.clear()
-        elif chance < 0.965 and path:
-            namespace.configure(share=draw.choice([0.5, 1.0]))
-        elif chance < 0.975 and path:
-            namespace.configure(max_entries=draw.choice([10, 40, 10_000]))
-        elif chance < 0.98:
-            cache.configure(max_entries=draw.choice([60, 120, 200]))
-        elif chance < 0.985:
-            namespace.enabled = False
-            namespace.enabled = True
-        elif chance < 0.99:
-            namespace.popitem() if len(namespace) else None
-        else:
-            cache.sweep()
-        if number % check == 0:
-            cache._check()
-    cache._check()
-
-
-WEIGHED: Any = {"weigher": lambda key, value: value, "max_weight": 250}
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("settings", [{}, WEIGHED], ids=["entries", "weights"])
-def test_where_all_is_guaranteed_the_victims_are_those_of_fair_shares(
-    seed: int, settings: dict[str, Any]
-) -> None:
-    told = []
-    for sharing in ("fair", "utility"):
-        cache, clock = new_cache(
-            max_entries=120,
-            sharing=sharing,
-            child_limits=Limits(guaranteed=1.0, share=1.0),
-            **settings,
-        )
-        cache.namespace("e", reserved=10)
-        removed = removals(cache)
-        drive(cache, clock, seed, 6_000)
-        told.append(removed)
-    assert told[0] == told[1]
-    assert len(told[0]) > 1_000
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(
-    "settings", [{}, WEIGHED, {"max_idle_namespaces": 0}], ids=["entries", "weights", "forgotten"]
-)
-def test_it_holds_together_whatever_is_called(seed: int, settings: dict[str, Any]) -> None:
-    cache, clock = new_cache(max_entries=120, sharing="utility", **settings)
-    _testing.slice(cache, 8, 1_024)  # A clear() cuts entries off.
-    drive(cache, clock, seed, 6_000)
-    assert cache.stats().evictions > 500
-    cache.close()
-
-
-@pytest.fixture
-def only_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evictions, "POLICIES", [])
-
-
-@pytest.mark.usefixtures("only_shared")
-def test_random_evictions_are_the_models() -> None:
-    total = evictions.run(5_000, seed=17)
-    assert total["evictions"] > 1_500
-
-
-FAULTS: dict[str, tuple[Any, str, Any]] = {
-    "a pull that grows faster": (ledgers, "RAISED", 18 / 16),
-    "a pull that shrinks faster": (ledgers, "LOWERED", 14 / 16),
-    "small shares that are lent": (ledgers, "MEASURED", 1),
-    "visits that are rarer": (ledgers, "ROUNDS", 8),
-    "no credit": (ledgers.Ledger, "most_credit", lambda self, fair: 1e9),
-    "misses without ghosts": (ledgers.Ledger, "miss", lambda self, node, hashed, now: False),
-}
-
-
-@pytest.mark.usefixtures("only_shared")
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_model_that_is_changed_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, name, value = FAULTS[fault]
-    monkeypatch.setattr(owner, name, value)
-    with pytest.raises(AssertionError):
-        evictions.run(20_000, seed=17)
-
-
-@pytest.mark.parametrize("bound", [300, 10_000])
-def test_one_secret_and_one_log_give_the_same_victims(bound: int) -> None:
-    told = []
-    for _ in range(2):
-        cache = shared(bound)
-        removed = removals(cache)
-        draw = random.Random(3)
-        patterns = {"a": popular(draw, 3 * bound), "b": loop(bound * 3 // 5), "c": scan()}
-        for _ in range(5 * bound):
-            name = draw.choice("abc")
-            ask(cache.namespace(name), next(patterns[name]))
-        cache._check()
-        told.append(removed)
-    assert told[0] == told[1] and len(told[0]) > bound
-    assert _testing.ledger(cache)[0] == (1 if bound < 1_000 else 2)  # type: ignore[index]
-
-
-def test_a_hit_writes_nothing_to_the_ledger() -> None:
-    cache = shared(100)
-    for number in range(2_000):
-        ask(cache.namespace("a"), number % 80)
-        ask(cache.namespace("b"), number)
-    before = _testing.ledger(cache)
-    hits = cache.stats().hits
-    for name in ("a", "b"):
-        for key in cache.namespace(name):
-            cache.namespace(name).get(key)
-    assert cache.stats().hits == hits + 100
-    assert _testing.ledger(cache) == before
-
-
 # --------------------------------------------------------------------------------- what lies beyond
 
 
@@ -618,100 +411,3 @@ def test_shares_of_any_size_keep_their_sums() -> None:
         ask(cache.namespace("tiny"), number)
         ask(cache.namespace("other"), number)
         cache._check()
-
-
-# ------------------------------------------------------------------------------------ what is given
-
-
-def test_what_is_guaranteed_is_given_from_above() -> None:
-    cache = shared(100, child_limits=Limits(guaranteed=0.25))
-    a = cache.namespace("a")
-    assert a.limits.guaranteed == 0.25 and cache.limits.guaranteed == 0.5
-    a.configure(guaranteed=0.1)
-    with pytest.raises(ConfigurationError, match=r"^guaranteed: at most 0.25"):
-        a.configure(guaranteed=0.3)
-    assert a.limits.guaranteed == 0.1
-    gold = cache.namespace("gold", guaranteed=1.0)
-    assert gold.limits.guaranteed == 1
-    gold.configure(guaranteed=1)
-    cache.namespace("a", guaranteed=1)
-    cache._check()
-    assert "guaranteed=1.0" in repr(gold.limits)
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "words"),
-    [
-        ({"sharing": "greedy"}, ValueError, 'sharing: must be "fair" or "utility"'),
-        ({"sharing": None}, TypeError, "sharing: must be a str"),
-        ({"max_loss": 0}, ValueError, "max_loss: must be more than 0 and at most 1, got 0"),
-        ({"max_loss": 1.5}, ValueError, "max_loss: "),
-        ({"max_loss": float("nan")}, ValueError, "max_loss: "),
-        ({"max_loss": "5%"}, TypeError, "max_loss: must be a number, got str"),
-        ({"max_loss": True}, TypeError, "max_loss: "),
-        ({"sharing": "utility", "max_entries": None}, ConfigurationError, "sharing: .*max_entries"),
-        (
-            {"sharing": "utility", "eviction": "tinylfu"},
-            ConfigurationError,
-            'eviction: must be "lru"',
-        ),
-        (
-            {"sharing": "utility", "child_limits": Limits(eviction="tinylfu")},
-            ConfigurationError,
-            "eviction: ",
-        ),
-    ],
-)
-def test_what_cannot_be_is_refused(
-    settings: dict[str, Any], error: type[Exception], words: str
-) -> None:
-    with pytest.raises(error, match=words):
-        create_cache(**settings)
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.01, float("nan"), "half", None, True])
-def test_a_part_that_cannot_be_guaranteed_is_refused(value: Any) -> None:
-    cache = shared(10)
-    for call in (
-        lambda: Limits(guaranteed=value),
-        lambda: cache.namespace("a", guaranteed=value),
-        lambda: cache.configure(guaranteed=value),
-    ):
-        with pytest.raises((TypeError, ValueError), match="guaranteed: must be a number"):
-            call()
-    assert list(cache.namespaces()) == []
-
-
-def test_tinylfu_is_refused_below_as_well() -> None:
-    cache = shared(10)
-    for call in (
-        lambda: cache.configure(eviction="tinylfu"),
-        lambda: cache.namespace("a", "b", eviction="tinylfu"),
-        lambda: cache.configure(child_limits=Limits(child_limits=Limits(eviction="tinylfu"))),
-    ):
-        with pytest.raises(ConfigurationError, match="sharing="):
-            call()
-    cache.namespace("a", eviction="lru")
-    cache._check()
-
-
-def test_fair_sharing_keeps_no_ledger() -> None:
-    cache, _ = new_cache(max_entries=50)
-    for number in range(200):
-        ask(cache.namespace("a", guaranteed=1.0), number)
-    assert _testing.ledger(cache) is None
-    assert cache.stats().fair_entries == 0
-    cache._check()
-
-
-def test_a_cache_of_many_tenants_lists_them_and_forgets_them() -> None:
-    cache = shared(500, max_idle_namespaces=10)
-    for number in range(5_000):
-        ask(cache.namespace(f"t{number % 700}"), number % 3)
-    cache._check()
-    cache.clear()
-    cache._check()
-    assert len(list(cache.namespaces())) < 100
-    for number in range(2_000):
-        ask(cache.namespace(f"u{number % 90}"), number % 11)
-    cache._check()

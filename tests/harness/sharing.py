@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from harness.model import Node
+    from harness.model_nodes import Node
 
 MEASURED: Final = 16
 ROUNDS: Final = 32

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from flowcache import Cache, ConfigurationError, Event, Limits, Namespace, create_cache
 from flowcache._core import _testing
-from harness.model import ModelCache, ModelNamespace, Node
+from harness.model import ModelCache, ModelNamespace
+from harness.model_nodes import Node
 from harness.support import Colliding, VirtualClock, outcome
 
 EXAMPLES = int(os.environ.get("FLOWCACHE_EXAMPLES", "120"))
