@@ -105,10 +105,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return certificate, key
 
 
-@pytest.mark.once  # Of servers, and not of interpreters.
-def test_tls_with_a_user_and_a_password(
-    make: Make, certificate: tuple[Path, Path], tmp_path: Path
-) -> None:
+@pytest.fixture
+def encrypted(certificate: tuple[Path, Path], tmp_path: Path) -> Iterator[tuple[Server, int]]:
+    """A server that speaks TLS, and its port for that.
+
+    It outlives the caches of a test. One that dies as a bus dials it leaves a socket of `ssl` open.
+    """
     path, key = certificate
     port = free_port()
     options = ("--tls-port", str(port), "--tls-cert-file", str(path), "--tls-key-file", str(key))
@@ -122,32 +124,38 @@ def test_tls_with_a_user_and_a_password(
         break
     else:
         pytest.skip("no server of this machine speaks TLS")
-    try:
-        rights = "~fc1:* &fc1:* +@read +@write +@scripting +@pubsub +info +hello +wait +time"
-        spoken.call("ACL", "SETUSER", "flowcache", "on", ">se:cret@", *rights.split())
-        where = f"127.0.0.1:{port}/0?ssl_ca_certs={path}"
-        target = f"valkeys://flowcache:se%3Acret%40@{where}"
-        one, other = (make(target).namespace("tenant:acme") for _ in range(2))
-        one.set("k", 1, tags="t")
-        assert other.get("k") == 1
-        assert run(other.afetch("m", lambda: 2)) == 2
-        one.invalidate_tag("t", wait="fleet")
-        assert "k" not in other
-        spoken.call("ACL", "SETUSER", "blind", "on", ">x", "~*", "&*", "+@all", "-info")
-        for user, error in (
-            ("flowcache:wrong", TierUnavailableError),
-            ("blind:x", ConfigurationError),
-        ):
-            bad = make(f"valkeys://{user}@{where}", connects=False, name=user.partition(":")[0])
-            with pytest.raises(error) as raised:
-                bad.connect()
-            assert "wrong" not in str(raised.value)
-        # A certificate that nothing vouches for.
-        strange = make(f"valkeys://flowcache:se%3Acret%40@127.0.0.1:{port}/0", connects=False)
-        with pytest.raises(TierUnavailableError, match=r"(?i)certificate"):
-            strange.connect()
-    finally:
-        spoken.kill()
+    yield spoken, port
+    spoken.kill()
+
+
+@pytest.mark.once  # Of servers, and not of interpreters.
+def test_tls_with_a_user_and_a_password(
+    encrypted: tuple[Server, int], certificate: tuple[Path, Path], make: Make
+) -> None:
+    spoken, port = encrypted
+    rights = "~fc1:* &fc1:* +@read +@write +@scripting +@pubsub +info +hello +wait +time"
+    spoken.call("ACL", "SETUSER", "flowcache", "on", ">se:cret@", *rights.split())
+    where = f"127.0.0.1:{port}/0?ssl_ca_certs={certificate[0]}"
+    target = f"valkeys://flowcache:se%3Acret%40@{where}"
+    one, other = (make(target).namespace("tenant:acme") for _ in range(2))
+    one.set("k", 1, tags="t")
+    assert other.get("k") == 1
+    assert run(other.afetch("m", lambda: 2)) == 2
+    one.invalidate_tag("t", wait="fleet")
+    assert "k" not in other
+    spoken.call("ACL", "SETUSER", "blind", "on", ">x", "~*", "&*", "+@all", "-info")
+    for user, error in (
+        ("flowcache:wrong", TierUnavailableError),
+        ("blind:x", ConfigurationError),
+    ):
+        bad = make(f"valkeys://{user}@{where}", connects=False, name=user.partition(":")[0])
+        with pytest.raises(error) as raised:
+            bad.connect()
+        assert "wrong" not in str(raised.value)
+    # A certificate that nothing vouches for.
+    strange = make(f"valkeys://flowcache:se%3Acret%40@127.0.0.1:{port}/0", connects=False)
+    with pytest.raises(TierUnavailableError, match=r"(?i)certificate"):
+        strange.connect()
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this platform has no Unix sockets")
