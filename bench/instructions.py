@@ -58,6 +58,9 @@ roomy = create_cache(max_entries=None).namespace("tenant:acme")
 cached = create_cache(default_ttl=None).cached()(lambda contact: 1)
 for key in stored:
     cached(key)
+ahead = create_cache(default_ttl=3600).cached(refresh_ahead=0.5)(lambda contact: 1)
+for key in stored:
+    ahead(key)
 loading = create_cache(max_entries={SIZE}).cached()(lambda contact: 1)
 async def missing(keys, afetch, aload):
     for key in keys:
@@ -119,6 +122,10 @@ CASES = {
     "fetch, hit": "for key in keys: fetch(key, load)",
     "afetch, hit, not awaited": "for key in keys: afetch(key, aload)",
     "cached function, hit": "for key in keys: cached(key)",
+    "fetch(refresh_ahead=), hit": "for key in keys: fetch(key, load, refresh_ahead=0.5)",
+    "  afetch, not awaited": "for key in keys: afetch(key, aload, refresh_ahead=0.5)",
+    "  the current tenant's": "for key in keys: mine.fetch(key, load, refresh_ahead=0.5)",
+    "  a cached function's": "for key in keys: ahead(key)",
     "get_many of 100, a key": "for some in hundreds: view.get_many(some)",
     "fetch_many, fresh, a key": "for some in hundreds: view.fetch_many(some, load)",
     "afetch_many, fresh, a key": "for some in hundreds: view.afetch_many(some, aload)",

@@ -112,7 +112,7 @@ cdef class Called:
     cdef str label
     cdef uint64_t begun           # the hash of a key, as far as the label makes it
     cdef bint is_async
-    cdef bint hits_answer         # False: a hit may be due for a load behind it
+    cdef double ahead             # the part of a TTL after which a hit loads; INFINITY: never
     cdef object function          # where compiled code may call it itself; None: it may not
     cdef Options options          # with which its results are loaded then
     cdef bint is_short            # the short cut is taken
@@ -129,6 +129,7 @@ cdef class Called:
 
     def __cinit__(self):
         self.vectorcall = <Vectorcall>called_call
+        self.ahead = INFINITY
 
     def __init__(self, *args, **kwargs):
         raise TypeError("made by wrap() or cached() of a namespace")
@@ -143,9 +144,9 @@ cdef class Called:
         """Return the held result for these arguments, or call the function."""
         return type(self)._call(self, *args, **kwargs)
 
-    def _set_up(self, bint is_async, bint hits_answer):
+    def _set_up(self, bint is_async, Options options not None):
         self.is_async = is_async
-        self.hits_answer = hits_answer
+        self.ahead = options.refresh_ahead
 
     def _keep_by_tenant(self, Tenants tenants not None, name=None, Py_ssize_t position=-1,
                         bint by_keyword=True, default=UNSET):
@@ -167,7 +168,7 @@ cdef class Called:
         if self.is_short:
             # A call that hashes its arguments just now only borrows it.
             raise RuntimeError("a cached function is initialised once")
-        if HASHES_AGREE and self.hits_answer:
+        if HASHES_AGREE:
             self.begun = tuple_item(TUPLE_BEGIN, hash(label))
             self.label = label
             self.namespace = namespace
@@ -199,11 +200,10 @@ cdef class Called:
         The call is counted in ``counts``, which is a tenant's, or as the function's own.
         """
         cdef int64_t* calls = &self._calls if counts is None else &counts.calls_made
-        if self.hits_answer:
-            value = fresh_hit(namespace.store, namespace.node, key)
-            if value is not MISSING:
-                count_up(calls)
-                return ready_of(value) if self.is_async else value
+        value = fresh_hit(namespace.store, namespace.node, key, self.ahead)
+        if value is not MISSING:
+            count_up(calls)
+            return ready_of(value) if self.is_async else value
         count_up(calls)
         return self._load(namespace, key, args, kwargs)
 
@@ -325,7 +325,8 @@ cdef Py_ssize_t called_lay_out(Called me, Core* core, PyObject** items, PyObject
 
 cdef inline object called_hit(Called me, PyObject* place, PyObject** args, Py_ssize_t nargs,
                               int64_t* calls):
-    """The fresh value of (label, *args), counted as a hit; MISSING if it takes more to tell.
+    """The fresh value of (label, *args), counted as a hit; MISSING if it takes more to tell,
+    or the entry is due for a load ahead.
 
     The caller holds the namespace.
     """
@@ -368,7 +369,7 @@ cdef inline object called_hit(Called me, PyObject* place, PyObject** args, Py_ss
                 i = bucket.entry[slot]
                 e = entry_at(&core.slab, i)
                 if e.node == node.id and is_call(e.key, <PyObject*>me.label, args, nargs):
-                    if e.deadline > now:
+                    if e.deadline > now and not entry_is_due(e, now, me.ahead):
                         value = <object>e.value
                         count_up(calls)
                         node.counters.hits += 1

@@ -7,17 +7,15 @@ cdef extern from *:
     /* Vectorcall by hand, so that a hit looks at no option: the names are compared by pointer for
        the one that concerns hits, and everything else waits for the miss. */
     typedef PyObject *(*flowcache_fast)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
-    static int flowcache_names_hold(PyObject *names, PyObject *wanted) {
-        Py_ssize_t n = PyTuple_GET_SIZE(names), i;
-        for (i = 0; i < n; i++) {
-            PyObject *name = PyTuple_GET_ITEM(names, i);
+    static Py_ssize_t flowcache_name_at(PyObject *names, PyObject *wanted) {
+        Py_ssize_t n = names == NULL ? 0 : PyTuple_GET_SIZE(names);
+        while (--n >= 0) {
+            PyObject *name = PyTuple_GET_ITEM(names, n);
             if (name == wanted || flowcache_str_equal(name, wanted))
-                return 1;
+                break;
         }
-        return 0;
+        return n;
     }
-    #define flowcache_has_name(names, wanted) \
-        ((names) != NULL && flowcache_names_hold((names), (wanted)))
     static PyObject *flowcache_pass_on(PyObject *function, PyObject *self, PyObject *const *args,
                                        Py_ssize_t nargs, PyObject *names) {
         PyObject *few[12], **all = few, *result;
@@ -81,7 +79,8 @@ cdef extern from *:
     static PyMethodDef flowcache_fast_afetch, flowcache_fast_namespace;
     static PyMethodDef flowcache_fast_fetch_many, flowcache_fast_afetch_many;
     """
-    bint has_name "flowcache_has_name"(PyObject* names, PyObject* wanted)
+    # The position of a name among those of a call, a tuple or NULL; -1: it is not among them.
+    Py_ssize_t name_at "flowcache_name_at"(PyObject* names, PyObject* wanted)
     object pass_on "flowcache_pass_on"(PyObject* function, PyObject* me, PyObject** args,
                                        Py_ssize_t nargs, PyObject* names)
     bint is_function "PyFunction_Check"(PyObject* o)
@@ -184,13 +183,21 @@ cdef bint object_is_async(object loader) except -1:
     return face.is_async(loader)
 
 
+cdef double ahead_given(PyObject* names, PyObject** values) except -1:
+    """The `refresh_ahead` of a call that was given `values` under `names`; INFINITY: none."""
+    cdef Py_ssize_t n = name_at(names, <PyObject*>REFRESH_AHEAD)
+    if n < 0 or values[n] == <PyObject*>None:
+        return INFINITY
+    return fraction_of(<object>values[n], REFRESH_AHEAD)
+
+
 cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
     cdef int kind = loader_kind(args[1]) if nargs == 2 else -1
     if kind >= 0:
-        if not has_name(names, <PyObject*>REFRESH_AHEAD):
-            value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
-            if value is not MISSING:
-                return ready_of(value) if kind else value
+        value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0],
+                          INFINITY if names == NULL else ahead_given(names, args + 2))
+        if value is not MISSING:
+            return ready_of(value) if kind else value
         if not kind:
             options = options_named("fetch", names, args + 2)
             return fetch_missing(
@@ -204,10 +211,10 @@ cdef object namespace_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyO
 
 cdef object namespace_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
     if nargs == 2 and (is_function(args[1]) or PyCallable_Check(<object>args[1])):
-        if not has_name(names, <PyObject*>REFRESH_AHEAD):
-            value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0])
-            if value is not MISSING:
-                return ready_of(value)
+        value = fresh_hit((<Namespace>me).store, (<Namespace>me).node, <object>args[0],
+                          INFINITY if names == NULL else ahead_given(names, args + 2))
+        if value is not MISSING:
+            return ready_of(value)
         return face.aanswer(<object>me, <object>args[0], <object>args[1],
                             options_named("afetch", names, args + 2))
     return pass_on(<PyObject*>slow_afetch, me, args, nargs, names)
@@ -249,7 +256,7 @@ cdef object fetch_listed(PyObject* me, PyObject** args, PyObject* names, bint is
 
 cdef object namespace_fetch_many(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObject* names):
     cdef int kind
-    if nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD):
+    if nargs == 2 and name_at(names, <PyObject*>REFRESH_AHEAD) < 0:
         kind = loader_kind(args[1])
         if kind >= 0:
             return fetch_listed(me, args, names, kind)
@@ -258,7 +265,7 @@ cdef object namespace_fetch_many(PyObject* me, PyObject** args, Py_ssize_t nargs
 
 cdef object namespace_afetch_many(PyObject* me, PyObject** args, Py_ssize_t nargs,
                                   PyObject* names):
-    if (nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD)
+    if (nargs == 2 and name_at(names, <PyObject*>REFRESH_AHEAD) < 0
             and PyCallable_Check(<object>args[1])):
         return fetch_listed(me, args, names, True)
     return pass_on(<PyObject*>slow_afetch_many, me, args, nargs, names)

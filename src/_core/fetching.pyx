@@ -70,7 +70,7 @@ cdef Kind look_up(Store store, Node* node, object view, object key, uint32_t has
             e = entry_at(&core.slab, i)
             if e.deadline > now:
                 kind = HIT
-                due[0] = options_refresh(options, e, now)
+                due[0] = entry_is_due(e, now, options.refresh_ahead)
             elif options_take_stale(options, e, now):
                 kind = STALE_HIT
                 due[0] = True
@@ -169,7 +169,7 @@ cdef bint is_still_due(Store store, Node* node, object key, uint32_t hash,
         i = store_find_locked(core, node, key, hash)
         if i != NONE:
             e = entry_at(&core.slab, i)
-            due = (options_refresh(options, e, now) if e.deadline > now
+            due = (entry_is_due(e, now, options.refresh_ahead) if e.deadline > now
                    else options_take_stale(options, e, now))
     finally:
         lock_release(&core.lock)

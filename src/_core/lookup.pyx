@@ -63,8 +63,12 @@ cdef object look(Store store, Node* node, object key, bint counts):
     return value
 
 
-cdef inline object fresh_hit(Store store, Node* node, object key):
-    """The fresh value, counted as a hit and made the newest, or MISSING, with nothing counted."""
+cdef inline object fresh_hit(Store store, Node* node, object key, double ahead):
+    """The fresh value, counted as a hit and made the newest, or MISSING, with nothing counted.
+
+    An entry that is due for a load ahead is left to calls that begin one. `ahead`: the part of its
+    TTL after which it is; INFINITY: never.
+    """
     cdef Core* core = &store.core
     cdef uint32_t hash = key_hash(node, key), i
     cdef Entry* e
@@ -80,7 +84,7 @@ cdef inline object fresh_hit(Store store, Node* node, object key):
         i = store_find_locked(core, node, key, hash)
         if i != NONE:
             e = entry_at(&core.slab, i)
-            if e.deadline > now:
+            if e.deadline > now and not entry_is_due(e, now, ahead):
                 value = <object>e.value
                 node.counters.hits += 1
                 order_touch_locked(core, node, e, i)
@@ -262,7 +266,10 @@ cdef Py_ssize_t look_pass(Store store, Node* node, tuple keys, uint32_t* hashes,
             store_drain(store)
     if done < count:
         key = <object>given[done]
-        value = look(store, node, key, True) if missing is None else fresh_hit(store, node, key)
+        if missing is None:
+            value = look(store, node, key, True)
+        else:
+            value = fresh_hit(store, node, key, INFINITY)
         if value is not MISSING:
             found[key] = value
         elif missing is not None:

@@ -168,6 +168,11 @@ cdef Options options_named(str name, PyObject* names, PyObject** values):
 
 
 cdef double fraction_of(object value, str name) except -1:
+    cdef double fraction
+    if type(value) is float:
+        fraction = value
+        if 0 < fraction < 1:
+            return fraction
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: must be a number or None, got {type(value).__name__}")
     if not 0 < value < 1:
@@ -199,10 +204,13 @@ cdef inline bint options_take_stale(Options options, Entry* e, double now) noexc
     return window > 0 and now - e.deadline <= window and now < entry_last(e)
 
 
-cdef inline bint options_refresh(Options options, Entry* e, double now) noexcept:
-    """Whether a fresh entry is so late in its TTL that a hit loads it anew."""
-    cdef double ttl = entry_ttl(e)
-    return not isinf(ttl) and ttl - (e.deadline - now) > options.refresh_ahead * ttl
+cdef inline bint entry_is_due(Entry* e, double now, double ahead) noexcept nogil:
+    """Whether a fresh entry is past this part of its TTL, so that a hit loads it anew."""
+    cdef double ttl
+    if ahead >= 1:                                # INFINITY: a call without refresh_ahead=
+        return False
+    ttl = entry_ttl(e)
+    return not isinf(ttl) and ttl - (e.deadline - now) > ahead * ttl
 
 
 cdef inline bint options_cover(Options options, Entry* e, double now, bint timed_out) noexcept:

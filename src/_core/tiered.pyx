@@ -346,10 +346,11 @@ cdef object tiered_fetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObje
     cdef int kind
     if namespace.node.untiered:
         return namespace_fetch(me, args, nargs, names)
-    if nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD):
+    if nargs == 2:
         kind = loader_kind(args[1])
         if kind >= 0:
-            value = fresh_hit(namespace.store, namespace.node, <object>args[0])
+            value = fresh_hit(namespace.store, namespace.node, <object>args[0],
+                              INFINITY if names == NULL else ahead_given(names, args + 2))
             if value is not MISSING:
                 return ready_of(value) if kind else value
     ask = namespace.store.tier.fetch
@@ -360,9 +361,9 @@ cdef object tiered_afetch(PyObject* me, PyObject** args, Py_ssize_t nargs, PyObj
     cdef Namespace namespace = <Namespace>me
     if namespace.node.untiered:
         return namespace_afetch(me, args, nargs, names)
-    if (nargs == 2 and not has_name(names, <PyObject*>REFRESH_AHEAD)
-            and (is_function(args[1]) or PyCallable_Check(<object>args[1]))):
-        value = fresh_hit(namespace.store, namespace.node, <object>args[0])
+    if nargs == 2 and (is_function(args[1]) or PyCallable_Check(<object>args[1])):
+        value = fresh_hit(namespace.store, namespace.node, <object>args[0],
+                          INFINITY if names == NULL else ahead_given(names, args + 2))
         if value is not MISSING:
             return ready_of(value)
     ask = namespace.store.tier.afetch

@@ -272,7 +272,7 @@ class Cached(_core.Called, Generic[P, R]):
             from .tier.front import refuse_sliding
 
             refuse_sliding(options["sliding"])
-        self._set_up(self._is_async, options.get("refresh_ahead") is None)
+        self._set_up(self._is_async, self._options)
         if key is None and not typed and not self._args and not self._kwargs:
             self._take_short_cut(namespace if self._tenants is None else None, self._label)
             # Of the keys that it looks for, a bound one is the same where all is given by position.

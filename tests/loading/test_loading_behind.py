@@ -333,6 +333,45 @@ def test_what_never_expires_is_never_loaded_ahead(ask: Callable[..., Any]) -> No
     assert ask(cache, "k", never, refresh_ahead=0.1) == "v1"
 
 
+def test_a_hit_that_is_not_due_reads_no_other_option(ask: Callable[..., Any]) -> None:
+    cache, clock = new_cache()
+    cache.set("k", "v1", ttl=100)
+    clock.advance(50)
+    for name in ("refresh_ahead", b"refresh_ahead".decode()):  # The second is not interned.
+        assert ask(cache, "k", never, **{"ttl": -1, name: 0.5, "nonsense": 1}) == "v1"
+    assert ask(cache, "k", never, ttl=-1, refresh_ahead=None) == "v1"
+    assert type(cache.afetch("k", never, refresh_ahead=0.5)) is type(cache.afetch("k", never))
+    stats = cache.stats()
+    assert (stats.hits, stats.misses, stats.pending) == (5, 0, 0)
+    clock.advance(0.1)
+    with pytest.raises(TypeError, match="nonsense"):
+        ask(cache, "k", never, refresh_ahead=0.5, nonsense=1)
+    assert cache.stats() == stats
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 0.0, 1.0, -0.5, float("nan"), float("inf"), True, "0.5"])
+def test_a_wrong_part_is_refused_on_a_hit(ask: Callable[..., Any], wrong: Any) -> None:
+    cache, _ = new_cache()
+    cache.set("k", "v1", ttl=100)
+    before = cache.stats()
+    with pytest.raises((TypeError, ValueError), match="refresh_ahead"):
+        ask(cache, "k", never, refresh_ahead=wrong)
+    assert cache.stats() == before
+
+
+def test_a_part_may_be_any_number(ask: Callable[..., Any]) -> None:
+    class Half(float):
+        pass
+
+    cache, clock = new_cache()
+    cache.set("k", "v1", ttl=100)
+    clock.advance(40)
+    assert ask(cache, "k", never, refresh_ahead=Half(0.5)) == "v1"
+    clock.advance(20)
+    assert ask(cache, "k", lambda: "v2", refresh_ahead=Half(0.5)) == "v1"
+    loaded(cache, "v2")
+
+
 # Stale if error
 
 

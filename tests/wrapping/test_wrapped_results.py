@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,8 @@ from flowcache import (
     RecursiveLoadError,
     create_cache,
 )
-from harness.loading_support import Caller, Gate, wait_until
+from flowcache.tenancy import tenant
+from harness.loading_support import Caller, Gate, until, wait_until
 from harness.support import new_cache
 from harness.wrapping_support import Calls, counting
 
@@ -153,6 +154,57 @@ def test_refresh_ahead_is_not_lost_to_the_short_cut() -> None:
     gate.open.set()
     wait_until(lambda: wrapped() == "loaded" and gate.calls == 2)
     wait_until(lambda: cache.stats().pending == 0)
+
+
+CALLS_AHEAD: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
+    "plain": ({}, lambda wrapped: wrapped("k")),
+    "with a keyword": ({}, lambda wrapped: wrapped(who="k")),
+    "for a tenant": ({"tenant": "who"}, lambda wrapped: wrapped("k")),
+    "with its own key": ({"key": "k"}, lambda wrapped: wrapped("k")),
+    "with tags": ({"tags": lambda who: who}, lambda wrapped: wrapped("k")),
+}
+
+
+@pytest.mark.parametrize(("options", "call"), CALLS_AHEAD.values(), ids=CALLS_AHEAD)
+@pytest.mark.parametrize("how", ["sync", "async", "current"])
+def test_a_hit_loads_ahead_only_when_it_is_due(
+    monkeypatch: pytest.MonkeyPatch, how: str, options: dict[str, Any], call: Callable[[Any], Any]
+) -> None:
+    if how == "current" and "tenant" in options:
+        options = {}
+    cache, clock = new_cache()
+    calls, function = counting()
+
+    def named(who: str) -> Any:
+        return function(who)
+
+    async def anamed(who: str) -> Any:
+        return function(who)
+
+    async def main() -> None:
+        place: Any = cache.for_current_tenant() if how == "current" else cache
+        given: Any = anamed if how == "async" else named
+        wrapped = place.wrap(given, ttl=100, refresh_ahead=0.8, **options)
+
+        async def ask() -> Any:
+            answer = call(wrapped)
+            return await answer if how == "async" else answer
+
+        assert await ask() == 1
+        clock.advance(80)
+        with monkeypatch.context() as patched:
+            # What is not due is answered without the options of a load.
+            patched.delattr(flowcache.wrapping.Cached, "_load")
+            assert await ask() == 1
+        clock.advance(0.1)
+        assert await ask() == 1
+        await until(lambda: len(calls) == 2 and cache.stats().pending == 0)
+        assert await ask() == 2
+        assert wrapped.cache_info()[:2] == (3, 1)
+        assert (cache.stats().hits, cache.stats().misses) == (3, 1)
+
+    with tenant("acme"):
+        asyncio.run(main())
 
 
 def test_tags_are_given_or_computed_and_removed_by(ns: Namespace[Any]) -> None:
