@@ -111,8 +111,9 @@ CASES = {
     "get, miss": "for key in new: get(key)",
     "set that overwrites": "for key in keys: put(key, 1)",
     "set that evicts": "for key in new: put(key, 1)",
-    "  by TinyLFU: get, hit": "for key in keys: tiny.get(key)",
-    "  by TinyLFU: set that evicts": "for key in new: tiny.set(key, 1)",
+    "  by TinyLFU: get, hit": "get = tiny.get\n    for key in keys: get(key)",
+    "  by TinyLFU: set that overwrites": "put = tiny.set\n    for key in keys: put(key, 1)",
+    "  by TinyLFU: set that evicts": "put = tiny.set\n    for key in new: put(key, 1)",
     "set with two tags": "for key in keys: put(key, 1, tags=('crm', 'crm:contacts'))",
     "set that changes a tag": "for n, key in enumerate(keys): put(key, 1, tags=('crm', new[n]))",
     "set of a new key": "for key in new: roomy.set(key, 1)",
@@ -146,9 +147,9 @@ CASES = {
     "set under pressure, 100,000": "crowd(100_000, new)",
     "  by utility, 10 tenants": "crowd(10, new, sharing='utility')",
     "  by utility, 100,000": "crowd(100_000, new, sharing='utility')",
-    "  by utility: get, hit": "for key in keys: lent.get(key)",
-    "  by utility: get, miss": "for key in new: lent.get(key)",
-    "  by utility: set that evicts": "for key in new: lent.set(key, 1)",
+    "  by utility: get, hit": "get = lent.get\n    for key in keys: get(key)",
+    "  by utility: get, miss": "get = lent.get\n    for key in new: get(key)",
+    "  by utility: set that evicts": "put = lent.set\n    for key in new: put(key, 1)",
 }
 
 

@@ -4,6 +4,10 @@
 
 Two full namespaces in interleaved rounds of one process. Keys are `str` that are equal to those
 held, but other objects. Only keys that both hold are looked up.
+
+The order of keys is another in each round, and all were hit in a random order before. In an order
+that returns, the neighbours of an entry in LRU's list are those hit just before and just after it,
+and relinking it fetches the entry of the next call. After filling alone they lie beside it.
 """
 
 from __future__ import annotations
@@ -19,8 +23,6 @@ from flowcache import create_cache
 
 CALLS = 20_000
 """Calls of one contender in one round."""
-ORDERS = 8
-"""Orders of keys, which the rounds take in turn."""
 
 MODES = ("lru", "tinylfu")
 
@@ -28,7 +30,7 @@ MODES = ("lru", "tinylfu")
 class Filled:
     """A full namespace of either mode, and the keys that both hold."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, rounds: int) -> None:
         stored = [f"contacts:{number}" for number in range(size)]
         self.size = size
         self.views: dict[str, Any] = {}
@@ -38,19 +40,19 @@ class Filled:
             for key in stored:
                 self.views[mode].set(key, 1)
         held = [key for key in stored if all(key in view for view in self.views.values())]
-        # Another order in each round: in one that returns, LRU's neighbours are those just used.
         copies = [str(key.encode(), "ascii") for key in held]
         draw = random.Random(7)
+        self.hit = draw.sample(copies, len(copies))
         self.orders = [
             draw.sample(copies, CALLS) if len(copies) >= CALLS else draw.choices(copies, k=CALLS)
-            for _ in range(ORDERS)
+            for _ in range(rounds + 1)
         ]
         self.absent = [f"absent:{number}" for number in range(CALLS)]
 
 
 @pytest.fixture
-def filled(size: int) -> Iterator[Filled]:
-    filled = Filled(size)
+def filled(size: int, rounds: int) -> Iterator[Filled]:
+    filled = Filled(size, rounds)
     yield filled
     for view in filled.views.values():
         view.clear()
@@ -103,8 +105,16 @@ def in_turn(
     return {mode: cycling(loop(view), orders) for mode, view in filled.views.items()}
 
 
+def in_use(filled: Filled) -> Filled:
+    """Hit every key once, in a random order, as in a cache that is in use."""
+    for view in filled.views.values():
+        for key in filled.hit:
+            view.get(key)
+    return filled
+
+
 def test_hit(benchmark: Any, filled: Filled, rounds: int) -> None:
-    compare(benchmark, in_turn(filled, gets, filled.orders), CALLS, rounds)
+    compare(benchmark, in_turn(in_use(filled), gets, filled.orders), CALLS, rounds)
 
 
 def test_miss(benchmark: Any, filled: Filled, rounds: int) -> None:
@@ -112,11 +122,11 @@ def test_miss(benchmark: Any, filled: Filled, rounds: int) -> None:
 
 
 def test_fetch_hit(benchmark: Any, filled: Filled, rounds: int) -> None:
-    compare(benchmark, in_turn(filled, fetches, filled.orders), CALLS, rounds)
+    compare(benchmark, in_turn(in_use(filled), fetches, filled.orders), CALLS, rounds)
 
 
 def test_overwrite(benchmark: Any, filled: Filled, rounds: int) -> None:
-    compare(benchmark, in_turn(filled, sets, filled.orders), CALLS, rounds)
+    compare(benchmark, in_turn(in_use(filled), sets, filled.orders), CALLS, rounds)
 
 
 def test_delete_and_set(benchmark: Any, filled: Filled, rounds: int) -> None:
