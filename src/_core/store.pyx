@@ -267,10 +267,10 @@ cdef inline int node_guard(Store store, Node* node) except -1:
 
 # -------------------------------------------------------------------------------------------- keys
 
-cdef inline uint32_t store_search_locked(Core* core, Node* node, PyObject* key,
-                                         uint32_t hash) noexcept nogil:
-    """The entry of key, NONE, or FAULT where only the keys' __eq__ can tell."""
-    cdef Part* part = table_part(&core.table, hash)
+cdef inline uint32_t store_search_in_locked(Core* core, Part* part, Node* node, PyObject* key,
+                                            uint32_t hash) noexcept nogil:
+    """The entry of key, whose part of the table this is; NONE; or FAULT where only the keys' __eq__
+    can tell."""
     cdef uint32_t b = part_home(part, hash), tried = 0, i
     cdef unsigned int same
     cdef Bucket* bucket
@@ -295,6 +295,11 @@ cdef inline uint32_t store_search_locked(Core* core, Node* node, PyObject* key,
         if tried == part_most(part):
             return NONE
         b = part_next(part, hash, tried)
+
+
+cdef inline uint32_t store_search_locked(Core* core, Node* node, PyObject* key,
+                                         uint32_t hash) noexcept nogil:
+    return store_search_in_locked(core, table_part(&core.table, hash), node, key, hash)
 
 
 cdef inline uint32_t store_find_locked(Core* core, Node* node, object key,

@@ -191,6 +191,7 @@ cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value
     """
     cdef Core* core = &store.core
     cdef uint32_t hash, i
+    cdef Part* part
     cdef Entry* e
     cdef Terms terms
     cdef PyObject* dropped[2]                     # a value and a key that the store let go of
@@ -203,13 +204,14 @@ cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value
         return 0
     hash = hash_mix(node, str_hash(key))
     lock_acquire(&core.lock)
-    if (core_hears(core, SET) or core_hears(core, REMOVE) or node.own_pending or core.closed
+    if (core.mask & (1 << SET | 1 << REMOVE) or node.own_pending or core.closed
             or node.is_off):
         lock_release(&core.lock)
         return 0
-    table_ask(&core.table, hash)
+    part = table_first(&core.table, hash)
+    prefetch(&part.buckets[part_home(part, hash)])        # as in table_ask
     now = clock_read()
-    i = store_search_locked(core, node, key, hash)
+    i = store_search_in_locked(core, part, node, key, hash)
     if i == FAULT:
         lock_release(&core.lock)
         return 0
@@ -228,14 +230,14 @@ cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value
                 order_touch_locked(core, node, e, i)
                 dropped[0] = e.value
                 done = 1
-        elif n_tags == 0 and table_reserve(&core.table, hash) == 0:
+        elif n_tags == 0 and part_has_room(part):
             i = store_reuse_locked(core, node, hash, now, dropped)
             if i != NONE:
                 e = entry_at(&core.slab, i)
                 Py_INCREF(<object>key)            # Entry.key owns it
                 e.key = key
                 e.hash = hash
-                table_put(&core.table, hash, i)
+                table_put_in(&core.table, part, hash, i)
                 done = 1
         if done:
             bound = e.deadline

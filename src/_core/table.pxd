@@ -217,12 +217,16 @@ cdef int part_split(Table* table, uint32_t hash) noexcept nogil:
     return 0
 
 
-cdef inline void table_put(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
-    cdef Part* part = table_first(table, hash)
+cdef inline void table_put_in(Table* table, Part* part, uint32_t hash, uint32_t i) noexcept nogil:
+    """Insert into the part of the hash, given by its first copy."""
     part_put(part, hash, i)
     part.count += 1
     part.changes += 1
     table.count += 1
+
+
+cdef inline void table_put(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
+    table_put_in(table, table_first(table, hash), hash, i)
 
 
 cdef inline void table_remove(Table* table, uint32_t hash, uint32_t i) noexcept nogil:
@@ -265,24 +269,32 @@ cdef inline bint table_holds(Table* table, uint32_t hash, uint32_t i) noexcept n
     return False
 
 
-cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
-    """Make sure that one more entry of this hash fits; -1 when memory is out."""
-    cdef Part* part = table_first(table, hash)
+cdef inline bint part_has_room(Part* part) noexcept nogil:
+    """Whether one more entry fits into a part, given by its first copy."""
     # Five and five eighths of seven. Fuller buckets would save a byte an entry. But in a cache that
     # goes on evicting, nearly every bucket would have overflowed once, and misses would walk
     # through dozens.
-    if part.count < part.n * 5 + part.n // 8 * 5:
-        return 0
+    return part.count < part.n * 5 + part.n // 8 * 5
+
+
+cdef int table_grow(Table* table, uint32_t hash) noexcept nogil:
+    """Make room in the part of the hash; -1 when memory is out."""
+    cdef Part* part = table_first(table, hash)
     # A part that is much fuller than others has keys that collide, which no split would separate.
     if (part.count >= table.splits and part.bits < MOST_BITS
             and table.count >> part.bits >= table.splits // 2
             and part_split(table, hash) == 0):
-        return table_reserve(table, hash)
+        return 0 if part_has_room(table_first(table, hash)) else table_grow(table, hash)
     # A small table doubles: emptier buckets overflow less, and a few thousand entries take little
     # memory. Larger ones grow by a little, which keeps them three quarters full.
     if part.n < 128 or (part.bits == 0 and part.n < 2048):
         return part_resize(table, part, part.n * 2)
     return part_resize(table, part, part.n + part.n // 12)
+
+
+cdef inline int table_reserve(Table* table, uint32_t hash) noexcept nogil:
+    """Make sure that one more entry of this hash fits; -1 when memory is out."""
+    return 0 if part_has_room(table_first(table, hash)) else table_grow(table, hash)
 
 
 cdef inline int table_init(Table* table) noexcept nogil:
