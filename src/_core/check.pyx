@@ -66,12 +66,9 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
         check_that(e.older == before, f"{label}: the order's links disagree")
         check_that(table_holds(&core.table, e.hash, i),
                    f"{label}: an entry is not in the table")
-        if core.slab.marking:
-            check_that(entry_mark(&core.slab, i)[0] <= MOST_MARKS, f"{label}: a mark is too high")
-            young += young > 0 or node.border == i
-            check_that((young > 0) == entry_is_young(&core.slab, i)
-                       or (node.parent == NULL and node != core.root),
-                       f"{label}: the young are not those from the border on")
+        young += young > 0 or node.border == i
+        check_that((young > 0) == e.young or (node.parent == NULL and node != core.root),
+                   f"{label}: the young are not those from the border on")
         own += 1
         own_weight += entry_weight(&core.slab, i)
         stale += entry_counts_as_stale(e)
@@ -105,7 +102,6 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
                f"{label}: young is {node.young}, counted {young}")
     check_that(node.is_tinylfu or (young == 0 and node.sketch == NULL),
                f"{label}: an LRU with young entries or a sketch")
-    check_that(not node.is_tinylfu or core.slab.marking, f"{label}: its entries have no marks")
     if node.sketch != NULL:
         check_sketch(node.sketch, label)
     check_that(node.is_off == (node.own_off or (node.parent != NULL and node.parent.is_off)),
@@ -270,7 +266,7 @@ cdef int check_store(Store store) except -1:
                        "a ghost is where no look-up finds it")
         i = core.debris_first
         while i != NONE:
-            check_that(entry_at(&core.slab, i).node == NONE, "debris can be reached")
+            check_that(entry_at(&core.slab, i).node == NO_NODE, "debris can be reached")
             check_that(table_holds(&core.table, entry_at(&core.slab, i).hash, i),
                        "debris is not in the table")
             left += 1

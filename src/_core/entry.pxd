@@ -11,10 +11,25 @@ cdef extern from * nogil:
     #define FLOWCACHE_NONE UINT32_MAX
     #define FLOWCACHE_PAGE_BITS 13
     #define FLOWCACHE_PAGE (1u << FLOWCACHE_PAGE_BITS)
+    /* A look-up reads the namespace of an entry anyway, so a mark beside it costs a hit no line of
+       memory, and no entry a byte. */
+    #define FLOWCACHE_NO_NODE ((1u << 29) - 1)
     typedef struct {
-        uint8_t mark[FLOWCACHE_PAGE];             /* hits since it was passed over, 0 to 3 */
-        uint64_t young[FLOWCACHE_PAGE / 64];      /* a bit an entry */
-    } flowcache_marks;
+        PyObject *key;      /* owned, from store to drop; NULL while the slot is free */
+        PyObject *value;    /* owned, likewise */
+        double deadline;    /* cache clock; INFINITY: never */
+        uint32_t hash;      /* mixed from the key's hash and the namespace's salt */
+        uint32_t node : 29; /* id of its namespace; NO_NODE: debris, which no look-up can meet */
+        uint32_t mark : 2;  /* of TinyLFU: hits since it was passed over, 3 at most */
+        uint32_t young : 1; /* of TinyLFU */
+        uint32_t newer;     /* LRU neighbours; `newer` also chains free slots, limbo and debris */
+        uint32_t older;
+        uint32_t heap_index; /* in its namespace's heap of deadlines, or NONE */
+        uint32_t links;     /* first tag link, or NONE; in limbo: the Cause */
+        /* Each with a flag in its sign bit: only the accessors below look at them. */
+        float ttl;          /* seconds; flag: its grace was asked for by `stale=` */
+        float grace;        /* seconds held past the deadline; flag: counted as stale */
+    } flowcache_entry;
     #if defined(__GNUC__)
     #define flowcache_prefetch(at) __builtin_prefetch(at)
     #else
@@ -25,9 +40,21 @@ cdef extern from * nogil:
     const uint32_t NONE "FLOWCACHE_NONE"          # "no entry", "no link", "in no heap"
     const uint32_t PAGE "FLOWCACHE_PAGE"
     const uint32_t PAGE_BITS "FLOWCACHE_PAGE_BITS"
-    ctypedef struct Marks "flowcache_marks":      # of the entries of a page: see tinylfu
-        uint8_t mark[8192]
-        uint64_t young[128]
+    const uint32_t NO_NODE "FLOWCACHE_NO_NODE"    # more than any namespace's id
+    ctypedef struct Entry "flowcache_entry":
+        PyObject* key
+        PyObject* value
+        double deadline
+        uint32_t hash
+        uint32_t node
+        uint32_t mark
+        bint young
+        uint32_t newer
+        uint32_t older
+        uint32_t heap_index
+        uint32_t links
+        float ttl
+        float grace
     const double INFINITY
     bint signbit(double)
     double fabs(double)
@@ -44,20 +71,6 @@ cdef enum:
 cdef enum Cause:
     DELETED, REPLACED, EXPIRED, EVICTED, OVER_LIMIT, TAG, PREFIX, CLEARED
 
-cdef struct Entry:
-    PyObject* key       # owned, from store to drop; NULL while the slot is free
-    PyObject* value     # owned, likewise
-    double deadline     # cache clock; INFINITY: never
-    uint32_t hash       # mixed from the key's hash and the namespace's salt
-    uint32_t node      # id of its namespace; NONE: debris, which no look-up can meet
-    uint32_t newer      # LRU neighbours; `newer` also chains free slots, limbo and debris
-    uint32_t older
-    uint32_t heap_index     # in its namespace's heap of deadlines, or NONE
-    uint32_t links      # first tag link, or NONE; in limbo: the Cause
-    # Each with a flag in its sign bit: only the accessors below look at them.
-    float ttl           # seconds; flag: its grace was asked for by `stale=`
-    float grace         # seconds held past the deadline; flag: the namespace counts it as stale
-
 cdef struct Slide:                # of an entry whose deadline each hit renews
     double limit        # the end of its TTL, beyond which no hit renews it
     float seconds       # for which a hit renews it; 0: the entry does not slide
@@ -68,7 +81,6 @@ cdef struct Slab:
     Slide** slides      # by page; NULL: no entry of the page, or of all, has slid yet
     uint64_t* tracked   # a bit an entry: whether the collector must see its key or value
     int64_t** weights   # one array a page, only with a weigher
-    Marks** marks       # by page, only once a namespace of the cache has used TinyLFU
     uint32_t n_pages    # that may be used
     uint32_t n_held     # that have an address: as many, or more to the end of a region
     uint32_t capacity   # of what is kept by page
@@ -77,7 +89,6 @@ cdef struct Slab:
     uint32_t n_free
     bint surplus        # the last pages were filled once, and are not any more
     bint weighs
-    bint marking
 
 
 cdef inline Entry* entry_at(Slab* slab, uint32_t i) noexcept nogil:
@@ -126,11 +137,10 @@ cdef inline void entry_set_tracked(Slab* slab, uint32_t i, bint tracked) noexcep
         word[0] ^= bit
 
 
-cdef inline int slab_init(Slab* slab, bint weighs, bint marking) noexcept nogil:
+cdef inline int slab_init(Slab* slab, bint weighs) noexcept nogil:
     memset(slab, 0, sizeof(Slab))
     slab.free = NONE
     slab.weighs = weighs
-    slab.marking = marking
     return 0
 
 
@@ -159,11 +169,6 @@ cdef inline int slab_make_room(Slab* slab, uint32_t pages) noexcept nogil:
         if grown == NULL:
             return -1
         slab.weights = <int64_t**>grown
-    if slab.marking:
-        grown = realloc(slab.marks, wanted * sizeof(Marks*))
-        if grown == NULL:
-            return -1
-        slab.marks = <Marks**>grown
     grown = block_grow(slab.tracked, slab.capacity * PAGE_WORDS * sizeof(uint64_t),
                        wanted * PAGE_WORDS * sizeof(uint64_t))
     if grown == NULL:
@@ -206,12 +211,6 @@ cdef int slab_add_page(Slab* slab, int64_t most) noexcept nogil:
         slab.weights[p] = <int64_t*>malloc(PAGE * sizeof(int64_t))
         if slab.weights[p] == NULL:
             return -1
-    if slab.marking:
-        slab.marks[p] = <Marks*>calloc(1, sizeof(Marks))
-        if slab.marks[p] == NULL:
-            if slab.weighs:
-                free(slab.weights[p])
-            return -1
     memset(&slab.tracked[p * PAGE_WORDS], 0, PAGE_WORDS * sizeof(uint64_t))
     slab.n_pages += 1
     if p > 0:
@@ -231,8 +230,6 @@ cdef inline void slab_drop_page(Slab* slab) noexcept nogil:
     slab.n_pages = p
     if slab.weighs:
         free(slab.weights[p])
-    if slab.marking:
-        free(slab.marks[p])
     if slab.slides != NULL:
         free(slab.slides[p])
         slab.slides[p] = NULL
@@ -299,46 +296,9 @@ cdef inline void slab_free(Slab* slab) noexcept nogil:
     block_free(slab.tracked, slab.capacity * PAGE_WORDS * sizeof(uint64_t))
     free(slab.pages)
     free(slab.weights)
-    free(slab.marks)
     free(slab.slides)
     memset(slab, 0, sizeof(Slab))
     slab.free = NONE
-
-
-# --------------------------------------------------------------------------------- marks of TinyLFU
-
-cdef int slab_begin_marks(Slab* slab) noexcept nogil:
-    """Give every entry a mark, of 0; -1, and nothing changed, when memory is out. O(pages)."""
-    cdef uint32_t p
-    if slab.marking:
-        return 0
-    slab.marks = <Marks**>malloc((slab.capacity if slab.capacity else 1) * sizeof(Marks*))
-    if slab.marks == NULL:
-        return -1
-    for p in range(slab.n_pages):
-        slab.marks[p] = <Marks*>calloc(1, sizeof(Marks))
-        if slab.marks[p] == NULL:
-            while p > 0:
-                p -= 1
-                free(slab.marks[p])
-            free(slab.marks)
-            slab.marks = NULL
-            return -1
-    slab.marking = True
-    return 0
-
-
-cdef inline uint8_t* entry_mark(Slab* slab, uint32_t i) noexcept nogil:
-    return &slab.marks[i >> PAGE_BITS].mark[i & (PAGE - 1)]
-
-
-cdef inline bint entry_is_young(Slab* slab, uint32_t i) noexcept nogil:
-    return slab.marks[i >> PAGE_BITS].young[(i & (PAGE - 1)) >> 6] >> (i & 63) & 1
-
-
-cdef inline void entry_set_young(Slab* slab, uint32_t i, bint young) noexcept nogil:
-    cdef uint64_t* word = &slab.marks[i >> PAGE_BITS].young[(i & (PAGE - 1)) >> 6]
-    word[0] = ((word[0] & ~(<uint64_t>1 << (i & 63))) | (<uint64_t>young << (i & 63)))
 
 
 # -------------------------------------------------------------------------------- sliding deadlines

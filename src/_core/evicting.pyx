@@ -79,22 +79,21 @@ cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now
     return True
 
 
-cdef uint32_t store_reuse_marked_locked(Core* core, Node* node, uint32_t hash,
-                                        PyObject** dropped) noexcept:
-    """The part of store_reuse_locked where entries have marks."""
-    cdef uint32_t i = order_victim_locked(core, node, 0)
+cdef uint32_t store_reuse_tinylfu_locked(Core* core, Node* node, uint32_t hash,
+                                         PyObject** dropped) noexcept:
+    """The part of store_reuse_locked for TinyLFU."""
+    cdef uint32_t i = tinylfu_victim_locked(core, node, 0)
     cdef Entry* e = entry_at(&core.slab, i)
     if e.links != NONE or entry_counts_as_stale(e):
-        if node.is_tinylfu:                       # a choice is made once
-            entry_unlink_locked(core, i, EVICTED)
-            node.counters.evictions_caused += 1
+        entry_unlink_locked(core, i, EVICTED)     # a choice is made once
+        node.counters.evictions_caused += 1
         return NONE
     table_remove(&core.table, e.hash, i)
     dropped[0] = e.value
     dropped[1] = e.key
     order_remove_locked(core, node, e, i)
     e.hash = hash
-    order_enter_locked(core, node, i)
+    order_enter_locked(core, node, e, i)
     node.counters.evictions += 1
     node.counters.evictions_caused += 1
     return i
@@ -114,8 +113,8 @@ cdef inline uint32_t store_reuse_locked(Core* core, Node* node, uint32_t hash, d
     if (core.slab.weighs or core.mask & (1 << REMOVE)
             or not node_gives_way_itself_locked(core, node, now)):
         return NONE
-    if unlikely(core.slab.marking):
-        return store_reuse_marked_locked(core, node, hash, dropped)
+    if unlikely(node.is_tinylfu):
+        return store_reuse_tinylfu_locked(core, node, hash, dropped)
     e = entry_at(&core.slab, i)
     if e.links != NONE or entry_counts_as_stale(e):
         return NONE
@@ -127,6 +126,7 @@ cdef inline uint32_t store_reuse_locked(Core* core, Node* node, uint32_t hash, d
     dropped[0] = e.value
     dropped[1] = e.key
     lru_touch(&core.slab, &node.order, e, i)
+    e.mark = 0
     node.counters.evictions += 1
     node.counters.evictions_caused += 1
     return i
@@ -185,7 +185,6 @@ cdef object configure(Store store, Node* node, dict settings, bint from_above):
         if not from_above and node.parent != NULL:
             node_check_given_locked(node, &read)
         node_check_reservations_locked(node.parent, node, &read)
-        settings_reserve_locked(core, &read)
         node_apply_locked(store, node, &read)
         if from_above:
             node_give_locked(node, &read, checked)

@@ -120,7 +120,6 @@ cdef object look_or_raise(Store store, Node* node, object key):
 cdef enum:
     PASS = 64                     # keys that are looked up before the lock is let go
     FEW_KEYS = 256                # whose hashes are on the stack
-    FITS = 4096                   # entries of a cache that the processor keeps at hand anyway
 
 cdef extern from *:
     object dict_with_room "__Pyx_PyDict_NewPresized"(Py_ssize_t n)

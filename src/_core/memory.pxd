@@ -63,6 +63,7 @@ cdef extern from * nogil:
 
 cdef enum:
     LINE = 64             # bytes of a processor's cache line, on all that matter
+    FITS = 4096           # entries of a cache that the processor keeps at hand anyway
 
 
 cdef inline void* line_above(void* block) noexcept nogil:

@@ -42,7 +42,7 @@ cdef inline void limbo_push_locked(Core* core, uint32_t i, Cause cause) noexcept
 cdef inline void debris_push_locked(Core* core, uint32_t i) noexcept:
     """Leave entry i in the table for now, under the id of no namespace."""
     cdef Entry* e = entry_at(&core.slab, i)
-    e.node = NONE
+    e.node = NO_NODE
     e.newer = NONE
     if core.debris_last == NONE:
         core.debris_first = i
@@ -97,7 +97,7 @@ cdef inline void entry_prefetch_locked(Core* core, uint32_t i) noexcept nogil:
     if core.limbo_count < core.at_once:
         part = table_part(&core.table, e.hash)
         prefetch(&part.buckets[part_home(part, e.hash)])
-    if e.node != NONE and e.heap_index != NONE and not core.nodes[e.node].compacting:
+    if e.node != NO_NODE and e.heap_index != NONE and not core.nodes[e.node].compacting:
         heap = &core.nodes[e.node].deadlines
         prefetch(&heap.keys[e.heap_index])
         prefetch(&heap.ids[e.heap_index])
@@ -163,7 +163,7 @@ cdef void debris_reclaim_locked(Core* core, uint32_t most) noexcept:
                 cut.own_stale -= 1
             node_add_locked(core, cut, -1, -entry_weight(&core.slab, i))
             # Its id may be another namespace's before the limbo is drained.
-            e.node = NONE
+            e.node = NO_NODE
             limbo_push_locked(core, i, CLEARED)
             most -= 1
         else:
@@ -243,7 +243,7 @@ cdef int store_drain(Store store) except -1:
         core.limbo_count -= 1
         drained += 1
         node = NULL
-        if core_hears(core, REMOVE) and where != NONE:
+        if core_hears(core, REMOVE) and where != NO_NODE:
             node = core.nodes[where]
             if node.parent == NULL and node != core.root:
                 node = NULL                      # cut off since then, without a listener

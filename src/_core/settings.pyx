@@ -252,13 +252,6 @@ cdef void node_inherit_eviction_locked(Core* core, Node* node, bint is_tinylfu) 
         child = child.next
 
 
-cdef int settings_reserve_locked(Core* core, Settings* settings) except -1:
-    """Allocate what the settings need before they can be in force."""
-    if settings.is_tinylfu and slab_begin_marks(&core.slab) < 0:
-        raise MemoryError()
-    return 0
-
-
 cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcept:
     """Put settings in force. Allocates nothing and runs no user code."""
     cdef Core* core = &store.core
@@ -312,7 +305,6 @@ cdef Node* node_make_locked(Store store, Node* parent, str name, dict children) 
         return node_new_locked(&store.core, parent, name, children)
     settings_read_locked(&settings, NULL, <dict>parent.child_limits)
     node_check_reservations_locked(parent, NULL, &settings)
-    settings_reserve_locked(&store.core, &settings)
     node = node_new_locked(&store.core, parent, name, children)
     node_apply_locked(store, node, &settings)
     node_give_locked(node, &settings, <dict>parent.child_limits)
@@ -339,7 +331,6 @@ cdef Store store_made(str name, object clock, object weigher, double max_pending
     store.core.max_idle = <uint32_t>min(max_idle, 1 << 30)
     settings_read_locked(&settings, store.core.root, checked)
     node_check_reservations_locked(NULL, store.core.root, &settings)
-    settings_reserve_locked(&store.core, &settings)
     node_apply_locked(store, store.core.root, &settings)
     store.core.opened = True
     return store

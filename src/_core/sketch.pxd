@@ -47,6 +47,12 @@ cdef inline void line_put(SketchLine* line, uint32_t k, uint64_t count) noexcept
     line.words[k >> 4] = ((line.words[k >> 4] & ~(<uint64_t>15 << shift)) | (count << shift))
 
 
+cdef inline void line_raise(SketchLine* line, uint32_t k) noexcept nogil:
+    cdef uint64_t* word = &line.words[k >> 4]
+    cdef uint32_t shift = (k & 15) * 4
+    word[0] += <uint64_t>(((word[0] >> shift) & 15) < MOST_COUNTED) << shift
+
+
 cdef inline SketchLine* sketch_line(Sketch* sketch, uint32_t n) noexcept nogil:
     """Line n, halved if the epoch has changed since it was touched."""
     cdef SketchLine* line = &sketch.lines[n]
@@ -68,6 +74,14 @@ cdef inline SketchLine* sketch_find(Sketch* sketch, uint32_t hash, uint32_t* k) 
     k[1] = <uint32_t>((((mixed >> 12) & 1023) * COUNTERS) >> 10)
     k[2] = <uint32_t>((((mixed >> 22) & 1023) * COUNTERS) >> 10)
     return sketch_line(sketch, n)
+
+
+cdef inline void sketch_ask(Sketch* sketch, uint32_t hash) noexcept nogil:
+    """Prefetch the line of a hash."""
+    cdef uint32_t n = <uint32_t>(hash * <uint64_t>0x9E3779B97F4A7C15 >> 32) & sketch.mask
+    if n >= sketch.filled:
+        n &= sketch.mask >> 1
+    prefetch(&sketch.lines[n])
 
 
 cdef inline unsigned int line_least(SketchLine* line, uint32_t* k) noexcept nogil:
@@ -124,17 +138,15 @@ cdef void sketch_add(Sketch* sketch, uint32_t hash) noexcept nogil:
     """Count the hash once, and do a step of what is left to do."""
     cdef uint32_t[3] k
     cdef SketchLine* line
-    cdef unsigned int count
-    cdef uint32_t j, most
+    cdef uint32_t most
     if sketch.filled < sketch.wanted:
         sketch_grow(sketch)
     elif sketch.filled > sketch.wanted:
         sketch_fold(sketch)
     line = sketch_find(sketch, hash, k)
-    for j in range(3):
-        count = line_count(line, k[j])
-        if count < MOST_COUNTED:
-            line_put(line, k[j], count + 1)
+    line_raise(line, k[0])
+    line_raise(line, k[1])
+    line_raise(line, k[2])
     sketch.adds += 1
     most = sketch.filled if sketch.filled > sketch.wanted else sketch.wanted
     if sketch.adds >= <uint64_t>ADDS_A_LINE * most:
@@ -146,14 +158,10 @@ cdef void sketch_add(Sketch* sketch, uint32_t hash) noexcept nogil:
         sketch.cursor = 0
 
 
-cdef void sketch_fit(Sketch* sketch, uint32_t entries) noexcept nogil:
-    """Let the sketch come to be of a size for so many entries. Without memory it stays as it is."""
-    cdef uint32_t wanted
+cdef void sketch_resize(Sketch* sketch, uint32_t entries) noexcept nogil:
+    """The part of sketch_fit where the size is to change."""
+    cdef uint32_t wanted = sketch_lines(entries)
     cdef void* grown
-    if entries <= ENTRIES_A_LINE * <uint64_t>sketch.wanted and (
-            sketch.wanted < 4 or entries > ENTRIES_A_LINE // 4 * <uint64_t>sketch.wanted):
-        return                                    # as it mostly is
-    wanted = sketch_lines(entries)
     if sketch.wanted < wanted:
         if sketch.held < wanted:
             grown = block_grow(sketch.lines, sketch.held * sizeof(SketchLine),
@@ -165,6 +173,13 @@ cdef void sketch_fit(Sketch* sketch, uint32_t entries) noexcept nogil:
         sketch.wanted = wanted
     else:
         sketch.wanted = wanted                    # a quarter, or less
+
+
+cdef inline void sketch_fit(Sketch* sketch, uint32_t entries) noexcept nogil:
+    """Let the sketch come to be of a size for so many entries. Without memory it stays as it is."""
+    if entries > ENTRIES_A_LINE * <uint64_t>sketch.wanted or (
+            sketch.wanted >= 4 and entries <= ENTRIES_A_LINE // 4 * <uint64_t>sketch.wanted):
+        sketch_resize(sketch, entries)
 
 
 cdef Sketch* sketch_new(uint32_t entries) noexcept nogil:

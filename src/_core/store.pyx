@@ -35,7 +35,7 @@ cdef class Store:
 
     def __cinit__(self):
         # Whole and empty from the first moment; the struct comes zeroed.
-        slab_init(&self.core.slab, False, False)
+        slab_init(&self.core.slab, False)
         tags_init(&self.core.tags)
         self.core.limbo_first = NONE
         self.core.limbo_last = NONE
@@ -96,7 +96,7 @@ cdef void store_take_all_locked(Core* core, Slab* taken) noexcept:
     cdef uint32_t n, t
     cdef Node* node
     taken[0] = core.slab
-    slab_init(&core.slab, taken.weighs, taken.marking)
+    slab_init(&core.slab, taken.weighs)
     table_clear(&core.table)
     for t in range(core.tags.used):
         if core.tags.records[t].name != NULL:
@@ -192,7 +192,6 @@ cdef Py_ssize_t store_size(Store store) noexcept:
     cdef Node* node
     lock_acquire(&core.lock)
     size = core.slab.n_pages * (page_bytes() + (PAGE * sizeof(int64_t) if core.slab.weighs else 0))
-    size += core.slab.n_pages * sizeof(Marks) if core.slab.marking else 0
     size += core.slab.capacity * (sizeof(void*) + PAGE_WORDS * sizeof(uint64_t))
     size += (sizeof(Part) << core.table.bits) + ghosts_size(core.ghosts)
     for n in range(core.slab.n_pages if core.slab.slides != NULL else 0):

@@ -129,7 +129,7 @@ cdef int store_place_locked(Core* core, Node* node, PyObject* key, uint32_t hash
             if core.slab.weighs:
                 core.slab.weights[i >> PAGE_BITS][i & (PAGE - 1)] = terms.weight
             node_add_locked(core, node, 1, terms.weight)
-            order_push_locked(core, node, i)
+            order_push_locked(core, node, e, i)
         Py_INCREF(<object>key)                    # Entry.key owns it
         e.key = key
         e.hash = hash
@@ -210,6 +210,8 @@ cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value
         return 0
     part = table_first(&core.table, hash)
     prefetch(&part.buckets[part_home(part, hash)])        # as in table_ask
+    if unlikely(node.is_tinylfu) and node.sketch != NULL:
+        sketch_ask(node.sketch, hash)
     now = clock_read()
     i = store_search_in_locked(core, part, node, key, hash)
     if i == FAULT:

@@ -40,8 +40,7 @@ class _testing:
         cdef uint32_t i = node.order.oldest
         listed = []
         while i != NONE:
-            listed.append((<object>entry_at(&core.slab, i).key,
-                           entry_mark(&core.slab, i)[0] if core.slab.marking else 0))
+            listed.append((<object>entry_at(&core.slab, i).key, entry_at(&core.slab, i).mark))
             i = entry_at(&core.slab, i).newer
         sketch = None
         if node.sketch != NULL:

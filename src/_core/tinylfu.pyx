@@ -19,48 +19,46 @@ cdef enum:
     MOST_MARKS = 3
     MOST_PASSED = 64              # entries with marks that one eviction passes over
     SKETCHED = 16                 # entries from which a namespace has a sketch
-    WINDOW_PERCENT = 10
+    WINDOW = 10                   # one of so many entries is young
     OFTEN_STORED = 6              # a count from which a candidate that lost may stay all the same
     DICE = 128                    # once in so many times
 
 
 cdef inline void order_touch_locked(Core* core, Node* node, Entry* e, uint32_t i) noexcept nogil:
     """Note a hit of entry i, or a store over it."""
-    cdef uint8_t* mark
-    if unlikely(node.is_tinylfu):
-        mark = entry_mark(&core.slab, i)
-        mark[0] += mark[0] < MOST_MARKS
+    if node.is_tinylfu:
+        if e.mark < MOST_MARKS:                   # else nothing is written
+            e.mark += 1
     else:
         lru_touch(&core.slab, &node.order, e, i)
 
 
 cdef inline uint32_t window_locked(Node* node) noexcept nogil:
     """The number of young entries."""
-    cdef uint32_t window = <uint32_t>(<uint64_t>node.own * WINDOW_PERCENT // 100)
+    cdef uint32_t window = node.own // WINDOW
     return window if window else 1
 
 
-cdef uint32_t order_pass_locked(Core* core, Node* node) noexcept nogil:
+cdef inline uint32_t order_pass_locked(Core* core, Node* node) noexcept nogil:
     """Let the oldest young entry, which there is, be the newest of the old; its index."""
     cdef uint32_t i = node.border
-    entry_set_young(&core.slab, i, False)
-    node.border = entry_at(&core.slab, i).newer
+    cdef Entry* e = entry_at(&core.slab, i)
+    e.young = False
+    node.border = e.newer
     node.young -= 1
     return i
 
 
-cdef void order_enter_locked(Core* core, Node* node, uint32_t i) noexcept nogil:
-    """The part of order_push_locked where entries have marks."""
-    entry_mark(&core.slab, i)[0] = 0
-    entry_set_young(&core.slab, i, node.is_tinylfu)
+cdef inline void order_enter_locked(Core* core, Node* node, Entry* e, uint32_t i) noexcept nogil:
+    """The part of order_push_locked for TinyLFU."""
+    e.mark = 0
+    e.young = True
     lru_push(&core.slab, &node.order, i)
-    if not node.is_tinylfu:
-        return
     if node.young == 0:
         node.border = i
     node.young += 1
     if node.sketch != NULL:
-        sketch_add(node.sketch, entry_at(&core.slab, i).hash)
+        sketch_add(node.sketch, e.hash)
         if node.young > window_locked(node) + 1:
             order_pass_locked(core, node)
         return
@@ -70,20 +68,22 @@ cdef void order_enter_locked(Core* core, Node* node, uint32_t i) noexcept nogil:
         order_pass_locked(core, node)
 
 
-cdef inline void order_push_locked(Core* core, Node* node, uint32_t i) noexcept nogil:
+cdef inline void order_push_locked(Core* core, Node* node, Entry* e, uint32_t i) noexcept nogil:
     """Link entry i, which is in no order, has its hash and counts in `own`, as the newest."""
-    if unlikely(core.slab.marking):
-        order_enter_locked(core, node, i)
+    if unlikely(node.is_tinylfu):
+        order_enter_locked(core, node, e, i)
     else:
+        e.mark = 0
+        e.young = False
         lru_push(&core.slab, &node.order, i)
 
 
 cdef inline void order_remove_locked(Core* core, Node* node, Entry* e, uint32_t i) noexcept nogil:
-    if unlikely(node.young > 0) and entry_is_young(&core.slab, i):
+    if unlikely(node.young > 0) and e.young:
         node.young -= 1
         if node.border == i:
             node.border = e.newer
-        entry_set_young(&core.slab, i, False)
+        e.young = False
     lru_remove(&core.slab, &node.order, e)
 
 
@@ -94,7 +94,7 @@ cdef void order_renew_locked(Core* core, Node* node, uint32_t i) noexcept nogil:
         lru_touch(&core.slab, &node.order, e, i)
         return
     order_remove_locked(core, node, e, i)
-    entry_set_young(&core.slab, i, True)
+    e.young = True
     lru_push(&core.slab, &node.order, i)
     if node.young == 0:
         node.border = i
@@ -109,7 +109,7 @@ cdef void order_lower_locked(Core* core, Node* node, uint32_t i, uint32_t spare)
     cdef uint32_t older = entry_at(slab, newer).older if newer != NONE else node.order.newest
     if node.sketch != NULL:
         sketch_add(node.sketch, e.hash)
-    entry_mark(slab, i)[0] -= 1
+    e.mark -= 1
     if older == i:
         return                                    # it is there
     # It has a newer neighbour, and is the oldest.
@@ -124,20 +124,48 @@ cdef void order_lower_locked(Core* core, Node* node, uint32_t i, uint32_t spare)
         node.order.newest = i
 
 
-cdef uint32_t rival_locked(Core* core, Node* node, uint32_t spare) noexcept nogil:
-    """The old entry that goes, unless `spare`, the newest of them, does; NONE: there is no other.
-
-    Where none is old: the oldest of the young.
-    """
+cdef uint32_t rival_marked_locked(Core* core, Node* node, uint32_t spare) noexcept nogil:
+    """The part of rival_locked where the oldest has a mark, or is `spare`."""
     cdef uint32_t left = MOST_PASSED, i
+    cdef Entry* e
     while True:
         i = node.order.oldest
         if i == spare:
             return NONE
-        if i == node.border or left == 0 or entry_mark(&core.slab, i)[0] == 0:
+        e = entry_at(&core.slab, i)
+        if i == node.border or left == 0 or e.mark == 0:
             return i
+        if e.newer != NONE:
+            prefetch(entry_at(&core.slab, e.newer))
         left -= 1
         order_lower_locked(core, node, i, spare)
+
+
+cdef inline uint32_t rival_locked(Core* core, Node* node, uint32_t spare) noexcept nogil:
+    """The old entry that goes, unless `spare`, the newest of them, does; NONE: there is no other.
+
+    Where none is old: the oldest of the young.
+    """
+    cdef uint32_t i = node.order.oldest
+    if i != spare and entry_at(&core.slab, i).mark == 0:
+        return i
+    return rival_marked_locked(core, node, spare)
+
+
+cdef inline void contest_ask_locked(Core* core, Node* node) noexcept nogil:
+    """Prefetch for the eviction after this one, whose candidate is the border.
+
+    The entry itself was asked for by the eviction before.
+    """
+    cdef Entry* e
+    if core.table.count <= FITS or node.border == NONE:
+        return
+    e = entry_at(&core.slab, node.border)
+    sketch_ask(node.sketch, e.hash)
+    table_ask(&core.table, e.hash)
+    prefetch(e.key)
+    if e.newer != NONE:
+        prefetch(entry_at(&core.slab, e.newer))
 
 
 cdef uint32_t tinylfu_victim_locked(Core* core, Node* node, uint32_t spared) noexcept nogil:
@@ -145,6 +173,7 @@ cdef uint32_t tinylfu_victim_locked(Core* core, Node* node, uint32_t spared) noe
     cdef bint seen, admitted
     cdef uint32_t hash
     cdef unsigned int count
+    cdef Entry* e
     if node.own >= SKETCHED:
         if node.sketch == NULL:
             node.sketch = sketch_new(node.own)
@@ -153,8 +182,10 @@ cdef uint32_t tinylfu_victim_locked(Core* core, Node* node, uint32_t spared) noe
     if node.sketch == NULL or node.young <= (most if most > spared else spared):
         return rival_locked(core, node, NONE)
     candidate = order_pass_locked(core, node)
-    hash = entry_at(&core.slab, candidate).hash
-    seen = entry_mark(&core.slab, candidate)[0] > 0
+    contest_ask_locked(core, node)
+    e = entry_at(&core.slab, candidate)
+    hash = e.hash
+    seen = e.mark > 0
     if seen:
         sketch_add(node.sketch, hash)
     rival = rival_locked(core, node, candidate)
@@ -167,8 +198,9 @@ cdef uint32_t tinylfu_victim_locked(Core* core, Node* node, uint32_t spared) noe
         # Keys that collide with one that is asked for often cannot keep it out for ever.
         node.sketch.dice += 1
         admitted = node.sketch.dice % DICE == 0
-    entry_mark(&core.slab, candidate)[0] = 0
+    e.mark = 0
     if admitted:
+        prefetch(entry_at(&core.slab, entry_at(&core.slab, rival).newer))     # the next rival
         return rival
     node.counters.rejections += 1
     return candidate

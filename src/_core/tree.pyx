@@ -431,6 +431,8 @@ cdef int node_id_reserve_locked(Core* core) noexcept nogil:
     cdef uint32_t wanted
     if core.free_count or core.nodes_used < core.nodes_capacity:
         return 0
+    if core.nodes_used == NO_NODE:                # an entry has 29 bits for the id
+        return -1
     wanted = core.nodes_capacity * 2 if core.nodes_capacity else 8
     grown = realloc(core.nodes, wanted * sizeof(Node*))
     if grown == NULL:

@@ -169,6 +169,19 @@ def test_it_is_refused_where_the_order_is_no_stack() -> None:
         cache.advice()
 
 
+def test_a_namespace_beside_one_with_tinylfu_is_told() -> None:
+    cache, _ = new_cache(default_ttl=None)
+    tiny = cache.namespace("tiny", max_entries=100, eviction="tinylfu")
+    plain = cache.namespace("plain", max_entries=100)
+    plain.advice()
+    for _ in range(10):
+        for number in range(110):
+            ask(tiny, [f"key:{number}"])
+            ask(plain, [f"key:{number}"])
+    assert plain.stats().hits == 0
+    assert min(told(plain.advice())) > 0.7
+
+
 def test_a_miss_that_the_second_tier_answers_counts() -> None:
     cache, _ = new_cache(max_entries=100)
     cache.advice()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -229,14 +230,14 @@ def test_after_a_switch_back_the_order_is_exact_again() -> None:
         assert list(cache) == [*expected[number + 1 :], *(f"new:{n}" for n in range(number + 1))]
 
 
-def test_a_cache_that_was_collected_can_still_be_used() -> None:
-    """Its slab is new then; the entries to come have marks nevertheless."""
-    cache = tiny(10)
-    ask(cache, range(20))
-    cache.close()
-    again = tiny(10)
-    ask(again, range(20))
-    again._check()
+@pytest.mark.parametrize("size", [1_024, 10_000])
+def test_an_entry_takes_at_most_nine_bytes_more(size: int) -> None:
+    sizes = {}
+    for eviction in ("lru", "tinylfu"):
+        cache, _ = new_cache(max_entries=size, eviction=eviction)
+        ask(cache, range(size * 3))
+        sizes[eviction] = sys.getsizeof(cache)
+    assert sizes["lru"] + 4 * size <= sizes["tinylfu"] <= sizes["lru"] + 9 * size
 
 
 # ------------------------------------------------------------------------------- beside the model
