@@ -133,7 +133,7 @@ def test_two_places_never_share_a_name(
     for one, about in ((path, key), (other_path, other_key)):
         place, encoded = layout.place(one), encode_key(about)
         assert encoded is not None
-        names.append(place.value(place.digest(encoded)))
+        names.append(place.values + place.digest(encoded))
     assert (names[0] == names[1]) == (path == other_path and equal(key, other_key))
 
 
@@ -144,7 +144,7 @@ def test_all_of_a_unit_lies_in_one_slot(path: tuple[str, ...], key: Any) -> None
     assert encoded is not None
     digest = place.digest(encoded)
     bucket = place.bucket
-    names = (place.value(digest), place.lease(digest), place.record, bucket.root, bucket.log)
+    names = (place.values + digest, place.leases + digest, place.record, bucket.root, bucket.log)
     names += (bucket.bus, bucket.members, bucket.inbox(b"member"))
     assert {slot_of(name) for name in names} == {bucket.slot}
 

@@ -19,7 +19,7 @@ import pytest
 from flowcache.tier.breaker import Announced, Breaker
 from flowcache.tier.errors import BreakerOpenError, ServerError, SlowError, UnreachableError
 from flowcache.tier.link import Ask, Batch, LoopLink, Read, Records, ThreadLink
-from flowcache.tier.resp import pack
+from flowcache.tier.resp import Replies, ReplyError, pack
 from flowcache.tier.wire import Dialer, Wire
 from harness.fleet import Member
 from harness.servers import Server, server, wait_until
@@ -98,17 +98,33 @@ def test_a_record_is_read_after_every_value_and_once() -> None:
         [b"TIME"],
         [b"WAIT", b"2"],
     ]
-    for reply in (b"x", b"A", b"B", b"C", [1], [2], [3], [4], [b"7", b"8999"], 2):
-        batch.take(reply)
+    arrive = b"+x\r\n+A\r\n$1\r\nB\r\n_\r\n" + b"".join(b"*1\r\n$1\r\n%d\r\n" % n for n in range(4))
+    arrive += b"*2\r\n$1\r\n7\r\n$4\r\n8999\r\n:2\r\n"
+    replies = Replies()
+    for at in range(len(arrive)):
+        assert not batch.take_from(replies)
+        replies.feed(arrive[at : at + 1])
+    assert batch.take_from(replies)
     assert batch.owed == 0
     batch.settle(b"replid")
     first, second = asks[0].reads
-    assert (first.data, first.unit, first.root) == (b"A", [1], [2])
-    assert (second.data, second.unit, second.root) == (b"B", [3], [4])
-    assert (asks[2].reads[0].data, asks[2].reads[0].unit) == (b"C", [1])
+    assert (first.data, first.unit, first.root) == (b"A", [b"0"], [b"1"])
+    assert (second.data, second.unit, second.root) == (b"B", [b"2"], [b"3"])
+    assert (asks[2].reads[0].data, asks[2].reads[0].unit) == (None, [b"0"])
     assert asks[1].replies == [b"x"]
     assert [ask.confirmed for ask in asks] == [2, 2, 2]
     assert asks[0].now == 7008
+
+
+def test_records_that_have_changed_are_parsed_anew() -> None:
+    records, replies = Records(b"g", b"r", (b"i",), (b"i",), ()), Replies()
+    for first, second in ((1, 2), (1, 2), (1, 3), (1, 2)):
+        replies.feed(b"*1\r\n:%d\r\n*1\r\n:%d\r\n:9\r\n" % (first, second))
+        assert records.take_from(replies) == ([first], [second])
+        assert replies.next() == 9
+    replies.feed(b"-MOVED 1 a:1\r\n*1\r\n:2\r\n")
+    moved, _ = records.take_from(replies) or ((), ())
+    assert isinstance(moved, ReplyError)
 
 
 # Threads
@@ -194,7 +210,7 @@ def test_an_interrupt_leaves_no_reply_behind(own_server: Server, dialled: Any) -
     dial, wires = dialled
     link = ThreadLink(dial, PATIENT)
     link.exchange(echo("open"))
-    receive = wires[0].receive
+    fill = wires[0].fill
 
     class Struck:
         def __init__(self) -> None:
@@ -203,8 +219,8 @@ def test_an_interrupt_leaves_no_reply_behind(own_server: Server, dialled: Any) -
         def __getattr__(self, name: str) -> Any:
             return getattr(wires[0], name)
 
-        def receive(self, until: float) -> Any:
-            receive(until)
+        def fill(self, until: float) -> None:
+            fill(until)
             raise KeyboardInterrupt
 
     link._wire = Struck()  # type: ignore[assignment]

@@ -48,6 +48,7 @@ class Breaker:
         "_on_change",
         "_period",
         "_until",
+        "is_well",
         "state",
     )
 
@@ -66,6 +67,8 @@ class Breaker:
         self._lock = Lock()
         self._failures = 0
         self._until = 0.0
+        self.is_well = True
+        """No call has failed since the last one that was answered."""
         self.state: Literal["closed", "open", "half-open"] = "closed"
 
     def admits(self) -> bool:
@@ -86,18 +89,20 @@ class Breaker:
 
     def succeeded(self) -> None:
         """Note a call that was answered."""
-        if self.state == "closed" and not self._failures:
+        if self.is_well:
             return
         with self._lock:
             changed = self.state != "closed"
             self.state = "closed"
             self._failures = 0
+            self.is_well = True
         if changed:
             self._tell()
 
     def failed(self) -> None:
         """Note a call that was not answered."""
         with self._lock:
+            self.is_well = False
             self._failures += 1
             opens = self.state == "half-open" or self._failures >= self._most
             changed = opens and self.state != "open"

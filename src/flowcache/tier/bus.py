@@ -132,7 +132,6 @@ class Bus:
         following = self._following.get(bucket.number)
         return (
             following is not None
-            and self._forks == forks()
             and (replid is None or replid == following.replid)
             and monotonic() < following.lease
         )
@@ -692,6 +691,7 @@ _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
 def _after_fork() -> None:
     """The child receives no message before it has its own bus, so it serves no entries."""
     for bus in list(_buses):
+        bus._following = {}
         bus._follower.lend(0.0)
 
 

@@ -95,15 +95,15 @@ class Engine:
             replicas=replicas,
             shape=f"{shape} lease={lease:g}".encode(),
         )
-        self._caller = Caller(self.servers, self.bus, keep_on_change=keep_on_change)
-        self.run = self._caller.run
-        self.arun = self._caller.arun
+        self.caller = Caller(self.servers, self.bus, keep_on_change=keep_on_change)
+        self.run = self.caller.run
+        self.arun = self.caller.arun
         self.queue = Queue(queued, self.run)
 
     @property
     def errors(self) -> int:
         """Exchanges that failed, and values that could not be read."""
-        return self._caller.errors
+        return self.caller.errors
 
     # Reading
 
@@ -113,7 +113,7 @@ class Engine:
         `tags` are those that the value is expected to bear; others cost a second round trip.
         """
         bucket = item.place.bucket
-        if self.queue.blocks(item.place):
+        if self.queue.blocked and self.queue.blocks(item.place):
             return None
         if not self.bus.is_live(bucket) and not (yield from self.live(bucket)):
             return None
@@ -122,19 +122,19 @@ class Engine:
             try:
                 ask = yield Exchange(bucket, Ask(self._soft, reads=(read,)))
             except ServerError:
-                self._caller.errors += 1
+                self.caller.errors += 1
                 return None
             if isinstance(read.data, ReplyError):
-                yield from self._caller.look_elsewhere(bucket, read.data, ask.replid)
+                yield from self.caller.look_elsewhere(bucket, read.data, ask.replid)
                 return None
             # Rule 8: the connection may be one to a server that the fleet has left.
             if not self.bus.is_live(bucket, ask.replid):
-                yield from self._caller.leave(bucket, ask.replid)
+                yield from self.caller.leave(bucket, ask.replid)
                 return None
             try:
                 found = self.items.judge(item, read, ask.replid, ask.now, ask.sent)
             except UndecodableError:
-                self._caller.errors += 1
+                self.caller.errors += 1
                 yield from self._discard(item, read.data)
                 return None
             if not isinstance(found, tuple) or isinstance(found, Found):
@@ -154,16 +154,16 @@ class Engine:
         try:
             ask = yield Exchange(bucket, Ask(self._soft, reads=tuple(reads)))
         except ServerError:
-            self._caller.errors += 1
+            self.caller.errors += 1
             return found
         if not self.bus.is_live(bucket, ask.replid):
-            yield from self._caller.leave(bucket, ask.replid)
+            yield from self.caller.leave(bucket, ask.replid)
             return found
         for item, read in zip(items, reads, strict=True):
             try:
                 one = self.items.judge(item, read, ask.replid, ask.now, ask.sent)
             except UndecodableError:
-                self._caller.errors += 1
+                self.caller.errors += 1
                 yield from self._discard(item, read.data)
                 continue
             if isinstance(one, Found):
@@ -197,7 +197,7 @@ class Engine:
         try:
             yield Exchange(item.place.bucket, Ask(self._soft, calls=(command,)))
         except ServerError:
-            self._caller.errors += 1
+            self.caller.errors += 1
 
     # Loading
 
@@ -233,7 +233,7 @@ class Engine:
         try:
             return self.items.found(item, reply[5], deadline, last, now, sent)
         except UndecodableError:
-            self._caller.errors += 1
+            self.caller.errors += 1
             yield from self._discard(item, reply[5])
             return (yield from self.lead(item, token, force=True, contend=contend))
 
@@ -248,7 +248,7 @@ class Engine:
         try:
             yield Exchange(item.place.bucket, Ask(self._hard, calls=(command,)))
         except ServerError:
-            self._caller.errors += 1
+            self.caller.errors += 1
 
     def wait_for_lease(self, item: Item, attempt: int) -> Steps[None]:
         """Wait for another process's load: until it is told of, or a little longer each time."""
@@ -340,9 +340,7 @@ class Engine:
         yield from self._ready(values[0][0].place)
         sent = monotonic()
         try:
-            replies = yield from self._caller.call_many(
-                bucket, "set", requests, patience=self._hard
-            )
+            replies = yield from self.caller.call_many(bucket, "set", requests, patience=self._hard)
         except ServerError as error:
             for operation in operations:
                 self.bus.awaited.doubt(operation)
@@ -380,7 +378,7 @@ class Engine:
         try:
             held = self.items.found(item, data, deadline, last, now, sent)
         except UndecodableError:
-            self._caller.errors += 1
+            self.caller.errors += 1
             yield from self._discard(item, data)
             return (yield from self.add(item, sealed, ttl, window))
         return Added(False, held, held.until)
@@ -448,7 +446,7 @@ class Engine:
         ]
         yield from (self.live(bucket) if queued else self._ready(items[0].place))
         try:
-            replies = yield from self._caller.call_many(
+            replies = yield from self.caller.call_many(
                 bucket, "delete", requests, patience=self._hard, again=1
             )
         except ServerError as error:
@@ -465,7 +463,7 @@ class Engine:
         try:
             return (self.items.value(item, reply[2]),)
         except UndecodableError:
-            self._caller.errors += 1
+            self.caller.errors += 1
             return None
 
     def touch(self, item: Item, ttl: float | None) -> Steps[bool]:
@@ -519,7 +517,7 @@ class Engine:
         again: int = 0,
     ) -> Steps[list[Any]]:
         keys, given = self._request(item, message, arguments)
-        return self._caller.call(
+        return self.caller.call(
             item.place.bucket,
             name,
             keys,
@@ -601,7 +599,7 @@ class Engine:
                     b"1" if fleet else b"0",
                     *fields,
                 )
-                reply = yield from self._caller.call(
+                reply = yield from self.caller.call(
                     bucket,
                     "invalidate",
                     keys,

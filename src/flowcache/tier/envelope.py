@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Sign = Callable[[bytes, bytes, bytes], bytes]
 
-__all__ = ["COUNTER", "FIXED", "Envelope", "Fixed", "Packed", "tag_mark"]
+__all__ = ["COUNTER", "FIXED", "Envelope", "Packed", "tag_mark"]
 
 MAGIC: Final = b"fc1\x01"
 FIXED: Final = struct.Struct(">4s16s16s16sddddd")
@@ -33,6 +33,7 @@ numbers of both records; the deadline and the last moment for stale use, and the
 _HEADER: Final = struct.Struct(">4sBBBHIII")
 """Codec; packing; marks above the unit; marks within it; tags; bytes of path and key, of tags, and
 of the body before it was packed."""
+_BOTH: Final = struct.Struct(FIXED.format + _HEADER.format[1:])
 COUNTER: Final = b"\0int"
 """Stands where a codec's mark does: the body is an `int` in decimal, which a script can count."""
 NEVER: Final = 0.0
@@ -42,24 +43,19 @@ _MOST_TAGS = 1024
 _SMALLEST_INT, _LARGEST_INT = -(1 << 63), (1 << 63) - 1
 
 
-class Fixed(NamedTuple):
-    """The part of a value that scripts write."""
+class Packed(NamedTuple):
+    """A value that was read, before its body is decoded: the part that scripts write comes first.
 
-    magic: bytes
+    One tuple and not two, as each read makes it.
+    """
+
     unit: bytes
     root: bytes
-    operation: bytes
     unit_number: float
     root_number: float
     deadline: float
     last: float
     ttl: float
-
-
-class Packed(NamedTuple):
-    """A value that was read, before its body is decoded."""
-
-    fixed: Fixed
     tags: tuple[str, ...]
     body: bytes
     """The bytes of the codec, packed or not."""
@@ -161,17 +157,17 @@ class Envelope:
     def open(self, place: Place, encoded_key: bytes, data: bytes) -> Packed:
         """Take a value apart; `UndecodableError` if it is not one of this path and key."""
         try:
-            fixed = Fixed._make(FIXED.unpack_from(data))
-            codec, packing, roots, units, tags, identity, tagged, length = _HEADER.unpack_from(
-                data, FIXED.size
-            )
+            (
+                magic, unit, root, _, unit_number, root_number, deadline, last, ttl,
+                codec, packing, roots, units, tags, identity, tagged, length,
+            ) = _BOTH.unpack_from(data)  # fmt: skip
         except struct.error:
             raise UndecodableError("the value is cut short") from None
-        if fixed.magic != MAGIC:
+        if magic != MAGIC:
             raise UndecodableError("the value was written by another version")
         if codec != self.mark and codec != COUNTER:
             raise UndecodableError("the value was written with another codec")
-        start = FIXED.size + _HEADER.size + (roots + units + tags) * MARK
+        start = _BOTH.size + (roots + units + tags) * MARK
         middle = start + identity
         end = middle + tagged
         if data[start:middle] != place.encoded + encoded_key:
@@ -179,7 +175,13 @@ class Envelope:
         if end > len(data) or length > self.limit:
             raise UndecodableError("the value's lengths are beyond its limits")
         return Packed(
-            fixed,
+            unit,
+            root,
+            unit_number,
+            root_number,
+            deadline,
+            last,
+            ttl,
             _tags(data[middle:end]) if tags else (),
             data[end:],
             data[FIXED.size : end],

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 from collections.abc import Hashable, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from flowcache import _core
@@ -23,8 +23,6 @@ from .held import Held
 from .layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .items import Found, Item
     from .layout import Place
     from .settings import ValkeyTier
@@ -61,7 +59,7 @@ class Fills:
 
     def read_item(self, namespace: Space, key: Hashable) -> Item | None:
         """Return the same, to read with; None too where nothing is held, as it is switched off."""
-        return None if _core._is_off(namespace) else self.item(namespace, key)
+        return None if _core._is_off(namespace) else self.engine.items.item(namespace.path, key)
 
     def sealed(
         self, namespace: Space, item: Item, value: object, tags: tuple[str, ...]
@@ -86,22 +84,13 @@ class Fills:
         with suppress(CacheClosedError):
             _core._tally(namespace, "errors", errors)
 
-    @contextmanager
-    def filling(self, namespace: Space, key: Hashable) -> Iterator[_core.Load]:
-        """Register a fill for as long as the block lasts (rule 1)."""
-        fill = _core._fill(namespace, key)
-        try:
-            yield fill
-        finally:
-            _core._fill_end(fill)
-            self.note_errors(namespace)
-
     def keep(self, namespace: Space, fill: _core.Load, found: Found) -> None:
         """Hold here what was read there, unless the fill was fenced."""
-        until = math.inf if found.until is None else found.until
-        grace = 0.0
-        if found.last is not None and found.until is not None:
-            grace = max(0.0, found.last - found.until)
+        until, grace = math.inf, 0.0
+        if found.until is not None:
+            until = found.until
+            if found.last is not None and found.last > until:
+                grace = found.last - until
         self.store(
             namespace, fill, found.value, found.ttl, until, grace, found.tags, stale_ok=False
         )
@@ -119,10 +108,13 @@ class Fills:
         stale_ok: bool,
     ) -> None:
         """Hold a value here, unless the fill was fenced; one that is too heavy is not held."""
-        ends, grace = self.ends(until, grace)
+        if self._local_ttl != math.inf:
+            until, grace = self.ends(until, grace)
         seconds = math.inf if ttl is None else ttl
-        with suppress(CacheClosedError, EntryTooHeavyError):
-            _core._fill_store(namespace, fill, value, seconds, ends, grace, stale_ok, tags)
+        try:
+            _core._fill_store(namespace, fill, value, seconds, until, grace, stale_ok, tags)
+        except (CacheClosedError, EntryTooHeavyError):
+            return
 
     def ends(self, until: float, grace: float) -> tuple[float, float]:
         """Return when a value ends here, and for how long it is held past that: `local_ttl=`."""
@@ -133,8 +125,9 @@ class Fills:
         self, namespace: Space, key: Hashable, item: Item, tags: tuple[str, ...] = ()
     ) -> Steps[Found | None]:
         """Read a key there, and hold it here; None if there is nothing, or no server answers."""
-        hint = tags or self._hints.get(namespace.path, ())
-        with self.filling(namespace, key) as fill:
+        hint = tags or self._hints.get(item.place.path, ())
+        fill = _core._fill(namespace, key)  # Rule 1.
+        try:
             found = yield from self.engine.read(item, hint)
             if found is None:
                 _core._tally(namespace, "absent")
@@ -142,14 +135,18 @@ class Fills:
                 return None
             self._note(namespace, found, hint)
             self.keep(namespace, fill, found)
-        return found
+            return found
+        finally:
+            _core._fill_end(fill)
+            if self.engine.caller.errors != self._errors:
+                self.note_errors(namespace)
 
     def _note(self, namespace: Space, found: Found, hint: tuple[str, ...]) -> None:
         if found.tags and found.tags != hint and len(found.tags) <= 8:
             if len(self._hints) >= MOST_HINTS:
                 self._hints.clear()
             self._hints[namespace.path] = found.tags
-        fresh = found.is_fresh(monotonic())
+        fresh = found.until is None or monotonic() < found.until
         _core._tally(namespace, "hits" if fresh else "absent")
 
     def refuse_partition(self, place: Place) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import functools
 import math
 import operator
+from asyncio import _get_running_loop as running_loop  # None without one
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from flowcache import _core
 from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError, TierUnavailableError, WouldBlockError
-from flowcache.loading.load import running_loop
 
 from .fills import Fills
 from .held import clear, drop, drop_prefix, drop_tags, expire, expire_tags
@@ -283,23 +283,24 @@ class Front(Fills):
                 namespace, key, value, ttl=plain(seconds), tags=tags, stale=window(grace)
             )
             return is_stored, value if is_stored else Namespace.peek(namespace, key, value)
+        fill = _core._fill(namespace, key)
         try:
-            with self.filling(namespace, key) as fill:
-                added = yield from self.engine.add(item, sealed, plain(seconds), grace)
-                if added.held is not None:
-                    self.keep(namespace, fill, added.held)
-                    return False, added.held.value
-                _core._tally(namespace, "stores")
-                _core._fence_key(namespace, key, fill)
-                Namespace.delete(namespace, key)
-                if self.engine.bus.is_live(item.place.bucket):
-                    until = math.inf if added.until is None else added.until
-                    self.store(
-                        namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok
-                    )
+            added = yield from self.engine.add(item, sealed, plain(seconds), grace)
+            if added.held is not None:
+                self.keep(namespace, fill, added.held)
+                return False, added.held.value
+            _core._tally(namespace, "stores")
+            _core._fence_key(namespace, key, fill)
+            Namespace.delete(namespace, key)
+            if self.engine.bus.is_live(item.place.bucket):
+                until = math.inf if added.until is None else added.until
+                self.store(namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok)
         except TierUnavailableError:
             drop(namespace, key)
             raise
+        finally:
+            _core._fill_end(fill)
+            self.note_errors(namespace)
         return True, value
 
     def steps_setdefault(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .envelope import NEVER, Envelope, Packed, tag_mark
 from .layout import MARK, Bounded, Layout, Place, encode_key
 from .link import Read, Records
-from .resp import pack
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -22,17 +21,24 @@ _ITEM: Final = _KIND + _NUMBER + _PATH + _LENGTH
 class Item:
     """A key that can travel: its names in the tier."""
 
-    __slots__ = ("encoded", "key", "lease", "name", "place", "text")
+    __slots__ = ("digest", "encoded", "key", "name", "place")
 
     def __init__(self, place: Place, key: Hashable, encoded: bytes) -> None:
-        digest = place.digest(encoded)
         self.place = place
         self.key = key
         self.encoded = encoded
-        self.name = place.value(digest)
-        self.lease = place.lease(digest)
-        self.text = b"S" + encoded[5:] if encoded[:1] == b"S" else b"-"
+        self.digest = place.digest(encoded)
+        self.name = place.values + self.digest
+
+    @property
+    def lease(self) -> bytes:
+        """The name under which the lease of a load lies."""
+        return self.place.leases + self.digest
+
+    @property
+    def text(self) -> bytes:
         """The text that a script compares with prefixes: only a `str` key has an `S` first."""
+        return b"S" + self.encoded[5:] if self.encoded[:1] == b"S" else b"-"
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -80,7 +86,9 @@ class Items:
 
     def read(self, item: Item, tags: tuple[str, ...]) -> Read:
         """Return what reads a value and the records that judge it, by these tags."""
-        return Read(pack(b"GET", item.name), self._records((item.place.path, tags)))
+        name = item.name
+        command = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name)
+        return Read(command, self._records((item.place.path, tags)))
 
     def _make_records(self, about: tuple[tuple[str, ...], tuple[str, ...]]) -> Records:
         path, tags = about
@@ -105,8 +113,7 @@ class Items:
         if type(data) is not bytes or type(unit) is not list or type(root) is not list:
             return None
         packed = self.envelope.open(item.place, item.encoded, data)
-        fixed = packed.fixed
-        if fixed.unit != unit[0] or fixed.root != root[0]:
+        if packed.unit != unit[0] or packed.root != root[0]:
             return None
         if unit[1] != replid or root[1] != replid:
             return None
@@ -115,10 +122,11 @@ class Items:
             return tuple(sorted({*packed.tags, *known}))
         soft = 0
         for record, number, marks in (
-            (unit, fixed.unit_number, item.place.unit_marks),
-            (root, fixed.root_number, item.place.root_marks),
+            (unit, packed.unit_number, item.place.unit_marks),
+            (root, packed.root_number, item.place.root_marks),
         ):
-            if number < int(record[2] or 0):
+            floor = record[2]
+            if floor and number < int(floor):
                 return None
             if record[3] and _is_listed(record[3], int(number), item, marks, packed.tags):
                 return None
@@ -130,11 +138,18 @@ class Items:
         return self._found(item, packed, soft, now, sent)
 
     def _found(self, item: Item, packed: Packed, soft: int, now: int, sent: float) -> Found | None:
-        deadline, last = soft_end(packed.fixed.deadline, packed.fixed.last, soft, now)
+        deadline, last = packed.deadline, packed.last
+        if soft:
+            deadline, last = soft_end(deadline, last, soft, now)
         if deadline != NEVER and last <= now:
             return None
+        return self._usable(item, packed, deadline, last, now, sent)
+
+    def _usable(
+        self, item: Item, packed: Packed, deadline: float, last: float, now: int, sent: float
+    ) -> Found:
         value = self.envelope.value(item.name, packed)
-        ttl = packed.fixed.ttl / 1000 if packed.fixed.ttl else None
+        ttl = packed.ttl / 1000 if packed.ttl else None
         if deadline == NEVER:
             return Found(value, packed.tags, None, None, ttl)
         return Found(
@@ -151,13 +166,7 @@ class Items:
     ) -> Found:
         """Return a value that a script has judged; `UndecodableError` if it is none."""
         packed = self.envelope.open(item.place, item.encoded, data)
-        value = self.envelope.value(item.name, packed)
-        ttl = packed.fixed.ttl / 1000 if packed.fixed.ttl else None
-        if deadline == NEVER:
-            return Found(value, packed.tags, None, None, ttl)
-        return Found(
-            value, packed.tags, sent + (deadline - now) / 1000, sent + (last - now) / 1000, ttl
-        )
+        return self._usable(item, packed, deadline, last, now, sent)
 
 
 def _fields(marks: tuple[bytes, ...], tags: list[bytes]) -> list[bytes]:
@@ -220,12 +229,10 @@ def _is_listed(
 
 
 def soft_end(deadline: float, last: float, soft: int, now: float) -> tuple[float, float]:
-    """Return the deadlines of a value that became stale at a marker, in ms; 0: it did not.
+    """Return the deadlines of a value that became stale at a marker, in ms.
 
     It is stale at any time of the clock: a record's numbers may be ahead of it.
     """
-    if not soft:
-        return deadline, last
     at = min(soft // 1000, now)
     if deadline == NEVER:
         return at, at

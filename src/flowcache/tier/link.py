@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from flowcache._core import lease_time as monotonic
 
 from .errors import ServerError, SlowError, UnreachableError
-from .resp import Replies, ReplyError, pack
+from .resp import ProtocolError, Replies, ReplyError, pack
 from .wire import CHUNK, forks
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ T = TypeVar("T")
 TIME: Final = pack(b"TIME")
 WAITS: Final = 500
 """Milliseconds that replicas are waited for, by second of hard patience: half of it."""
+MOST_KEPT: Final = 4096
+"""Bytes of records that are kept to be compared with what is read next."""
 FAR_FUTURE: Final = 3650 * 86400.0
 """Seconds until the timer that keeps a loop's link alive would fire."""
 
@@ -46,7 +48,7 @@ class Records:
     ones once.
     """
 
-    __slots__ = ("__weakref__", "command", "root_fields", "tags", "unit_fields")
+    __slots__ = ("__weakref__", "_known", "command", "root_fields", "tags", "unit_fields")
 
     def __init__(
         self,
@@ -60,6 +62,26 @@ class Records:
         self.unit_fields = unit_fields
         self.root_fields = root_fields
         self.command = pack(b"HMGET", record, *unit_fields) + pack(b"HMGET", root, *root_fields)
+        self._known: tuple[bytes, tuple[list[Any], list[Any]]] | None = None
+
+    def take_from(self, replies: Replies) -> tuple[Any, Any] | None:
+        """Return the two replies that come next; None until they have arrived.
+
+        Most are the same bytes as the last time, and then they are not parsed again.
+        """
+        known = self._known
+        if known is not None and replies.skip(known[0]):
+            return known[1]
+        begin = replies.at
+        unit = replies.next()
+        root = replies.next()
+        if root is Replies.NONE:
+            replies.at = begin
+            return None
+        if type(unit) is list and type(root) is list:
+            data = replies.since(begin)
+            self._known = (data, (unit, root)) if len(data) <= MOST_KEPT else None
+        return unit, root
 
 
 class Read:
@@ -141,39 +163,72 @@ class Ask:
 class Batch:
     """The asks that go together, and the replies that are still owed to them."""
 
-    __slots__ = ("_asks", "_distinct", "_reads", "_replies", "_wait", "owed", "payload", "sent")
+    __slots__ = (
+        "_asks",
+        "_calls",
+        "_distinct",
+        "_first",
+        "_reads",
+        "_replies",
+        "_wait",
+        "owed",
+        "payload",
+        "sent",
+    )
 
     def __init__(self, asks: list[Ask], wait: int) -> None:
         self._asks = asks
         self._reads: list[Read] = []
         self._distinct: dict[Records, int] = {}
+        """The records to read, and where their replies are."""
         self._replies: list[Any] = []
-        self._wait = max((ask.confirm for ask in asks), default=0)
+        self._wait = 0
         pieces: list[bytes] = []
-        owed = 0
+        gets: list[bytes] = []
         for ask in asks:
             pieces += ask.calls
-            owed += len(ask.calls)
             for read in ask.reads:
                 self._reads.append(read)
-                if read.records not in self._distinct:
-                    self._distinct[read.records] = len(self._distinct)
-        if self._reads:
-            pieces += [read.command for read in self._reads]
-            pieces += [records.command for records in self._distinct]
+                gets.append(read.command)
+                self._distinct[read.records] = 0
+            if ask.confirm > self._wait:
+                self._wait = ask.confirm
+        self._calls = len(pieces)
+        pieces += gets
+        self._first = self.owed = len(pieces)
+        """The number of replies before those of the records."""
+        if gets:
+            for records in self._distinct:
+                self._distinct[records] = self.owed
+                pieces.append(records.command)
+                self.owed += 2
             pieces.append(TIME)
-            owed += len(self._reads) + 2 * len(self._distinct) + 1
+            self.owed += 1
         if self._wait:
             pieces.append(pack(b"WAIT", self._wait, wait))
-            owed += 1
-        self.owed = owed
+            self.owed += 1
         self.payload = b"".join(pieces)
         self.sent = 0.0
 
-    def take(self, reply: Any) -> None:
-        """Take the next reply."""
-        self._replies.append(reply)
-        self.owed -= 1
+    def take_from(self, replies: Replies) -> bool:
+        """Take the replies that have arrived; return whether these are all."""
+        got, first = self._replies, self._first
+        pairs = iter(self._distinct.items())
+        while self.owed:
+            if len(got) >= first:
+                for records, index in pairs:
+                    if index >= len(got):
+                        pair = records.take_from(replies)
+                        if pair is None:
+                            return False
+                        got += pair
+                        self.owed -= 2
+            reply = replies.next()
+            if reply is Replies.NONE:
+                return False
+            got.append(reply)
+            self.owed -= 1
+        return True
 
     def fail(self, error: ServerError) -> None:
         """End all asks that wait; the replies stay owed."""
@@ -189,7 +244,11 @@ class Batch:
     @property
     def patience(self) -> float:
         """The longest patience of those that still wait."""
-        return max((ask.patience for ask in self._asks if not ask.is_settled), default=0.0)
+        longest = 0.0
+        for ask in self._asks:
+            if ask.patience > longest and not ask.is_settled:
+                longest = ask.patience
+        return longest
 
     def settle(self, replid: bytes) -> None:
         """Hand out the replies, which are complete."""
@@ -198,21 +257,21 @@ class Batch:
         if self._wait:
             last = replies[-1]
             confirmed = last if type(last) is int else 0
-        at = sum(len(ask.calls) for ask in self._asks)
+        at = self._calls
         now = 0
         if self._reads:
-            first_record = at + len(self._reads)
-            clock = replies[first_record + 2 * len(self._distinct)]
+            clock = replies[self._first + 2 * len(self._distinct)]
             now = int(clock[0]) * 1000 + int(clock[1]) // 1000 if type(clock) is list else 0
             for read in self._reads:
                 read.data = replies[at]
                 at += 1
-                index = first_record + 2 * self._distinct[read.records]
+                index = self._distinct[read.records]
                 read.unit, read.root = replies[index], replies[index + 1]
         at = 0
         for ask in self._asks:
-            ask.replies = replies[at : at + len(ask.calls)]
-            at += len(ask.calls)
+            if ask.calls:
+                ask.replies = replies[at : at + len(ask.calls)]
+                at += len(ask.calls)
             ask.confirmed = confirmed
             ask.now = now
             ask.sent = self.sent
@@ -252,15 +311,17 @@ class ThreadLink:
                 self._wire.close()
             self._start()
         with self._mutex:
-            self._waiting.append(ask)
             leads = not self._is_led
             if leads:
-                self._is_led = True
+                self._is_led = True  # No ask waits, or one of them would lead.
             else:
                 ask.gate = Lock()
                 ask.gate.acquire()
-        if leads or self._follow(ask):
-            self._lead()
+                self._waiting.append(ask)
+        if leads:
+            self._lead([ask])
+        elif self._follow(ask):
+            self._lead([])
         if ask.error is not None:
             raise ask.error
         return ask
@@ -290,10 +351,12 @@ class ThreadLink:
                 ask.is_settled = True
             return ask.leads
 
-    def _lead(self) -> None:
+    def _lead(self, asks: list[Ask]) -> None:
+        """Exchange some asks, or those that wait by now."""
         try:
-            with self._mutex:
-                asks, self._waiting = self._waiting, []
+            if not asks:
+                with self._mutex:
+                    asks, self._waiting = self._waiting, []
             batch = Batch(asks, round(self._hard * WAITS))
             try:
                 self._exchange(batch)
@@ -327,10 +390,11 @@ class ThreadLink:
         until = batch.sent + batch.patience
         try:
             wire.send(batch.payload, self._hard)
+            wire.fill(until)
             while unread:
                 head = unread[0]
-                while head.owed:
-                    head.take(wire.receive(until))
+                while not head.take_from(wire.replies):
+                    wire.fill(until)
                 head.settle(wire.replid)
                 unread.popleft()
         except SlowError as error:
@@ -341,6 +405,10 @@ class ThreadLink:
         except UnreachableError as error:
             self._drop(error)
             raise
+        except ProtocolError as error:
+            unreadable = UnreachableError(f"the connection ended: {error}")
+            self._drop(unreadable)
+            raise unreadable from error
 
     def _drop(self, error: ServerError) -> None:
         if self._wire is not None:
@@ -529,11 +597,8 @@ class LoopLink:
         unread = self._unread
         while unread:
             head = unread[0]
-            while head.owed:
-                reply = wire.replies.next()
-                if reply is Replies.NONE:
-                    return
-                head.take(reply)
+            if not head.take_from(wire.replies):
+                return
             unread.popleft()
             head.settle(wire.replid)
         if not wire.replies.is_empty:

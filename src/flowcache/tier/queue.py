@@ -38,7 +38,8 @@ class Queue:
         self._most = most
         self._run = run
         self._waiting: dict[Hashable, tuple[Unit, Callable[[], Steps[Any]]]] = {}
-        self._blocked: frozenset[Unit] = frozenset()
+        self.blocked: frozenset[Unit] = frozenset()
+        """The tenants that wait for one; None among them: all."""
         self._lock = threading.Lock()
         self._forks = forks()
         self._sender: threading.Thread | None = None
@@ -48,7 +49,7 @@ class Queue:
 
     def blocks(self, place: Place) -> bool:
         """Tell if the tier may hold values of a tenant that were invalidated here."""
-        blocked = self._blocked
+        blocked = self.blocked
         return bool(blocked) and (None in blocked or place.unit in blocked)
 
     def add(self, place: Place, what: Hashable, steps: Callable[[], Steps[Any]]) -> bool:
@@ -58,7 +59,7 @@ class Queue:
             if what not in self._waiting and len(self._waiting) >= self._most:
                 return False
             self._waiting[what] = unit, steps
-            self._blocked = frozenset(one for one, _ in self._waiting.values())
+            self.blocked = frozenset(one for one, _ in self._waiting.values())
         self._begin()
         return True
 
@@ -69,13 +70,13 @@ class Queue:
             with self._guard():
                 if self._waiting.get(what) is kept:
                     del self._waiting[what]
-                    self._blocked = frozenset(one for one, _ in self._waiting.values())
+                    self.blocked = frozenset(one for one, _ in self._waiting.values())
 
     def close(self) -> None:
         """Keep nothing any more."""
         with self._guard():
             self._waiting.clear()
-            self._blocked = frozenset()
+            self.blocked = frozenset()
 
     def _guard(self) -> threading.Lock:
         """Return the lock; in the child of a fork a new one, for the parent may have held it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["Push", "Replies", "ReplyError", "pack"]
+__all__ = ["ProtocolError", "Push", "Replies", "ReplyError", "pack"]
 
 DEEPEST: Final = 8
 """Arrays within arrays that a reply may have."""
@@ -49,34 +49,54 @@ class Replies:
     `ReplyError`; it is not raised, for it belongs to one command of many.
     """
 
-    __slots__ = ("_at", "_data")
+    __slots__ = ("_data", "at")
 
     NONE: Final = object()
 
     def __init__(self) -> None:
         self._data = b""
-        self._at = 0
+        self.at = 0
+        """The position of the next reply in the bytes that have arrived."""
 
     def feed(self, data: bytes) -> None:
         """Take the bytes that have arrived."""
-        rest = self._data[self._at :] if self._at else self._data
+        rest = self._data[self.at :] if self.at else self._data
         self._data = rest + data if rest else data
-        self._at = 0
+        self.at = 0
+
+    def skip(self, known: bytes) -> bool:
+        """Pass by whole replies if these bytes come next; return whether they did."""
+        if self._data.startswith(known, self.at):
+            self.at += len(known)
+            return True
+        return False
+
+    def since(self, at: int) -> bytes:
+        """Return the bytes that were read since a position; nothing was fed meanwhile."""
+        return self._data[at : self.at]
 
     @property
     def is_empty(self) -> bool:
         """True if no part of a reply waits for its end."""
-        return self._at == len(self._data)
+        return self.at == len(self._data)
 
     def next(self) -> Any:
         """Return the next reply, or `NONE`; `ProtocolError` if the bytes are none."""
+        data, at = self._data, self.at
         try:
-            parsed = _parse(self._data, self._at, DEEPEST)
+            # A value that was asked for, which most replies are, is read at once.
+            if data[at : at + 1] == b"$" and (line := data.find(b"\r\n", at)) > 0:
+                start = line + 2
+                end = start + int(data[at + 1 : line])
+                if start <= end <= len(data) - 2:
+                    self.at = end + 2
+                    return data[start:end]
+            parsed = _parse(data, at, DEEPEST)
         except ValueError as error:
             raise ProtocolError(f"the server's reply cannot be read: {error}") from None
         if parsed is None:
             return self.NONE
-        reply, self._at = parsed
+        reply, self.at = parsed
         return reply
 
 
@@ -142,12 +162,28 @@ def _parse_array(data: bytes, at: int, end: int, depth: int, width: int) -> tupl
     if not depth:
         raise ValueError("arrays are nested too deeply")
     items: list[Any] = []
-    append = items.append
     at = end + 2
     for _ in range(count):
+        # Strings and nulls, of which records and messages are made, are read here: a call for each
+        # would cost more than all else.
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            return None
+        kind = data[at]
+        if kind == 95:  # "_"
+            items.append(None)
+            at = end + 2
+            continue
+        if kind == 36 and (length := int(data[at + 1 : end])) >= 0:  # "$"
+            at, end = end + 2, end + 2 + length
+            if len(data) < end + 2:
+                return None
+            items.append(data[at:end])
+            at = end + 2
+            continue
         parsed = _parse(data, at, depth - 1)
         if parsed is None:
             return None
-        append(parsed[0])
+        items.append(parsed[0])
         at = parsed[1]
     return items, at

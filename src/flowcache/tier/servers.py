@@ -58,29 +58,31 @@ class Server:
     def ask(self, ask: Ask) -> Ask:
         """Exchange an ask on this thread; raises `ServerError`."""
         breaker = self.breaker
-        if not breaker.admits():
+        if not breaker.is_well and not breaker.admits():
             raise BreakerOpenError(f"the breaker is {breaker.state}")
         try:
-            answered = self._threads[ask.confirm > 0].exchange(ask)
+            self._threads[ask.confirm > 0].exchange(ask)
         except ServerError:
             breaker.failed()
             raise
-        breaker.succeeded()
-        return answered
+        if not breaker.is_well:
+            breaker.succeeded()
+        return ask
 
     async def aask(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> Ask:
         """Exchange an ask in a task of this loop; raises `ServerError`."""
         breaker = self.breaker
-        if not breaker.admits():
+        if not breaker.is_well and not breaker.admits():
             raise BreakerOpenError(f"the breaker is {breaker.state}")
         link = LoopLink.of(self._loops[ask.confirm > 0], loop, self._dial, self._hard)
         try:
-            answered = await link.exchange(ask)
+            await link.exchange(ask)
         except ServerError:
             breaker.failed()
             raise
-        breaker.succeeded()
-        return answered
+        if not breaker.is_well:
+            breaker.succeeded()
+        return ask
 
     def leave(self, replid: bytes) -> None:
         """End the connections of threads to a server of a history that the fleet has left."""
@@ -143,26 +145,27 @@ class Servers:
         self._lock = Lock()
         self._forks = forks()
         self._known: dict[Address | None, Server] = {}
-        self._shares: list[Share] = []
+        self.shares: list[Share] = []
+        """The servers by their slots; empty before they were found."""
         self._not_before = 0.0
         self.is_cluster = False
 
     @property
     def is_known(self) -> bool:
         """True once the servers were found."""
-        return bool(self._shares)
+        return bool(self.shares)
 
     @property
     def all(self) -> list[Server]:
         """The primaries, each once."""
-        return list({id(share.server): share.server for share in self._shares}.values())
+        return list({id(share.server): share.server for share in self.shares}.values())
 
     def find(self) -> None:
         """Find the servers for a call, unless they are known. Blocks, for bounded time a period.
 
         Raises as `discover` does.
         """
-        if self._shares:
+        if self.shares:
             return
         if monotonic() < self._not_before:
             raise UnreachableError("the servers were not found just now")
@@ -187,17 +190,17 @@ class Servers:
             try:
                 if wire.mode != "cluster":
                     self.is_cluster = False
-                    self._shares = [Share(0, 16383, self._server(None), 0)]
+                    self.shares = [Share(0, 16383, self._server(None), 0)]
                     return
                 (slots,) = wire.ask(pack(b"CLUSTER", b"SLOTS"), patience=1.0)
                 if isinstance(slots, ReplyError):
                     raise UnreachableError(str(slots))
                 host = wire.sock.getpeername()[0]
-                self._shares = sorted(self._share(row, host) for row in slots)
+                self.shares = sorted(self._share(row, host) for row in slots)
                 self.is_cluster = True
-                if not self._shares:
+                if not self.shares:
                     raise UnreachableError("the cluster has no slots")
-                current = {share.server.address for share in self._shares}
+                current = {share.server.address for share in self.shares}
                 for address in [one for one in self._known if one not in current]:
                     self._known.pop(address).close_everywhere()
             finally:
@@ -229,7 +232,7 @@ class Servers:
 
     def share_of(self, slot: int) -> Share:
         """Return the share that a slot lies in; `UnreachableError` if no server has it."""
-        shares = self._shares
+        shares = self.shares
         if len(shares) == 1:
             return shares[0]
         at = bisect_right(shares, slot, key=lambda share: share.first) - 1

@@ -40,11 +40,14 @@ class Pause(NamedTuple):
     seconds: float
 
 
-class Exchange(NamedTuple):
+class Exchange:
     """A step that asks the server of a bucket. Its result is the ask; `ServerError` is raised."""
 
-    bucket: Bucket
-    ask: Ask
+    __slots__ = ("ask", "bucket")
+
+    def __init__(self, bucket: Bucket, ask: Ask) -> None:
+        self.bucket = bucket
+        self.ask = ask
 
 
 class Rediscover(NamedTuple):
@@ -232,7 +235,8 @@ class Caller:
             while True:
                 try:
                     if type(step) is Exchange:
-                        self._servers.find()
+                        if not self._servers.shares:
+                            self._servers.find()
                         server = self._servers.share_of(step.bucket.slot).server
                         result: Any = server.ask(step.ask)
                     elif type(step) is Leave:
@@ -261,7 +265,7 @@ class Caller:
             while True:
                 try:
                     if type(step) is Exchange:
-                        if not self._servers.is_known:
+                        if not self._servers.shares:
                             await loop.run_in_executor(None, self._servers.find)
                         server = self._servers.share_of(step.bucket.slot).server
                         result: Any = await server.aask(step.ask, loop)

@@ -31,6 +31,8 @@ OLDEST: Final = (7, 0)
 CHUNK: Final = 1 << 18
 SHORTEST: Final = 0.001
 """Seconds that a read waits at least: 0 would be a socket that does not wait at all."""
+NEAR: Final = 0.005
+"""Seconds by which a read may wait too long, so that most find the time-out that they need."""
 
 _forks = 0
 
@@ -58,6 +60,7 @@ class Wire:
     __slots__ = (
         "_connection",
         "_forks",
+        "_timeout",
         "address",
         "epoch",
         "is_open",
@@ -74,6 +77,8 @@ class Wire:
         self._connection = connection  # Owns the socket, and closes it.
         self._forks = _forks
         self.sock: socket.socket = connection._sock
+        self._timeout = self.sock.gettimeout()
+        """The socket's time-out as it was set last: to set it is a call of the system."""
         self.address = address
         self.replies = Replies()
         self.is_open = True
@@ -86,8 +91,13 @@ class Wire:
     def send(self, data: bytes, patience: float) -> None:
         """Send bytes; `UnreachableError` if that cannot be done, and then nothing else can."""
         try:
-            self.sock.settimeout(patience)
-            self.sock.sendall(data)
+            try:
+                sent = self.sock.send(data)
+            except TimeoutError:
+                sent = 0
+            if sent < len(data):
+                self._set_timeout(patience)
+                self.sock.sendall(data[sent:])
         except OSError as error:
             self.close()
             raise UnreachableError(f"the connection ended: {error}") from error
@@ -98,25 +108,40 @@ class Wire:
         while True:
             try:
                 reply = replies.next()
-                if reply is not Replies.NONE:
-                    return reply
-                self.sock.settimeout(max(until - monotonic(), SHORTEST))
-                data = self.sock.recv(CHUNK)
-            except TimeoutError:
-                raise SlowError("no answer in time") from None
-            except (OSError, ProtocolError) as error:
+            except ProtocolError as error:
                 self.close()
                 raise UnreachableError(f"the connection ended: {error}") from error
-            if not data:
-                self.close()
-                raise UnreachableError("the server closed the connection")
-            replies.feed(data)
+            if reply is not Replies.NONE:
+                return reply
+            self.fill(until)
+
+    def fill(self, until: float) -> None:
+        """Wait for bytes and take them; `SlowError` if none come in time."""
+        left = until - monotonic()
+        if self._timeout is None or not left <= self._timeout <= left + NEAR:
+            self._set_timeout(max(left, SHORTEST))
+        try:
+            data = self.sock.recv(CHUNK)
+        except TimeoutError:
+            raise SlowError("no answer in time") from None
+        except OSError as error:
+            self.close()
+            raise UnreachableError(f"the connection ended: {error}") from error
+        if not data:
+            self.close()
+            raise UnreachableError("the server closed the connection")
+        self.replies.feed(data)
+
+    def _set_timeout(self, timeout: float) -> None:
+        self._timeout = timeout
+        self.sock.settimeout(timeout)
 
     def is_quiet(self) -> bool:
         """Tell if nothing has come. On a connection that owes no reply that is an end, or worse."""
-        if not hasattr(select, "poll"):
+        try:
+            poll = select.poll()
+        except AttributeError:
             return not select.select([self.sock], [], [], 0)[0]
-        poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)
 
