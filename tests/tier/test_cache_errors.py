@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from flowcache import (
     create_cache,
 )
 from flowcache.tier import JsonCodec, MsgpackCodec, PickleCodec, ValkeyTier
+from flowcache.tier.bus import Bus
 from harness.fleet import Make, confirmed, run
 from harness.servers import Server, server, wait_until
 
@@ -94,6 +97,38 @@ def test_a_server_that_cannot_be_reached(make: Make) -> None:
             call()
     assert "k" not in namespace
     assert cache.stats().tier_errors > 0
+
+
+@pytest.mark.parametrize("late", ["greeting", "heart-beat"])
+def test_connect_waits_for_a_server_that_is_late(
+    late: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowcache.tier.front.CONNECTS_WITHIN", 60.0)
+    stops = threading.Event()
+    if late == "heart-beat":
+        attached = Bus._attached
+
+        def stop(self: Any, *rest: Any) -> None:
+            attached(self, *rest)
+            if not stops.is_set():
+                slow.signal(signal.SIGSTOP)
+                stops.set()
+
+        monkeypatch.setattr(Bus, "_attached", stop)
+    with server() as slow, ThreadPoolExecutor(1) as pool:
+        cache = make(slow, connects=False)
+        assert cache.tier is not None
+        bus = cache.tier.engine.bus
+        if late == "greeting":
+            slow.signal(signal.SIGSTOP)
+        connected = pool.submit(cache.connect)
+        try:
+            wait_until(lambda: bus.trouble is not None)
+            assert not connected.done()
+        finally:
+            slow.signal(signal.SIGCONT)
+        connected.result()
+        assert cache.tier.state == "live"
 
 
 def test_a_wrong_password_is_told_and_not_shown(make: Make) -> None:

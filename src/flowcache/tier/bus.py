@@ -34,7 +34,7 @@ from flowcache.errors import ConfigurationError
 
 from .awaited import Awaited
 from .bell import Bell
-from .errors import ServerError, UnreachableError
+from .errors import LateError, ServerError, UnreachableError
 from .following import SOONEST, Following, Holding, Line, Troubles
 from .message import Kind, Message
 from .resp import Push, ReplyError, pack
@@ -437,7 +437,7 @@ class Bus:
             raise UnreachableError("the connection was given up")
         since = line.waits_since()
         if since is not None and now > since + self._lease / 2:
-            raise UnreachableError("the server does not answer")
+            raise LateError("the server does not answer")
         for following in list(line.following.values()):
             if following.state == "wanted":
                 self._take_history(following, wire)

@@ -6,7 +6,7 @@ None of these reaches a user: a read takes them for a miss, and a write raises
 
 from __future__ import annotations
 
-__all__ = ["BreakerOpenError", "ServerError", "SlowError", "UnreachableError"]
+__all__ = ["BreakerOpenError", "LateError", "ServerError", "SlowError", "UnreachableError"]
 
 
 class ServerError(Exception):
@@ -15,6 +15,10 @@ class ServerError(Exception):
 
 class UnreachableError(ServerError):
     """No connection, or one that ended: whether the server has acted is not known."""
+
+
+class LateError(UnreachableError):
+    """No answer in time while a connection was opened or is idle. The server may still answer."""
 
 
 class SlowError(ServerError):

@@ -24,8 +24,11 @@ from flowcache import _core
 from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError, TierUnavailableError, WouldBlockError
 
+from .bell import Bell
+from .errors import LateError
 from .fills import Fills
 from .held import clear, drop, drop_prefix, drop_tags, expire, expire_tags
+from .steps import Pause
 
 if TYPE_CHECKING:
     from .items import Item
@@ -46,6 +49,8 @@ Setting = tuple[Any, Any, tuple[float, float, bool, tuple[str, ...]]]
 """A key, a value, and how it is held, as the core has checked it."""
 CONNECTS_WITHIN: Final = 5.0
 """Seconds for which `connect` waits until the process hears of the fleet."""
+LOOKS_AGAIN: Final = 0.05
+"""Seconds until it looks again, after an answer that came late."""
 
 
 class Front(Fills):
@@ -548,10 +553,18 @@ class Front(Fills):
 
     def steps_connect(self) -> Steps[None]:
         """Begin to hear of the fleet; raise if that cannot be done."""
-        engine, bucket = self.engine, self.layout.all[0]
-        yield from engine.live(bucket, CONNECTS_WITHIN)
-        if not engine.bus.is_live(bucket):
-            raise TierUnavailableError(f"connect: {engine.bus.trouble or 'no answer in time'}")
+        bus, bucket = self.engine.bus, self.layout.all[0]
+        until = monotonic() + CONNECTS_WITHIN
+        yield from self.engine.live(bucket, CONNECTS_WITHIN)
+        while not bus.is_live(bucket):
+            trouble = bus.trouble_of(bucket)
+            if isinstance(trouble, ConfigurationError):
+                raise trouble
+            left = until - monotonic()
+            # A server that refuses a connection is away; one that is late may still answer.
+            if left <= 0 or (trouble is not None and not isinstance(trouble, LateError)):
+                raise TierUnavailableError(f"connect: {trouble or 'no answer in time'}")
+            yield Pause(Bell(), min(left, LOOKS_AGAIN))
 
     @property
     def state(self) -> Literal["idle", "live", "apart", "closed"]:

@@ -13,7 +13,7 @@ from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError
 
 from .breaker import Breaker
-from .errors import BreakerOpenError, ServerError, UnreachableError
+from .errors import BreakerOpenError, LateError, ServerError, SlowError, UnreachableError
 from .link import Ask, LoopLink, ThreadLink
 from .resp import ReplyError, pack
 from .wire import forks
@@ -253,7 +253,10 @@ class Servers:
 
 def check_shape(wire: Wire, name: bytes, shape: bytes) -> None:
     """Compare the settings that all processes of a fleet must share; the first one writes them."""
-    (held,) = wire.ask(pack(b"SET", name, shape, b"NX", b"GET"), patience=1.0)
+    try:
+        (held,) = wire.ask(pack(b"SET", name, shape, b"NX", b"GET"), patience=1.0)
+    except SlowError as error:
+        raise LateError(str(error)) from error
     if isinstance(held, ReplyError):
         if held.kind == "MOVED":
             return  # Another primary of the cluster has it, and is asked as well.

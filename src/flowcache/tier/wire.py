@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError
 
-from .errors import ServerError, SlowError, UnreachableError
+from .errors import LateError, ServerError, SlowError, UnreachableError
 from .resp import ProtocolError, Replies, ReplyError, pack
 
 if TYPE_CHECKING:
@@ -211,13 +211,16 @@ class Dialer:
         try:
             connection.connect()
         except self._errors as error:
-            raise UnreachableError(f"{self._where(address)}: {error}") from error
+            # That of the library is no builtin TimeoutError.
+            kind = LateError if type(error).__name__ == "TimeoutError" else UnreachableError
+            raise kind(f"{self._where(address)}: {error}") from error
         wire = Wire(connection, address)
         try:
             self._greet(wire, patience)
         except ServerError as error:
             wire.close()
-            raise UnreachableError(f"{self._where(address)}: {error}") from error
+            kind = LateError if isinstance(error, SlowError) else UnreachableError
+            raise kind(f"{self._where(address)}: {error}") from error
         except BaseException:
             wire.close()
             raise
