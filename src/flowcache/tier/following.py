@@ -184,7 +184,9 @@ class Line:
             wire.replies.feed(data)
             while self.wire is wire and (reply := wire.replies.next()) is not Replies.NONE:
                 self._hand_on(reply, on_push)
-            if self.wire is not wire:
+            # The selector tells of more, but not of what TLS has read ahead. A call of the system
+            # would be another turn in which a thread that computes may keep the GIL.
+            if self.wire is not wire or not (len(data) == CHUNK or wire.has_read_ahead()):
                 return
 
     def _hand_on(self, reply: Any, on_push: Callable[[Push], None]) -> None:

@@ -579,8 +579,7 @@ class LoopLink:
                     raise UnreachableError("the server closed the connection")
                 wire.replies.feed(data)
                 self._take(wire)
-                pending = getattr(wire.sock, "pending", None)
-                if pending is None or not pending():
+                if not wire.has_read_ahead():
                     return
                 data = wire.sock.recv(CHUNK)
         except (BlockingIOError, InterruptedError):

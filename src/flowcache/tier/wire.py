@@ -136,6 +136,11 @@ class Wire:
         self._timeout = timeout
         self.sock.settimeout(timeout)
 
+    def has_read_ahead(self) -> bool:
+        """Tell if TLS holds bytes that the socket has given already."""
+        pending = getattr(self.sock, "pending", None)
+        return pending is not None and pending() > 0
+
     def is_quiet(self) -> bool:
         """Tell if nothing has come. On a connection that owes no reply that is an end, or worse."""
         try:
