@@ -4,9 +4,10 @@
     python bench/fleet.py --quick    that everything runs, with figures that are not to be quoted
 
 The cases of one round run one after the other, and the rounds are interleaved; a figure is the
-median of its rounds. Ratios are of figures of one run. Prints a table with the targets, and writes
-bench/results/fleet.json. Needs the extras `bench` and `demo`, with client and server. What a hit in
-the process costs with a tier, `instructions.py` counts: "get, hit, with a tier" and the like.
+median of its rounds, and a ratio that of the ratios within its rounds. Prints a table with the
+targets, and writes bench/results/fleet.json. Needs the extras `bench` and `demo`, with client and
+server. What a hit in the process costs with a tier, `instructions.py` counts: "get, hit, with a
+tier" and the like.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import truediv
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter, sleep
@@ -50,6 +52,8 @@ VALUE = {
     "active": True,
 }
 TASKS, THREADS = 64, 16
+TAGS_TOGETHER = 500
+"""Tags of one call, where a million of them are invalidated."""
 PATIENCE = {"soft_timeout": 5.0, "hard_timeout": 10.0}
 
 Figures = dict[str, list[float]]
@@ -64,6 +68,8 @@ AT_MOST = {
     "round trips of fetch that loads": 3,
     "invalidate_tag, 1,000,000 values": 1e-3,
     "clear, 1,000,000 values": 1e-3,
+    "invalidate_tag, 1,000,000 values / 1,000": 1.1,
+    "clear, 1,000,000 values / 1,000": 1.1,
     "gone elsewhere, p50": 1e-3,
     "gone elsewhere, p99": 10e-3,
     "invalidate_tag(wait=fleet), three processes, p50": 5e-3,
@@ -210,19 +216,22 @@ def round_trips(target: Valkey) -> dict[str, float]:
     return found
 
 
-def invalidations(target: Valkey, rounds: int, large: int, figures: Figures) -> None:
-    """Time a clear and a tag with few and with many values behind them."""
-    for label, count in (("1,000", 1_000), (f"{large:,}", large)):
-        cache = create_cache(tier=ValkeyTier(target.url, **PATIENCE), name=f"behind-{count}")
-        space = cache.namespace("tenant:acme")
-        space.set("warm", 1, tags=("t",))
-        fill(target, cache, count)
+def invalidations(rounds: int, large: int, figures: Figures) -> None:
+    """Time a clear and a tag with few and with many values behind them, each on its own server."""
+    with contextlib.ExitStack() as stack:
+        spaces = {}
+        for count in (1_000, large):
+            target = stack.enter_context(server())
+            cache = create_cache(tier=ValkeyTier(target.url, **PATIENCE), name=f"behind-{count}")
+            stack.callback(cache.close)
+            spaces[count] = space = cache.namespace("tenant:acme")
+            space.set("warm", 1, tags=("t",))
+            fill(target, cache, count)
         for _ in range(rounds):
-            figures[f"invalidate_tag, {label} values"].append(
-                timed(partial(space.invalidate_tag, "t"), 20)
-            )
-            figures[f"clear, {label} values"].append(timed(space.clear, 20))
-        cache.close()
+            for count, space in spaces.items():
+                by_tag, by_clear = partial(space.invalidate_tag, "t"), space.clear
+                figures[f"invalidate_tag, {count:,} values"].append(timed(by_tag, 20))
+                figures[f"clear, {count:,} values"].append(timed(by_clear, 20))
 
 
 def fill(target: Valkey, cache: Any, count: int) -> None:
@@ -239,9 +248,9 @@ def fill(target: Valkey, cache: Any, count: int) -> None:
             pipe.execute()
 
 
-def follow(url: str, name: str, ready: Any, gone: Any, stop: Any) -> None:
+def follow(url: str, computes: bool, ready: Any, gone: Any, stop: Any) -> None:
     """Be another process: hold what is set, and tell when it is gone."""
-    cache = create_cache(tier=ValkeyTier(url, **PATIENCE), name=name)
+    cache = create_cache(tier=ValkeyTier(url, **PATIENCE), name="across")
     cache.connect()
     space = cache.namespace("tenant:acme")
     while not stop.is_set():
@@ -251,16 +260,21 @@ def follow(url: str, name: str, ready: Any, gone: Any, stop: Any) -> None:
             sleep(0.0005)
         gone.put("held")
         while "k" in space:
-            pass
+            if not computes:
+                sleep(0.0002)
         gone.put(perf_counter())
     cache.close()
 
 
-def across(target: Valkey, rounds: int) -> dict[str, float]:
-    """Time how long an invalidation takes to be seen by another process."""
+def across(target: Valkey, rounds: int, *, computes: bool) -> list[float]:
+    """Time how long an invalidation takes to be seen by another process, again and again.
+
+    That process waits, or it `computes`: its Python code gives up the GIL each 5 ms only, so that
+    the thread which receives the invalidation has to wait for that.
+    """
     context = multiprocessing.get_context("spawn")
     ready, gone, stop = context.Semaphore(0), context.Queue(), context.Event()
-    other = context.Process(target=follow, args=(target.url, "across", ready, gone, stop))
+    other = context.Process(target=follow, args=(target.url, computes, ready, gone, stop))
     other.start()
     cache = create_cache(tier=ValkeyTier(target.url, **PATIENCE), name="across")
     cache.connect()
@@ -278,8 +292,7 @@ def across(target: Valkey, rounds: int) -> dict[str, float]:
         stop.set()
         other.join(10)
         cache.close()
-    cuts = quantiles(seen, n=100, method="inclusive")
-    return {"gone elsewhere, p50": cuts[49], "gone elsewhere, p99": cuts[98]}
+    return quantiles(seen, n=100, method="inclusive")
 
 
 def whole_fleet(target: Valkey, rounds: int) -> dict[str, float]:
@@ -324,13 +337,16 @@ def fills_and_records(target: Valkey, tags: int) -> dict[str, float]:
         space.fetch(number, lambda: 1)
     sleep(0.5)
     messages = other.tier.engine.bus.messages - before  # type: ignore[union-attr]
-    for number in range(tags):
-        space.invalidate_tag(f"tag:{number}")
-    record = cache.tier.layout.place(("tenant:acme",)).record  # type: ignore[union-attr]
-    with valkey.Valkey(port=target.port) as client:
-        size = client.memory_usage(record, samples=0)
-    cache.close()
     other.close()
+    record = cache.tier.layout.place(("tenant:acme",)).record  # type: ignore[union-attr]
+    size = 0
+    with valkey.Valkey(port=target.port) as client:
+        for first in range(0, tags, TAGS_TOGETHER):
+            together = range(first, min(first + TAGS_TOGETHER, tags))
+            space.invalidate_tags([f"tag:{number}" for number in together])
+            if first >= tags - 20 * TAGS_TOGETHER:  # It grows, and halves: the most is told.
+                size = max(size, client.memory_usage(record, samples=0))
+    cache.close()
     return {"messages of 10,000 fills": messages, f"record after {tags:,} tags, bytes": size}
 
 
@@ -370,17 +386,25 @@ def main() -> None:
     figures: Figures = {name: [] for name in names}
     with server() as target:
         reads(target, options.rounds, options.calls, figures)
-        invalidations(target, options.rounds, options.large, figures)
+        invalidations(options.rounds, options.large, figures)
         found = {name: median(values) for name, values in figures.items()}
         found |= round_trips(target)
-        found |= across(target, options.rounds)
+        for place, computes in (("elsewhere", False), ("from a process that computes", True)):
+            cuts = across(target, options.rounds, computes=computes)
+            found |= {f"gone {place}, p50": cuts[49], f"gone {place}, p99": cuts[98]}
         found |= whole_fleet(target, options.rounds)
         found |= fills_and_records(target, options.tags)
+    pairs = {
+        "tier get / bare get, one thread": ("tier get, one thread", "bare get, one thread"),
+        "tier get / bare get, 64 tasks": ("tier get, 64 tasks", "bare get, 64 tasks"),
+        "tier get, 16 threads / one": ("tier get, 16 threads", "tier get, one thread"),
+    }
+    for call in ("invalidate_tag", "clear"):
+        many = f"{call}, {options.large:,} values"
+        pairs[f"{many} / 1,000"] = (many, f"{call}, 1,000 values")
     ratios = {
-        "tier get / bare get, one thread": found["tier get, one thread"]
-        / found["bare get, one thread"],
-        "tier get / bare get, 64 tasks": found["tier get, 64 tasks"] / found["bare get, 64 tasks"],
-        "tier get, 16 threads / one": found["tier get, 16 threads"] / found["tier get, one thread"],
+        name: median(map(truediv, figures[one], figures[other]))
+        for name, (one, other) in pairs.items()
     }
     table = Table(title="A second tier on the loopback", title_justify="left")
     table.add_column("")
