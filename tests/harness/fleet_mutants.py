@@ -219,6 +219,8 @@ def log_before_subscription(patch: Patch) -> None:
                 read_already.add(following)
                 subscribe(self, line, following)
 
+        if following.take_history(line.wire.replid, 0):
+            self._lend()
         following.state = "attaching"
         keys = (bucket.members, bucket.log)
         line.send(

@@ -194,6 +194,11 @@ class Server:
         finally:
             self.signal(signal.SIGCONT)
 
+    @property
+    def is_running(self) -> bool:
+        """True from `start` to `kill`."""
+        return self._process is not None
+
     def kill(self) -> None:
         """End the process at once, and wait for that."""
         if self._process is not None:
@@ -236,9 +241,39 @@ class Cluster:
         """Run one command at the node that has a key."""
         from flowcache.tier.layout import slot_of
 
-        slot = slot_of(key.encode())
-        size = 16384 / len(self.primaries)
-        return self.primaries[int(slot / size)].call(*arguments)
+        return self.primaries[self.shard_of(slot_of(key.encode()))].call(*arguments)
+
+    def shard_of(self, slot: int) -> int:
+        """Return the number of the primary that has a slot, if none was moved."""
+        return int(slot / (16384 / len(self.primaries)))
+
+    def take_over(self, number: int) -> Server:
+        """Have a replica take the place of its primary, lost, asleep or awake; return the old one.
+
+        The replica is told to: no clock finds a primary dead that lives on a machine under load.
+        """
+        old, new = self.primaries[number], self.replicas[number]
+        new.call("CLUSTER", "FAILOVER", "TAKEOVER")
+        self.primaries[number], self.replicas[number] = new, old
+        others = [node for node in (*self.primaries, *self.replicas) if node is not old]
+        wait_until(lambda: all(_has_slots(node, new) for node in others if node.is_running))
+        return old
+
+    def move_slot(self, slot: int, source: int, target: int) -> None:
+        """Move a slot as an operator does; its keys are not taken along."""
+        origin, end = self.primaries[source], self.primaries[target]
+        ids = [origin.call("CLUSTER", "MYID").decode(), end.call("CLUSTER", "MYID").decode()]
+        end.call("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        origin.call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        while keys := origin.call("CLUSTER", "GETKEYSINSLOT", slot, 1000):
+            origin.call("DEL", *keys)
+        for node in (end, origin, *(one for one in self.primaries if one not in (end, origin))):
+            node.call("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+
+    def wait_whole(self) -> None:
+        """Wait until each primary has its replica again."""
+        nodes = (*self.primaries, *self.replicas)
+        wait_until(lambda: all(_is_whole(node, len(self.replicas) // 3) for node in nodes))
 
 
 @contextmanager
@@ -284,6 +319,11 @@ def _is_whole(node: Server, replicas: int) -> bool:
     if info["role"] == "master":
         return ready and info["connected_slaves"] == replicas
     return ready and info["master_link_status"] == "up"
+
+
+def _has_slots(node: Server, owner: Server) -> bool:
+    """Tell if a node knows that another one has slots."""
+    return any(row[2][1] == owner.port for row in node.call("CLUSTER", "SLOTS"))
 
 
 def _text(told: Any) -> str:

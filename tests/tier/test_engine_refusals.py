@@ -227,10 +227,9 @@ def test_a_slot_that_has_moved_is_found_again(three: Cluster, member: Make) -> N
         each.join(item)
     one.put(item, "v")
     slot = item.place.bucket.slot
-    ids = [primary.call("CLUSTER", "MYID").decode() for primary in three.primaries]
-    source = int(slot / (16384 / 3))
+    source = three.shard_of(slot)
     target = (source + 1) % 3
-    move(three, slot, source, target, ids)
+    three.move_slot(slot, source, target)
     try:
         # The values are not moved with the slot: a missing value is a miss, and never old.
         wait_until(lambda: settable(one, item))
@@ -238,13 +237,4 @@ def test_a_slot_that_has_moved_is_found_again(three: Cluster, member: Make) -> N
         one.run(one.clear(item.place))
         assert other.value_of(item) is None
     finally:
-        move(three, slot, target, source, ids)
-
-
-def move(three: Cluster, slot: int, source: int, target: int, ids: list[str]) -> None:
-    origin = three.primaries[source]
-    keys = origin.call("CLUSTER", "GETKEYSINSLOT", slot, 1000)
-    if keys:
-        origin.call("DEL", *keys)
-    for number in (target, source, 3 - target - source):
-        three.primaries[number].call("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+        three.move_slot(slot, target, source)

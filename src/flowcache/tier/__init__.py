@@ -20,10 +20,11 @@ Code and model name these rules by their numbers.
 7. Invalidations, writes and heart-beats are followed by `WAIT` for all replicas that could be
    promoted. Short of it they are not confirmed: the server may be a primary no more.
 8. A process holds one current history per bucket, and one that was left never comes back, unless
-   a cluster moves the slot back: its node then has a greater epoch than the one before. A confirmed
-   write that names another ends the lease. A value from the tier is taken only if its connection's
-   history is the current one and the lease lives under it. Connections to a server that was left
-   are ended.
+   a cluster moves the slot back: its node then has a greater epoch than the one before. A node with
+   a lower epoch than the one before is never followed. The epoch is read after the node has
+   confirmed that it has the slot. A confirmed write that names another history ends the lease. A
+   value from the tier is taken only if its connection's history is the current one and the lease
+   lives under it. Connections to a server that was left are ended.
 9. A heart-beat returns history and role, and a change is a gap. It is sent only after a replay or a
    clear has been applied. The lease runs from the time at which it was sent.
 10. After a gap: subscribe, and read the log when that is confirmed. Replay if the history is the

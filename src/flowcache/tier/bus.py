@@ -40,7 +40,7 @@ from .message import Kind, Message
 from .resp import Push, ReplyError, pack
 from .script import script
 from .servers import check_shape
-from .wire import forks
+from .wire import epoch_in, forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -59,6 +59,8 @@ BEAT: Final = 0.5
 """Seconds between heart-beats."""
 EARLY: Final = 0.010
 """Seconds by which a lease ends before its time: the clock that a hit reads is a coarse one."""
+FINDER: Final = id(None)
+"""The key of the line to no server in particular."""
 LATE: Final = 0.025
 """Seconds that a wait for a whole lease takes longer than the lease."""
 LATEST: Final = 1.0
@@ -277,35 +279,33 @@ class Bus:
 
     def _place_buckets(self) -> None:
         """Put each bucket on the line of the primary that has it."""
-        if not self._servers.is_known:
-            if self._following and not self._lines:
-                # The servers are found by dialling any of them.
-                self._lines[0] = Line(None)
-                self._lines[0].following = self._following
-            return
-        self._lines.pop(0, None)
-        missing: UnreachableError | None = None
-        for following in list(self._following.values()):
+        missing: dict[int, Following] = {}
+        trouble: UnreachableError | None = None
+        for number, following in list(self._following.items()):
             try:
                 server = self._servers.share_of(following.bucket.slot).server
             except UnreachableError as error:
-                missing = error
+                missing[number], trouble = following, error
                 continue
             line = following.line
             if line is not None and line.server is server:
                 continue
             if line is not None:
-                line.following.pop(following.bucket.number, None)
+                line.following.pop(number, None)
                 self._gap(following)
             line = self._lines.get(id(server))
             if line is None:
                 line = self._lines[id(server)] = Line(server)
             following.line = line
-            line.following[following.bucket.number] = following
-        if missing is not None:
-            self._troubles.note(None, missing)
-        elif self._servers.is_cluster:  # A single server is at the address of the settings.
-            self._troubles.end(None)
+            line.following[number] = following
+        if trouble is not None:
+            # It dials any server to find all of them, until none is missing.
+            finder = self._lines.setdefault(FINDER, Line(None))
+            finder.following = missing
+            if self._servers.is_known:
+                self._give_up_waiting(finder, trouble)
+        elif self._lines.pop(FINDER, None) is not None and self._servers.is_cluster:
+            self._troubles.end(None)  # A single server is at the address of the settings.
 
     def _dial(self, line: Line) -> None:
         """Open the connection in a thread of its own: the other primaries' beats go on."""
@@ -343,24 +343,20 @@ class Bus:
             self._put_off(line, UnreachableError(str(error)))
 
     def _dialled(self, line: Line, wire: Wire | None, trouble: Exception | None) -> None:
+        if self._lines.get(id(line.server)) is not line:
+            if wire is not None:
+                wire.close()  # No bucket is there any more.
+            return
         if trouble is not None:
             self._put_off(line, trouble)
             return
         line.has_failed = False
         if wire is None:
-            return
-        if self._lines.get(id(line.server)) is not line:
-            wire.close()  # No bucket is there any more.
+            line.retry_at = monotonic() + LATEST  # If some slot is still without a server.
             return
         line.wire = wire
-        try:
-            for following in line.following.values():
-                self._take_history(following, wire)
-                following.state = "wanted"
-        except UnreachableError as error:
-            line.close()
-            self._put_off(line, error)
-            return
+        for following in line.following.values():
+            following.state = "wanted"
         known = line.replicas if line.replid == wire.replid else 0
         line.replid, line.replicas = wire.replid, max(known, wire.replicas)
         line.next_beat, line.confirmed_at = 0.0, monotonic()
@@ -403,24 +399,6 @@ class Bus:
         if following.bell.has_rung:
             following.bell = Bell()
 
-    def _take_history(self, following: Following, wire: Wire) -> None:
-        """Go over to a server's history; one that was left does not come back (rule 8).
-
-        A slot that is moved back to a cluster's node raises the epoch of that node above all. A
-        primary that was replaced keeps its epoch, which is lower.
-        """
-        if wire.replid != following.replid:
-            if wire.replid in following.left and wire.epoch <= following.epoch:
-                raise UnreachableError("the server writes a history that the fleet has left")
-            following.left.discard(wire.replid)
-            if following.replid:
-                following.left.add(following.replid)
-                following.lease = 0.0
-                self._lend()
-            following.replid = wire.replid
-            following.last = b""
-        following.epoch = max(following.epoch, wire.epoch)
-
     def _renamed(self, following: Following, replid: bytes) -> None:
         """A confirmed write has named another history than the bus's."""
         line = following.line
@@ -440,7 +418,6 @@ class Bus:
             raise LateError("the server does not answer")
         for following in list(line.following.values()):
             if following.state == "wanted":
-                self._take_history(following, wire)
                 self._subscribe(line, following)
         if now >= line.next_beat and any(
             following.state in ("attached", "live") for following in line.following.values()
@@ -449,7 +426,8 @@ class Bus:
             self._beat(line)
 
     def _subscribe(self, line: Line, following: Following) -> None:
-        bucket, generation = following.bucket, following.generation
+        wire, bucket, generation = line.wire, following.bucket, following.generation
+        assert wire is not None
 
         def confirmed(reply: Any) -> None:
             if following.generation != generation:
@@ -457,6 +435,19 @@ class Bus:
             if isinstance(reply, ReplyError):
                 line.has_failed = True
                 raise UnreachableError(str(reply))
+            if wire.mode == "cluster":
+                # It has the slot, and may have taken it since it was dialled.
+                line.send(pack(b"CLUSTER", b"INFO"), told)
+            else:
+                attach(0)
+
+        def told(reply: Any) -> None:
+            if following.generation == generation:
+                attach(epoch_in(reply))
+
+        def attach(epoch: int) -> None:
+            if following.take_history(wire.replid, epoch):
+                self._lend()
             following.state = "attaching"
             birth = new_token()
             keys = (bucket.members, bucket.log)

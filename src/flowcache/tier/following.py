@@ -87,7 +87,7 @@ class Following:
         self.replid = b""
         """The current history (rule 8); empty before the first."""
         self.epoch = 0
-        """The epoch of the cluster node that writes it."""
+        """The epoch of the cluster node that writes it; 0 elsewhere."""
         self.left: set[bytes] = set()
         """Histories that were left; one comes back only as its node takes the slot anew."""
         self.last = b""
@@ -102,6 +102,29 @@ class Following:
         self.line: Line | None = None
         self.bell = Bell()
         """Rings when the bucket is live."""
+
+    def take_history(self, replid: bytes, epoch: int) -> bool:
+        """Go over to the history of a server that has the bucket; True if another one ends.
+
+        `epoch` is the node's own, read after it had confirmed that it has the slot. A node that
+        takes a slot raises its epoch above all before. So one with a lower epoch only has not heard
+        of its loss, and a history that was left comes back with a greater one alone (rule 8).
+        """
+        leaves = False
+        if replid != self.replid:
+            if epoch < self.epoch:
+                raise UnreachableError("another node of the cluster has taken the slot since")
+            if replid in self.left and epoch <= self.epoch:
+                raise UnreachableError("the server writes a history that the fleet has left")
+            self.left.discard(replid)
+            if self.replid:
+                leaves = True
+                self.left.add(self.replid)
+                self.lease = 0.0
+            self.replid = replid
+            self.last = b""
+        self.epoch = max(self.epoch, epoch)
+        return leaves
 
 
 class Line:

@@ -196,10 +196,13 @@ class Servers:
                 if isinstance(slots, ReplyError):
                     raise UnreachableError(str(slots))
                 host = wire.sock.getpeername()[0]
-                self.shares = sorted(self._share(row, host) for row in slots)
-                self.is_cluster = True
-                if not self.shares:
-                    raise UnreachableError("the cluster has no slots")
+                shares = sorted(self._share(row, host) for row in slots)
+                if not shares:
+                    forgotten = self._known.pop(wire.address, None)
+                    if forgotten is not None:  # So that another node is asked the next time.
+                        forgotten.close_everywhere()
+                    raise UnreachableError("the node knows of no slot of the cluster")
+                self.shares, self.is_cluster = shares, True
                 current = {share.server.address for share in self.shares}
                 for address in [one for one in self._known if one not in current]:
                     self._known.pop(address).close_everywhere()
@@ -234,9 +237,10 @@ class Servers:
         """Return the share that a slot lies in; `UnreachableError` if no server has it."""
         shares = self.shares
         if len(shares) == 1:
-            return shares[0]
-        at = bisect_right(shares, slot, key=lambda share: share.first) - 1
-        if at < 0 or shares[at].last < slot:
+            at = 0  # A single server has all slots; a node that is alone has those it took.
+        else:
+            at = bisect_right(shares, slot, key=lambda share: share.first) - 1
+        if at < 0 or not shares[at].first <= slot <= shares[at].last:
             raise UnreachableError(f"no server has slot {slot}")
         return shares[at]
 

@@ -22,7 +22,7 @@ from .resp import ProtocolError, Replies, ReplyError, pack
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Address", "Dialer", "Wire", "forks"]
+__all__ = ["Address", "Dialer", "Wire", "epoch_in", "forks"]
 
 Address = tuple[str, int]
 
@@ -62,7 +62,6 @@ class Wire:
         "_forks",
         "_timeout",
         "address",
-        "epoch",
         "is_open",
         "mode",
         "replicas",
@@ -85,8 +84,6 @@ class Wire:
         self.mode = self.role = self.version = ""
         self.replid = b""
         self.replicas = 0
-        self.epoch = 0
-        """A cluster node's configuration epoch, which grows when it is promoted or takes a slot."""
 
     def send(self, data: bytes, patience: float) -> None:
         """Send bytes; `UnreachableError` if that cannot be done, and then nothing else can."""
@@ -256,15 +253,10 @@ class Dialer:
             raise ConfigurationError(
                 f"tier: {self._where(wire.address)} is a Sentinel; give Sentinel(...).master_for()"
             )
-        lines = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
+        lines = _told(info)
         wire.role = lines.get(b"role", b"").decode()
         wire.replid = lines.get(b"master_replid", b"")
         wire.replicas = int(lines.get(b"connected_slaves", b"0"))
-        if wire.mode == "cluster":
-            (info,) = wire.ask(pack(b"CLUSTER", b"INFO"), patience=patience)
-            if type(info) is bytes:  # Else this user may not ask; then no epoch is ever greater.
-                lines = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
-                wire.epoch = int(lines.get(b"cluster_my_epoch", b"0"))
         if not wire.replid:
             raise ConfigurationError(
                 f"tier: {self._where(wire.address)} hides its master_replid, without which values "
@@ -317,6 +309,16 @@ class Dialer:
 
     def __repr__(self) -> str:
         return f"<Dialer to {self._where(None)}>"
+
+
+def epoch_in(info: Any) -> int:
+    """Return a node's epoch by its answer to CLUSTER INFO; 0 if this user may not ask."""
+    return int(_told(info).get(b"cluster_my_epoch", b"0")) if type(info) is bytes else 0
+
+
+def _told(info: bytes) -> dict[bytes, bytes]:
+    """Return the fields of an answer to INFO."""
+    return dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
 
 
 def _pool_of(client: Any) -> Any:

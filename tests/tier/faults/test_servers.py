@@ -12,7 +12,7 @@ import pytest
 
 from flowcache.errors import TierUnavailableError
 from harness.proxy import Proxy
-from harness.servers import Cluster, wait_until
+from harness.servers import wait_until
 
 from .bench import SHORT, Bench, Upstream, bus_of, is_in, tier_of, tried
 
@@ -275,43 +275,3 @@ def test_a_primary_that_becomes_a_replica(two: tuple[Bench, Proxy]) -> None:
     wait_until(lambda: tried(lambda: one.invalidate_tag("t")))
     becomes((one, other), upstream)
     wait_until(lambda: other.get("k") == 1)
-
-
-# A cluster
-
-
-def test_a_slot_that_moves_while_it_is_used(three: Cluster, make: Any) -> None:
-    """Promises 1 and 2 over a move: the values stay behind, and nothing old comes along."""
-    caches = [make(three, tier={"buckets": 3}) for _ in range(2)]
-    one, other = (cache.namespace("tenant:acme") for cache in caches)
-    upstream = Upstream()
-    slot = tier_of(one).layout.place(one.path).bucket.slot
-    home = int(slot / (16384 / 3))
-    becomes((one, other), upstream)
-    # There and back: a history that was left may come back with its slot.
-    for source, target in ((0, 1), (1, 0)):
-        upstream.change()
-        wait_until(lambda: tried(lambda: one.invalidate_tag("t")))
-        migrate(three, slot, (home + source) % 3, (home + target) % 3)
-        becomes((one, other), upstream)
-        upstream.change()
-        wait_until(lambda: tried(lambda: other.invalidate_tag("t")))
-        assert other.get("k") is None
-        becomes((one, other), upstream)
-        for space in (one, other):
-            wait_until(lambda space=space: is_in(space, "live"))
-
-
-def migrate(three: Cluster, slot: int, source: int, target: int) -> None:
-    """Move a slot as an operator does; its keys are not taken along."""
-    ids = [primary.call("CLUSTER", "MYID").decode() for primary in three.primaries]
-    origin, end = three.primaries[source], three.primaries[target]
-    end.call("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
-    origin.call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
-    while True:
-        keys = origin.call("CLUSTER", "GETKEYSINSLOT", slot, 1000)
-        if not keys:
-            break
-        origin.call("DEL", *keys)
-    for number in (target, source, 3 - target - source):
-        three.primaries[number].call("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
