@@ -6,9 +6,10 @@ that was sent before ends. A value invalidated by then may be served by no proce
 upstream's version at which it was loaded.
 
 The rules bear the numbers that they have in `flowcache.tier`. Each guard of a rule can be taken
-out: `MUTANTS` names them. A slot moves in one step with all its keys. The model leaves out TTLs,
-stale windows and real clocks. No trace here finds a store that ignores markers, or one of a tenant
-with an invalidation that waits: the value bears the number of its grant, and each reader judges it
+out: `MUTANTS` names them. A slot moves in one step with all its keys. TTLs and stale windows are
+counted in leases too; all clocks are one here, and the model leaves real ones out. No trace here
+finds a store that ignores markers, or one of a tenant with an invalidation that waits: the value
+bears the number of its grant, and each reader judges it
 again. An invalidation that waits is a clear when it is sent.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from .rules import Rules, named, node, server_at, shown
 from .states import (
+    NEVER,
     NEW,
     OLD,
     Bus,
@@ -47,7 +49,8 @@ class Protocol(Rules):
         """Return the first state: all are live, on the old server."""
         bounds = self.bounds
         record = Record(1, OLD, 1, 0, 0) if bounds.held else None
-        value = Value(0, 1, 1) if bounds.held else None
+        ttl = bounds.ttl or NEVER
+        value = Value(0, 1, 1, ttl, ttl + bounds.window) if bounds.held else None
         members = frozenset(p for p, kinds in enumerate(bounds.kinds) if "fetch" in kinds)
         log = () if "log lost" in bounds.gap else (0,)
         first, second = bounds.epochs
@@ -78,6 +81,9 @@ class Protocol(Rules):
                     commands,
                     0,
                     (None,) * threads,
+                    until=ttl if bounds.here else NEVER,
+                    window=bounds.window if bounds.here else 0,
+                    ends=ttl if bounds.here else NEVER,
                 )
                 for threads, kinds, (server, commands) in zip(
                     bounds.threads, bounds.kinds, at, strict=True
@@ -108,7 +114,11 @@ class Protocol(Rules):
             yield from self._bus(state, p)
         if state.epoch < self.bounds.ticks:
             # A whole lease passes. A value invalidated before may be served nowhere.
-            later = state._replace(epoch=state.epoch + 1, everywhere=state.returned)
+            later = state._replace(
+                epoch=state.epoch + 1,
+                everywhere=state.returned,
+                fresh_everywhere=state.fresh_returned,
+            )
             yield "a whole lease passes", later
         if state.faults:
             yield from self._fault(state)
@@ -144,31 +154,43 @@ class Protocol(Rules):
     # Calls
 
     def _begin(self, state: State, p: int, t: int) -> Iterator[Step]:
-        process = state.processes[p]
         calls = tuple(left - (q == p) for q, left in enumerate(state.calls))
         for kind in self.bounds.kinds[p]:
             if kind == "fetch":
-                after = state._replace(calls=calls)
-                if process.held is not None and self._is_live(state, process):
-                    self._check(state, p, process.held, max(process.own, state.everywhere))
-                    yield f"{p}: fetch finds version {process.held} here", after
-                else:
-                    fill = Fill("get", max(process.own, state.everywhere))
-                    yield f"{p}: fetch misses here and begins a read", self._call(after, p, t, fill)
+                yield from self._fetch(state._replace(calls=calls), p, t)
                 continue
             # The upstream has changed, and then the call is made. A set value is new when the
             # server has it: sets are ordered there, and nowhere before.
-            after = self._drop(state._replace(calls=calls), p)
+            prepares = self._soften if kind == "expire" else self._drop
+            after = prepares(state._replace(calls=calls), p)
             if kind in ("set", "add", "incr", "touch", "other prefix"):
-                at_least = max(process.own, state.everywhere)
-                write = Write(kind, "script", 0, at_least)
+                write = Write(kind, "script", 0, self._floors(state, p)[0])
                 yield f"{p}: {kind} drops here", self._call(after, p, t, write)
                 continue
             version = state.upstream + 1
+            does = "ends its freshness" if kind == "expire" else "drops"
             yield (
-                f"{p}: upstream is at version {version}; {kind} drops here",
+                f"{p}: upstream is at version {version}; {kind} {does} here",
                 self._call(after._replace(upstream=version), p, t, Write(kind, "script", version)),
             )
+
+    def _fetch(self, state: State, p: int, t: int) -> Iterator[Step]:
+        """A look at what is held here: a hit, a stale hit, or a miss, which reads."""
+        process = state.processes[p]
+        at_least, at_least_fresh = self._floors(state, p)
+        held = process.held
+        if held is not None and self._is_live(state, process):
+            if state.epoch < process.until:
+                self._check(state, p, held, at_least)
+                self._check_fresh(state, p, held, at_least_fresh, process.ends)
+                yield f"{p}: fetch finds version {held} here", state
+                return
+            if state.epoch < process.until + process.window or self.without == "stale for ever":
+                self._check(state, p, held, at_least)
+                self._check_stale(state, p, held, process.ends + process.window)
+                yield f"{p}: fetch serves version {held}, which is stale, from here", state
+        fill = Fill("get", at_least, at_least_fresh=at_least_fresh)
+        yield f"{p}: fetch misses here and begins a read", self._call(state, p, t, fill)
 
     def _fill(self, state: State, p: int, t: int, fill: Fill) -> Iterator[Step]:
         process = state.processes[p]
@@ -184,21 +206,23 @@ class Protocol(Rules):
             yield f"{p}: is told that the slot has moved", self._call(other, p, t, again)
         elif fill.step == "get":
             # The value first; the record is read after every GET of its batch.
+            value = self._lies_there(state, server)
+            sent = state.epoch if self.bounds.ttl else 0
             yield (
-                f"{p}: GET gives {shown(server.value)}",
-                self._call(state, p, t, fill._replace(step="judge", value=server.value)),
+                f"{p}: GET gives {shown(value)}",
+                self._call(state, p, t, fill._replace(step="judge", value=value, sent=sent)),
             )
         elif fill.step == "judge":
-            if self._is_valid(server, fill.value) and self._may_take(state, process, server):
-                assert fill.value is not None
-                took = fill._replace(step="keep", version=fill.value.version)
-                yield f"{p}: the value is valid", self._call(state, p, t, took)
-            else:
-                yield f"{p}: the value is void", self._call(state, p, t, fill._replace(step="lead"))
+            yield from self._judge(state, p, t, fill, server)
         elif fill.step == "lead":
             yield from self._lead(state, p, t, fill)
         elif fill.step == "keep":
-            yield from self._end_fill(state, p, t, fill, keep=True)
+            is_late = fill.grant is None and state.epoch >= fill.sent + fill.left
+            if is_late and self.without != "stale counts as fresh":
+                late = Fill("lead", fill.at_least, at_least_fresh=fill.at_least_fresh)
+                yield f"{p}: the value has become stale on its way", self._call(state, p, t, late)
+            else:
+                yield from self._end_fill(state, p, t, fill, keep=True)
         elif fill.step == "load":
             loaded = fill._replace(step="store", version=state.upstream)
             yield f"{p}: loads version {state.upstream}", self._call(state, p, t, loaded)
@@ -206,15 +230,61 @@ class Protocol(Rules):
             state, server = self._open(state, process.commands)
             grant = fill.grant
             if grant is not None and not process.queued and self._admits(server, grant):
-                value = Value(fill.version, grant.incarnation, grant.number)
+                deadline, window = NEVER, self.bounds.window
+                if self.bounds.ttl:
+                    deadline = state.epoch + self.bounds.ttl
+                    fill = fill._replace(sent=state.epoch, left=self.bounds.ttl, window=window)
+                value = Value(
+                    fill.version, grant.incarnation, grant.number, deadline, deadline + window
+                )
                 state = self._serve(
                     state, process.commands, server._replace(value=value, lease=None)
                 )
-                kept = self._call(state, p, t, fill._replace(step="keep"))
+                kept = self._call(state, p, t, fill._replace(step="keep", ends=deadline))
                 yield f"{p}: version {fill.version} is stored there", kept
             else:
                 # A value that the tier refused is returned, and not stored here.
                 yield from self._end_fill(state, p, t, fill, keep=False)
+
+    def _judge(self, state: State, p: int, t: int, fill: Fill, server: Store) -> Iterator[Step]:
+        """Take what was read if the records, read after it, and the server's time allow it."""
+        value, process = fill.value, state.processes[p]
+        leads = self._call(state, p, t, fill._replace(step="lead", value=None, sent=0))
+        if value is None or not self._may_take(state, process, server):
+            yield f"{p}: the value is void", leads
+            return
+        deadline, last = self._end_of(server, value)
+        is_stale = state.epoch >= deadline
+        if not self._is_valid(server, value) and not (
+            is_stale and self.without == "stale not judged"
+        ):
+            yield f"{p}: the value is void", leads
+            return
+        if not is_stale or self.without == "stale counts as fresh":
+            told = deadline
+            if self.without == "another's TTL" and server.value is not None:
+                told = server.value.deadline
+            yield f"{p}: the value is valid", self._take(state, p, t, fill, value, (told, last))
+            return
+        if state.epoch < last or self.without == "stale for ever":
+            self._check(state, p, value.version, fill.at_least)
+            self._check_stale(state, p, value.version, last)
+            yield (
+                f"{p}: fetch serves version {value.version}, which is stale, from there",
+                self._call(state, p, t, None),
+            )
+        yield f"{p}: the value is stale", leads
+
+    def _take(
+        self, state: State, p: int, t: int, fill: Fill, value: Value, told: tuple[int, int]
+    ) -> State:
+        """Take a value that is valid: for how long, the server's time of this moment tells."""
+        deadline, last = told
+        took = fill._replace(step="keep", version=value.version, value=None)
+        if self.bounds.ttl:
+            left = deadline - state.epoch
+            took = took._replace(left=left, window=last - deadline, ends=value.deadline)
+        return self._call(state, p, t, took)
 
     def _lead(self, state: State, p: int, t: int, fill: Fill) -> Iterator[Step]:
         process = state.processes[p]
@@ -228,11 +298,15 @@ class Protocol(Rules):
         held = server.lease
         if held is not None and held.token != token:
             return  # It waits. The lease may run out, as a fault.
-        if self._is_valid(server, server.value) and self._may_take(state, process, server):
-            assert server.value is not None
-            took = fill._replace(step="keep", version=server.value.version)
-            yield f"{p}: the lease's script finds the value", self._call(state, p, t, took)
-            return
+        value = self._lies_there(state, server)
+        if value is not None and self._is_valid(server, value):
+            ends = self._end_of(server, value)
+            is_fresh = state.epoch < ends[0] or self.without == "stale counts as fresh"
+            if is_fresh and self._may_take(state, process, server):
+                fill = fill._replace(sent=state.epoch if self.bounds.ttl else 0)
+                took = self._take(state, p, t, fill, value, ends)
+                yield f"{p}: the lease's script finds the value", took
+                return
         assert server.record is not None
         grant = held
         if grant is None or grant.incarnation != server.record.incarnation:
@@ -246,10 +320,18 @@ class Protocol(Rules):
     def _end_fill(self, state: State, p: int, t: int, fill: Fill, *, keep: bool) -> Iterator[Step]:
         version = fill.version
         self._check(state, p, version, fill.at_least)
+        if fill.grant is None and keep:  # What it has loaded itself is new at any time.
+            self._check_fresh(state, p, version, fill.at_least_fresh, fill.ends)
         keep = keep and (not fill.fenced or self.without == "unfenced store here")
         state = self._call(state, p, t, None)
         if keep:
-            state = self._process(state, p, held=version)
+            until = NEVER
+            if self.bounds.ttl:
+                late = self.without == "until from the arrival"
+                until = (state.epoch if late else fill.sent) + fill.left
+            state = self._process(
+                state, p, held=version, until=until, window=fill.window, ends=fill.ends
+            )
         word = "keeps it" if keep else "keeps nothing"
         yield f"{p}: fetch returns version {version} and {word} here", state
 
@@ -283,9 +365,15 @@ class Protocol(Rules):
         else:
             state = self._call(state, p, t, None)
             if self.without != "no second drop":
-                state = self._drop(state, p)
+                state = (self._soften if call.kind == "expire" else self._drop)(state, p)
         if call.held is not None:
             yield f"{p}: add finds version {call.held}", state
+            return
+        if call.kind == "expire":
+            fresh = max(state.processes[p].own_fresh, call.version)
+            state = self._process(state, p, own_fresh=fresh)
+            state = state._replace(fresh_returned=max(state.fresh_returned, call.version))
+            yield f"{p}: {named(call)} returns", state
             return
         state = self._process(state, p, own=max(state.processes[p].own, call.version))
         if call.kind != "add":  # The others had nothing to drop.
@@ -368,6 +456,9 @@ class Protocol(Rules):
         value, lease, tells = server.value, server.lease, True
         if call.kind in ("clear", "fleet"):
             record = record._replace(number=record.number + 1, marker=record.number + 1)
+        elif call.kind == "expire":
+            number = record.number + 1
+            record = record._replace(number=number, soft=number, softened=state.epoch)
         elif call.kind in ("prefix", "other prefix"):
             record = self._list(record, covers=call.kind == "prefix")
         elif call.kind == "touch":
@@ -399,7 +490,8 @@ class Protocol(Rules):
             message = server.log[-1] + 1 if server.log else 1
             server = server._replace(log=(*server.log, message))
             state = self._serve(state, at, server)
-            state = self._publish(state, at, ("message", message, p, call.kind == "fleet"))
+            word = "expiry" if call.kind == "expire" else "message"
+            state = self._publish(state, at, (word, message, p, call.kind == "fleet"))
         else:
             state = self._serve(state, at, server)
         state, confirmed = self._confirm(state, at, "no WAIT on writes")
@@ -485,14 +577,17 @@ class Protocol(Rules):
     def _read(self, state: State, p: int, bus: Bus, event: tuple[Any, ...]) -> Step:
         """Take what the server has sent, in its order."""
         state = self._process(state, p, bus=bus)
-        if event[0] in ("message", "other"):
+        if event[0] in ("message", "expiry", "other"):
             message = event[1]
             if bus.phase == "attached" or self.without == "pushes advance the id":
                 state = self._process(state, p, bus=bus._replace(last=max(bus.last, message)))
             if event[0] == "other":
                 return f"{p}: hears of another key", state
             _, _, sender, fleet = event
-            if sender != p:  # One's own echo is ignored.
+            if sender != p and event[0] == "expiry":
+                if self.without != "expired stays here":
+                    state = self._soften(state, p)
+            elif sender != p:  # One's own echo is ignored.
                 state = self._drop(state, p)
             if fleet and self._is_live(state, state.processes[p]):
                 state = self._acknowledge(state, p)

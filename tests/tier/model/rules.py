@@ -6,6 +6,7 @@ from typing import Any
 
 from .states import (
     MUTANTS,
+    NEVER,
     NEW,
     OLD,
     Bounds,
@@ -60,11 +61,28 @@ class Rules:
             record.marker <= value.number or self.without == "no marker"
         )
 
+    def _lies_there(self, state: State, server: Store) -> Value | None:
+        """Return the value, which the server itself removes when it may not be served any more."""
+        value = server.value
+        if value is None or (state.epoch >= value.last and self.without != "stale for ever"):
+            return None
+        return value
+
+    def _end_of(self, server: Store, value: Value) -> tuple[int, int]:
+        """Return until when a value is fresh, and until when it may be served: by its own header,
+        or since it was expired."""
+        deadline, last, record = value.deadline, value.last, server.record
+        if record is None or record.soft <= value.number or self.without == "expire forgotten":
+            return deadline, last
+        at = min(record.softened, deadline)
+        return at, at + last - deadline
+
     def _admits(self, server: Store, grant: Grant) -> bool:
         """Rule 5."""
         if server.lease is None or (server.lease != grant and self.without != "no token"):
             return False
-        return self._is_valid(server, Value(0, grant.incarnation, grant.number))
+        expired = server.record is not None and grant.number < server.record.soft
+        return not expired and self._is_valid(server, Value(0, grant.incarnation, grant.number))
 
     def _open(self, state: State, at: int) -> tuple[State, Store]:
         """Rule 2: a record that is missing, or of another history, is a new one."""
@@ -87,7 +105,49 @@ class Rules:
                 f"before the call has covered: {at_least} is the oldest that may be served"
             )
 
+    def _check_fresh(self, state: State, p: int, version: int, at_least: int, ends: int) -> None:
+        if version < at_least:
+            raise ViolationError(
+                f"{p}: a fetch returns version {version} as a fresh one, which an expiry that had "
+                f"returned before the call has covered: {at_least} is the oldest fresh one"
+            )
+        if state.epoch >= ends:
+            raise ViolationError(
+                f"{p}: a fetch returns version {version} as a fresh one, {state.epoch - ends} "
+                "leases after the end of its TTL"
+            )
+
+    def _check_stale(self, state: State, p: int, version: int, last: int) -> None:
+        if state.epoch >= last:
+            raise ViolationError(
+                f"{p}: a fetch returns version {version} as a stale one, "
+                "after the end of its window"
+            )
+
     # States
+
+    def _floors(self, state: State, p: int) -> tuple[int, int]:
+        """Return the oldest version that a call that begins now may return, and as a fresh one."""
+        process = state.processes[p]
+        return (
+            max(process.own, state.everywhere),
+            max(process.own_fresh, state.fresh_everywhere),
+        )
+
+    def _soften(self, state: State, p: int) -> State:
+        """End the freshness of what is held, and fence what runs."""
+        process = state.processes[p]
+        dropped = self._drop(state, p)
+        if process.held is None or not process.window:
+            return dropped
+        return self._process(
+            dropped,
+            p,
+            held=process.held,
+            until=min(process.until, state.epoch),
+            window=process.window,
+            ends=process.ends,
+        )
 
     def _drop(self, state: State, p: int, *, fences: bool = True) -> State:
         """Drop what is held, and fence what runs."""
@@ -96,7 +156,9 @@ class Rules:
             one._replace(fenced=True) if one is not None and fences else one
             for one in process.threads
         )
-        return self._process(state, p, held=None, threads=threads)
+        return self._process(
+            state, p, held=None, until=NEVER, window=0, ends=NEVER, threads=threads
+        )
 
     def _now(self, state: State, p: int, t: int, call: Write) -> Write:
         """Return a call's next step with the fence that it bears by now."""

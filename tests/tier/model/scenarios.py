@@ -206,6 +206,36 @@ SCENARIOS = {
         ticks=0,
         beats=0,
     ),
+    "a value ends": Bounds(
+        calls=(3,), threads=(1,), kinds=(("fetch",),), ticks=2, beats=2, ttl=1, here=False
+    ),
+    "a value is stale for a while": Bounds(
+        calls=(2,), threads=(1,), kinds=(("fetch", "clear"),), ticks=2, beats=2, ttl=1, window=1
+    ),
+    "a value is expired": Bounds(
+        calls=(1, 1), kinds=(("fetch",), ("expire",)), ticks=1, beats=2, ttl=3, window=2
+    ),
+    "an expiry meets a read": Bounds(
+        calls=(3,),
+        threads=(2,),
+        kinds=(("fetch", "expire"),),
+        ticks=0,
+        beats=0,
+        ttl=2,
+        window=1,
+        here=False,
+    ),
+    "a value is lost and loaded while it is read": Bounds(
+        calls=(2,),
+        threads=(2,),
+        kinds=(("fetch",),),
+        faults=("evict value",),
+        fault_count=1,
+        ticks=2,
+        beats=1,
+        ttl=2,
+        here=False,
+    ),
 }
 """The scenarios of the suite, by name."""
 
@@ -254,6 +284,14 @@ LARGER = {
         faults=("lost request", "lost reply", "promote"),
         fault_count=2,
         queues=True,
+    ),
+    "values that end, and expiries": Bounds(
+        calls=(2, 2),
+        kinds=(("fetch", "clear", "expire"), ("fetch", "expire", "touch")),
+        ticks=3,
+        beats=3,
+        ttl=1,
+        window=1,
     ),
 }
 """The scenarios of the command, by name; some take hours."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "MUTANTS",
+    "NEVER",
     "NEW",
     "OLD",
     "Bounds",
@@ -55,11 +56,20 @@ MUTANTS = {
     "add sent again": "rule 6: an add whose answer was lost is sent again",
     "incr counts on": "an incr counts on from a value that is void",
     "touch revives": "a touch gives a void value the number of its record",
+    "until from the arrival": "rule 1: what was read lives here from the time of its arrival",
+    "another's TTL": "a value is taken to end when the one ends that lies there by now",
+    "stale counts as fresh": "a value past its TTL is given as a fresh one",
+    "stale not judged": "rule 4: a stale value is served whatever has invalidated it",
+    "stale for ever": "a stale value is served beyond its window",
+    "expire forgotten": "a value that was expired counts as fresh there",
+    "expired stays here": "a process that is told of an expiry goes on as if it were fresh",
     "prefix not judged": "rule 4: the list of prefixes voids nothing",
     "prefix forgotten": "a list of prefixes that is full drops its oldest",
     "lost list believed": "rule 11: a list of members that was lost counts as complete",
 }
 
+NEVER = 99
+"""The tick at which nothing happens any more."""
 OLD, NEW = 0, 1  # The two servers: the first primary, and the replica that may be promoted.
 
 
@@ -71,12 +81,20 @@ class Record(NamedTuple):
     marker: int
     listed: int = 0
     """The number of a prefix in the record's list that covers the key; 0: there is none."""
+    soft: int = 0
+    """The number of the last expiry: a value of before is stale since then."""
+    softened: int = NEVER
+    """The tick of that expiry."""
 
 
 class Value(NamedTuple):
+    """`deadline`: the tick at which it becomes stale; `last`: at which it may not be served."""
+
     version: int
     incarnation: int
     number: int
+    deadline: int = NEVER
+    last: int = NEVER
 
 
 class Grant(NamedTuple):
@@ -108,6 +126,16 @@ class Fill(NamedTuple):
     value: Value | None = None
     grant: Grant | None = None
     version: int = 0
+    sent: int = 0
+    """The tick at which the read of its value was sent; always 0 without TTLs."""
+    left: int = NEVER
+    """Ticks that the value had left at the server's time of that read."""
+    window: int = 0
+    """Ticks for which it may be served stale after them."""
+    ends: int = NEVER
+    """The tick at which the value is fresh no more, as the server has it."""
+    at_least_fresh: int = 0
+    """The oldest version that it may return as a fresh one."""
 
 
 class Write(NamedTuple):
@@ -148,6 +176,14 @@ class Process(NamedTuple):
     """The version of the invalidation that waits to be sent; 0: none does."""
     sent: int = 0
     """The version of the one that was sent again and confirmed, and still stands in the queue."""
+    until: int = NEVER
+    """The tick at which what is held here becomes stale, as this process knows it."""
+    window: int = 0
+    """Ticks for which that may be served after it."""
+    ends: int = NEVER
+    """The same as `until`, as the server had it."""
+    own_fresh: int = 0
+    """The version below which this process may serve nothing as fresh."""
 
 
 class State(NamedTuple):
@@ -165,6 +201,10 @@ class State(NamedTuple):
     """How many calls each process may still begin."""
     faults: int
     beats: int
+    fresh_everywhere: int = 0
+    """The version below which no process may serve anything as fresh."""
+    fresh_returned: int = 0
+    """The version of the last expiry that has returned."""
 
 
 class Bounds(NamedTuple):
@@ -193,6 +233,10 @@ class Bounds(NamedTuple):
     replicas: bool = True
     """Each server has a replica, which confirms."""
     epochs: tuple[int, int] = (1, 2)
+    ttl: int = 0
+    """Ticks for which a value is fresh; 0: for ever."""
+    window: int = 0
+    """Ticks for which it may be served stale after them."""
 
 
 class ViolationError(Exception):
