@@ -48,6 +48,11 @@ cdef class Store:
     def __init__(self):
         raise TypeError("a Store is made by a Cache")
 
+    @property
+    def shares_by_utility(self):
+        """Whether its tenants lend each other room: see ledger."""
+        return self.core.tenant_depth > 0
+
     def __dealloc__(self):
         cdef Core* core = &self.core
         cdef uint32_t n

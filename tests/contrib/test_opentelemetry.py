@@ -19,20 +19,21 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from flowcache import Loaded, create_cache
 from flowcache.contrib.opentelemetry import instrument
+from harness.sharing_support import lending
 from harness.support import VirtualClock
 
 
 class Telemetry:
     """A cache with instruments and spans, and exporters in memory."""
 
-    def __init__(self, clock: VirtualClock, **settings: Any) -> None:
+    def __init__(self, clock: VirtualClock, cache: Any = None, **settings: Any) -> None:
         self.reader = InMemoryMetricReader()
         self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
         self.exporter = InMemorySpanExporter()
         self.tracers = TracerProvider(shutdown_on_exit=False)
         self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tracer = self.tracers.get_tracer("test")
-        self.cache: Any = create_cache(name="crm", clock=clock)
+        self.cache: Any = create_cache(name="crm", clock=clock) if cache is None else cache
         self.instrumentation = instrument(
             self.cache, tracer_provider=self.tracers, meter_provider=self.meters, **settings
         )
@@ -84,6 +85,27 @@ def test_the_instruments_tell_what_stats_tell(telemetry: Telemetry) -> None:
     assert told["flowcache.load.duration"] == {("ZeroDivisionError", "crm"): 1, ("crm",): 1}
     acme.get("none")
     assert telemetry.points()["flowcache.requests"]["crm", "hit", "tenant:acme"] == 2
+
+
+def test_a_cache_that_shares_by_utility_tells_what_tenants_lend(
+    telemetry: Telemetry, clock: VirtualClock
+) -> None:
+    fair = telemetry.points()
+    sharing = Telemetry(clock, lending(name="crm"), tenants=1, pinned="b")
+    told, stats = sharing.points(), sharing.cache.stats()
+    for name, field in (
+        ("flowcache.lost_hits", "lost_hits"),
+        ("flowcache.fair_entries", "fair_entries"),
+        ("flowcache.lent_entries", "lent"),
+        ("flowcache.borrowed_entries", "borrowed"),
+    ):
+        own = getattr(sharing.cache.namespace("b").stats(), field)
+        expected = {("crm", "b"): own, ("crm", "__other__"): getattr(stats, field) - own}
+        assert told[name] == expected
+        assert name not in fair
+    sharing.instrumentation.close()
+    sharing.meters.shutdown()
+    sharing.tracers.shutdown()
 
 
 def test_one_collection_reads_the_cache_once(

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flowcache import create_cache
 from flowcache.contrib.prometheus import OTHER, FlowcacheCollector
+from harness.sharing_support import lending
 from harness.support import run_isolated
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "metrics"
@@ -100,6 +101,21 @@ def test_a_scrape_tells_what_stats_tell() -> None:
     ):
         values = [value for key, value in told.items() if key[0] == name]
         assert len(values) == 3 and sum(values) == pytest.approx(getattr(stats, field))
+
+
+def test_a_cache_that_shares_by_utility_tells_what_tenants_lend() -> None:
+    cache = lending(name="crm")
+    told = scraped(registered(FlowcacheCollector(cache, tenants=1, pinned="b")))
+    for name, field in (
+        ("flowcache_lost_hits_total", "lost_hits"),
+        ("flowcache_fair_entries", "fair_entries"),
+        ("flowcache_lent_entries", "lent"),
+        ("flowcache_borrowed_entries", "borrowed"),
+    ):
+        own = getattr(cache.namespace("b").stats(), field)
+        assert told[name, "crm", "b"] == own
+        assert told[name, "crm", OTHER] == getattr(cache.stats(), field) - own
+        assert (name, "crm", OTHER) not in scraped(registered(FlowcacheCollector(used())))
 
 
 def test_the_durations_of_loads_are_a_histogram() -> None:

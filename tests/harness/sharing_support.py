@@ -75,6 +75,19 @@ def on_and_off(keys: int) -> Iterator[Any]:
         yield from itertools.repeat(None, 12 * keys)
 
 
+def lending(**settings: Any) -> Cache[Any]:
+    """A cache whose tenants have lent entries, have borrowed some, and have lost hits."""
+    cache = shared(300, **settings)
+    draw = random.Random(5)
+    patterns = {"a": popular(draw, 900), "b": loop(130), "c": scan()}
+    for _ in range(6_000):
+        name = draw.choice("aabbc")
+        ask(cache.namespace(name), next(patterns[name]))
+    stats = cache.stats()
+    assert stats.lent > 0 and stats.borrowed > 0 and stats.lost_hits > 0, stats
+    return cache
+
+
 def removals(cache: Cache[Any]) -> list[tuple[tuple[str, ...], Any, str | None]]:
     told: list[tuple[tuple[str, ...], Any, str | None]] = []
     cache.subscribe(lambda event: told.append((event.path, event.key, event.cause)), "remove")

@@ -77,6 +77,20 @@ TIERED: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ),
     ("flowcache.untiered", "{entry}", "Values that stayed in the process.", {"untiered": ""}),
 )
+# The same, of a cache with sharing="utility".
+LENT: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    (
+        "flowcache.lost_hits",
+        "{request}",
+        "Misses that would have been hits with the fair share.",
+        {"lost_hits": ""},
+    ),
+)
+LENT_GAUGES = (
+    ("flowcache.fair_entries", "{entry}", "Entries that fair shares would give.", "fair_entries"),
+    ("flowcache.lent_entries", "{entry}", "Entries of these that other tenants hold.", "lent"),
+    ("flowcache.borrowed_entries", "{entry}", "Entries held beyond these.", "borrowed"),
+)
 GAUGES = (
     ("flowcache.entries", "{entry}", "Entries held.", "entries"),
     ("flowcache.weight", "1", "Weight of the entries held.", "weight"),
@@ -137,7 +151,13 @@ class Instrumentation:
         record_keys: bool,
     ) -> None:
         self._readings: Readings | None = Readings(figures)
-        register(meter, self._readings, is_tiered=cache._store().tier is not None)
+        store = cache._store()
+        register(
+            meter,
+            self._readings,
+            is_tiered=store.tier is not None,
+            lends=store.shares_by_utility,
+        )
         duration = meter.create_histogram(DURATION[0], unit=DURATION[1], description=DURATION[2])
         self._spans = Spans(cache, tracer, duration, record_keys=record_keys)
         self._cache: Cache[Any] | None = cache
@@ -188,13 +208,14 @@ class Readings:
             self._figures = self._reading = None
 
 
-def register(meter: Meter, readings: Readings, *, is_tiered: bool) -> None:
+def register(meter: Meter, readings: Readings, *, is_tiered: bool, lends: bool) -> None:
     """Register the observable instruments."""
-    for name, unit, text, fields in COUNTERS + (TIERED if is_tiered else ()):
+    counters = COUNTERS + (TIERED if is_tiered else ()) + (LENT if lends else ())
+    for name, unit, text, fields in counters:
         meter.create_observable_counter(
             name, [observe_counter(readings, name, fields)], unit=unit, description=text
         )
-    for name, unit, text, column in GAUGES:
+    for name, unit, text, column in GAUGES + (LENT_GAUGES if lends else ()):
         meter.create_observable_up_down_counter(
             name, [observe_held(readings, name, column)], unit=unit, description=text
         )

@@ -77,10 +77,24 @@ TIERED: Counters = (
     ),
     ("flowcache_untiered", "Values that cannot travel, and stayed here.", {"untiered": ""}),
 )
-GAUGES = (
+# The same, of a cache with sharing="utility".
+LENT: Counters = (
+    (
+        "flowcache_lost_hits",
+        "Misses that would have been hits with the fair share.",
+        {"lost_hits": ""},
+    ),
+)
+Gauges = tuple[tuple[str, str, str], ...]
+GAUGES: Gauges = (
     ("flowcache_entries", "Entries held.", "entries"),
     ("flowcache_weight", "Weight of the entries held.", "weight"),
     ("flowcache_pending_loads", "Loads that run.", "pending"),
+)
+LENT_GAUGES: Gauges = (
+    ("flowcache_fair_entries", "Entries that fair shares would give.", "fair_entries"),
+    ("flowcache_lent_entries", "Entries of these that other tenants hold.", "lent"),
+    ("flowcache_borrowed_entries", "Entries held beyond these.", "borrowed"),
 )
 WHOLE = (
     ("flowcache_max_entries", "The bound on entries.", "max_entries"),
@@ -138,13 +152,18 @@ class FlowcacheCollector(Collector):
         for one, meter in zip(caches, self._meters, strict=True):
             self._durations.labels(meter.name)
             self._ends.append(one.subscribe(observe, kinds=("load", "load_error")))
-        is_tiered = any(one._store().tier is not None for one in caches)
-        self._counters = COUNTERS + TIERED if is_tiered else COUNTERS
+        stores = [one._store() for one in caches]
+        self._counters, self._gauges = COUNTERS, GAUGES
+        if any(store.tier is not None for store in stores):
+            self._counters += TIERED
+        if any(store.shares_by_utility for store in stores):
+            self._counters += LENT
+            self._gauges += LENT_GAUGES
         self._exporter = None
         if folder is not None:
             for meter in self._meters:
                 meter.names = SharedNames(Path(folder), meter.name, tenants, pinned)
-            self._exporter = Exporter(self._meters, self._counters, seconds)
+            self._exporter = Exporter(self._meters, self._counters, self._gauges, seconds)
 
     def describe(self) -> Iterable[Metric]:
         """Name no metrics, so that a registry takes one collector a cache."""
@@ -156,7 +175,7 @@ class FlowcacheCollector(Collector):
             return
         readings = [meter.read() for meter in self._meters]
         yield from counters_of(readings, self._counters)
-        yield from gauges_of(readings)
+        yield from gauges_of(readings, self._gauges)
         yield from self._durations.collect()
 
     def flush(self) -> None:
@@ -200,9 +219,9 @@ def counters_of(readings: list[Reading], counters: Counters) -> Iterator[Metric]
         yield family
 
 
-def gauges_of(readings: list[Reading]) -> Iterator[Metric]:
+def gauges_of(readings: list[Reading], gauges: Gauges) -> Iterator[Metric]:
     """Yield what is held, and the bounds."""
-    for name, text, column in GAUGES:
+    for name, text, column in gauges:
         family = GaugeMetricFamily(name, text, labels=LABELS)
         for reading in readings:
             for tenant, figures in reading.gauges.items():
@@ -283,9 +302,12 @@ class SharedNames:
 class Exporter:
     """A thread that adds the differences of several readings to counters that processes share."""
 
-    def __init__(self, meters: list[Meter], counters: Counters, interval: float) -> None:
+    def __init__(
+        self, meters: list[Meter], counters: Counters, gauges: Gauges, interval: float
+    ) -> None:
         self._meters = meters
         self._told = counters
+        self._held = gauges
         self._interval = min(interval, threading.TIMEOUT_MAX)
         self.lock = threading.RLock()
         self._counters = {
@@ -296,7 +318,7 @@ class Exporter:
         }
         self._gauges = {
             name: Gauge(name, text, LABELS, registry=None, multiprocess_mode="livesum")
-            for name, text, _ in GAUGES
+            for name, text, _ in gauges
         }
         self._whole = {
             name: Gauge(name, text, ("cache",), registry=None, multiprocess_mode="livesum")
@@ -328,7 +350,7 @@ class Exporter:
                 for column, result in fields.items():
                     values = [reading.cache, tenant, *([result] if len(fields) > 1 else [])]
                     self._counters[name].labels(*values).inc(figures[column])
-        for name, _, column in GAUGES:
+        for name, _, column in self._held:
             for tenant, held in reading.gauges.items():
                 self._gauges[name].labels(reading.cache, tenant).set(held[column])
         for name, _, column in WHOLE:

@@ -22,8 +22,8 @@ __all__ = ["COUNTERS", "GAUGES", "OTHER", "Meter", "Names", "Reading"]
 
 OTHER = "__other__"
 """The label of all tenants without a label of their own."""
-COUNTERS = tuple(name for name in _core.FIGURES if name not in ("entries", "weight", "pending"))
-GAUGES = ("entries", "weight", "pending")
+GAUGES = ("entries", "weight", "pending", "fair_entries", "lent", "borrowed")
+COUNTERS = tuple(name for name in _core.FIGURES if name not in GAUGES)
 
 
 @dataclass(slots=True)
