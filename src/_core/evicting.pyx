@@ -50,6 +50,22 @@ cdef bint node_admit_locked(Core* core, Node* node, int64_t entries, int64_t wei
     return True
 
 
+cdef inline Node* node_full_locked(Node* node) noexcept nogil:
+    """The nearest of the namespace and those above it that holds all that it may; NULL: none."""
+    while node != NULL and (node.max_entries < 0 or node.entries < node.max_entries):
+        node = node.parent
+    return node
+
+
+cdef inline bint node_is_within_limits_locked(Node* node) noexcept nogil:
+    """Whether neither the namespace nor one above it holds too much; NULL is the root's parent."""
+    while node != NULL:
+        if node.max_entries >= 0 and node.entries > node.max_entries:
+            return False
+        node = node.parent
+    return True
+
+
 cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now) noexcept:
     """Whether the victim for one more entry here is an entry here, and no entry is due.
 
@@ -70,13 +86,8 @@ cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now
         if ancestor.own > ratio or (ancestor.by_entries.n and -ancestor.by_entries.keys[0] > ratio):
             return False
         top = ancestor
-    if top.ledger != NULL or node_bound_locked(top) <= now:
-        return False
-    while top != NULL:
-        if top.max_entries >= 0 and top.entries > top.max_entries:
-            return False
-        top = top.parent
-    return True
+    return (top.ledger == NULL and node_bound_locked(top) > now
+            and node_is_within_limits_locked(top))
 
 
 cdef uint32_t store_reuse_tinylfu_locked(Core* core, Node* node, uint32_t hash,
@@ -99,6 +110,44 @@ cdef uint32_t store_reuse_tinylfu_locked(Core* core, Node* node, uint32_t hash,
     return i
 
 
+cdef inline void entry_reuse_locked(Core* core, Node* node, Entry* e, uint32_t i,
+                                    PyObject** dropped) noexcept:
+    """Evict entry i, which has no tags, and make its slot the newest of the order."""
+    table_remove(&core.table, e.hash, i)
+    if unlikely(core.ghosts != NULL):
+        ghost_leave_locked(core, node, e)
+    dropped[0] = e.value
+    dropped[1] = e.key
+    lru_touch(&core.slab, &node.order, e, i)
+    e.mark = 0
+    node.counters.evictions += 1
+    node.counters.evictions_caused += 1
+
+
+cdef uint32_t store_reuse_lent_locked(Core* core, Node* node, Node* top, double now,
+                                      PyObject** dropped) noexcept:
+    """The part of store_reuse_locked where the tenants below `top`, which is full, lend room."""
+    cdef Node* victim
+    cdef uint32_t i
+    cdef Entry* e
+    if node_bound_locked(top) <= now or not node_is_within_limits_locked(top.parent):
+        return NONE
+    victim = victim_locked(core, top, node, BY_ENTRIES, 1, 0)
+    if victim == NULL:
+        return NONE
+    i = victim.order.oldest
+    e = entry_at(&core.slab, i)
+    ledger_evict_locked(core, top, victim, e, now)
+    if victim != node or e.links != NONE or entry_counts_as_stale(e):
+        entry_unlink_locked(core, i, EVICTED)     # a choice is made once
+        node.counters.evictions_caused += 1
+        return NONE
+    entry_reuse_locked(core, node, e, i, dropped)
+    if node != top:
+        account_raise_locked(core, top, node_towards_locked(node, top).account)
+    return i
+
+
 cdef inline uint32_t store_reuse_locked(Core* core, Node* node, uint32_t hash, double now,
                                         PyObject** dropped) noexcept:
     """Evict an entry of the namespace and return its slot for the entry that follows it, of that
@@ -110,8 +159,14 @@ cdef inline uint32_t store_reuse_locked(Core* core, Node* node, uint32_t hash, d
     """
     cdef uint32_t i = node.order.oldest
     cdef Entry* e
-    if (core.slab.weighs or core.mask & (1 << REMOVE)
-            or not node_gives_way_itself_locked(core, node, now)):
+    cdef Node* top
+    if core.slab.weighs or core.mask & (1 << REMOVE):
+        return NONE
+    if unlikely(core.tenant_depth > 0):
+        top = node_full_locked(node)
+        if top != NULL and top.ledger != NULL:
+            return store_reuse_lent_locked(core, node, top, now, dropped)
+    if not node_gives_way_itself_locked(core, node, now):
         return NONE
     if unlikely(node.is_tinylfu):
         return store_reuse_tinylfu_locked(core, node, hash, dropped)
@@ -120,15 +175,7 @@ cdef inline uint32_t store_reuse_locked(Core* core, Node* node, uint32_t hash, d
         return NONE
     if e.newer != NONE:
         prefetch(entry_at(&core.slab, e.newer))
-    table_remove(&core.table, e.hash, i)
-    if unlikely(core.ghosts != NULL):
-        ghost_leave_locked(core, node, e)
-    dropped[0] = e.value
-    dropped[1] = e.key
-    lru_touch(&core.slab, &node.order, e, i)
-    e.mark = 0
-    node.counters.evictions += 1
-    node.counters.evictions_caused += 1
+    entry_reuse_locked(core, node, e, i, dropped)
     return i
 
 

@@ -12,6 +12,7 @@ from flowcache._core import _testing
 from harness import evictions
 from harness import sharing as ledgers
 from harness.sharing_support import (
+    accounts,
     ask,
     loop,
     popular,
@@ -166,3 +167,30 @@ def test_a_hit_writes_nothing_to_the_ledger() -> None:
             cache.namespace(name).get(key)
     assert cache.stats().hits == hits + 100
     assert _testing.ledger(cache) == before
+
+
+@pytest.mark.parametrize("tenants", [1, 3, 12, 30])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_store_into_its_victims_slot_leaves_the_same_accounts(seed: int, tenants: int) -> None:
+    """A listener has each victim leave the cache before its slot is used again."""
+    draw = random.Random(seed)
+    one, other = shared(150), shared(150)
+    other.subscribe(lambda _: None, "remove")
+    for number in range(tenants):
+        share, guaranteed = draw.choice([0.5, 1, 2]), draw.choice([0.0, 0.5, 1.0])
+        for cache in (one, other):
+            cache.namespace(str(number), share=share, guaranteed=guaranteed)
+    requests = [
+        draw.choice([loop(draw.randrange(4, 200)), scan(), popular(draw, 150)])
+        for _ in range(tenants)
+    ]
+    for step in range(2_000):
+        number = draw.randrange(tenants) if draw.random() < 0.5 else step // 200 % tenants
+        key = next(requests[number])
+        for cache in (one, other):
+            ask(cache.namespace(str(number)), key)
+        assert accounts(one) == accounts(other)
+    one._check()
+    assert [list(one.namespace(name)) for name in one.namespaces()] == [
+        list(other.namespace(name)) for name in other.namespaces()
+    ]
