@@ -166,6 +166,7 @@ class Batch:
     __slots__ = (
         "_asks",
         "_calls",
+        "_clock",
         "_distinct",
         "_first",
         "_reads",
@@ -197,12 +198,15 @@ class Batch:
         pieces += gets
         self._first = self.owed = len(pieces)
         """The number of replies before those of the records."""
+        self._clock = -1
+        """Where the reply to TIME is."""
         if gets:
             for records in self._distinct:
                 self._distinct[records] = self.owed
                 pieces.append(records.command)
                 self.owed += 2
             pieces.append(TIME)
+            self._clock = self.owed
             self.owed += 1
         if self._wait:
             pieces.append(pack(b"WAIT", self._wait, wait))
@@ -223,7 +227,7 @@ class Batch:
                             return False
                         got += pair
                         self.owed -= 2
-            reply = replies.next()
+            reply = replies.next_time() if len(got) == self._clock else replies.next()
             if reply is Replies.NONE:
                 return False
             got.append(reply)
@@ -260,7 +264,7 @@ class Batch:
         at = self._calls
         now = 0
         if self._reads:
-            clock = replies[self._first + 2 * len(self._distinct)]
+            clock = replies[self._clock]
             now = int(clock[0]) * 1000 + int(clock[1]) // 1000 if type(clock) is list else 0
             for read in self._reads:
                 read.data = replies[at]

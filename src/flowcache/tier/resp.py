@@ -6,12 +6,14 @@ same few commands with other names.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 __all__ = ["ProtocolError", "Push", "Replies", "ReplyError", "pack"]
 
 DEEPEST: Final = 8
 """Arrays within arrays that a reply may have."""
+_TIME: Final = re.compile(rb"\*2\r\n\$10\r\n(\d{10})\r\n\$(\d)\r\n(\d+)\r\n")
 
 
 class ReplyError(Exception):
@@ -63,6 +65,17 @@ class Replies:
         rest = self._data[self.at :] if self.at else self._data
         self._data = rest + data if rest else data
         self.at = 0
+
+    def next_time(self) -> Any:
+        """Return the next reply, as `next` does, which most likely is one to TIME."""
+        found = _TIME.match(self._data, self.at)
+        if found is None:
+            return self.next()
+        seconds, digits, microseconds = found.groups()
+        if len(microseconds) != int(digits):
+            return self.next()
+        self.at = found.end()
+        return [seconds, microseconds]
 
     def skip(self, known: bytes) -> bool:
         """Pass by whole replies if these bytes come next; return whether they did."""
