@@ -46,7 +46,7 @@ SUITE = ("test", "demo", "replay")
 """The extras that the suite needs."""
 # Requirements that are compiled, and may have no wheels for a build without the GIL. The tests that
 # need them are skipped there, with this reason.
-NOT_FREE_THREADED = ("aiohttp", "gevent", "litestar", "mypy", "uvloop")
+NOT_FREE_THREADED = ("aiohttp", "gevent", "litestar", "msgspec", "mypy", "uvloop")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
 QUIETLY = ("--quiet", "--quiet", "--disable-pip-version-check")
 
