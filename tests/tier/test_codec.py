@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict, namedtuple
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -448,3 +450,21 @@ def test_each_codec_has_a_mark_of_its_own() -> None:
     assert len(marks) == 4
     assert {len(one) for one in marks} == {4}
     assert codec_mark(MsgpackCodec([Pair])) == codec_mark(MsgpackCodec())
+
+
+def test_without_msgspec_the_other_codecs_work() -> None:
+    code = """
+import sys
+sys.modules["msgspec"] = None
+from flowcache import ConfigurationError, create_cache
+from flowcache.tier import JsonCodec, MsgpackCodec, ValkeyTier
+create_cache(tier=ValkeyTier("valkey://127.0.0.1:1/0", codec=JsonCodec()))
+for make in (MsgpackCodec, lambda: create_cache(tier="valkey://127.0.0.1:1/0")):
+    try:
+        make()
+    except ConfigurationError as error:
+        assert "codec: MsgpackCodec needs the package msgspec" in str(error), error
+    else:
+        raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)

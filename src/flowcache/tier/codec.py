@@ -18,9 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import msgspec
+from flowcache.errors import ConfigurationError
 
 from .layout import mark
+
+try:
+    import msgspec
+except ImportError:  # Not for CPython 3.13 without the GIL: the other codecs work there.
+    msgspec = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -108,6 +113,11 @@ class MsgpackCodec:
     name = "msgpack-1"
 
     def __init__(self, types: Iterable[type] = ()) -> None:
+        if msgspec is None:
+            raise ConfigurationError(
+                "codec: MsgpackCodec needs the package msgspec; install flowcache[valkey], or give "
+                "codec=JsonCodec() or codec=PickleCodec(keys=[...])"
+            )
         self._encoders: dict[type, Encoder] = {
             list: self._plain_list,
             dict: self._plain_dict,
