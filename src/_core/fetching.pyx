@@ -205,6 +205,9 @@ cdef object load_begin(Store store, Node* node, object view, object key, Options
         return running
     value = None
     try:
+        # First: a clock or a key may let another thread run, which forks. By its run the child
+        # tells that the load's thread was left behind.
+        loads.append(load)
         if behind:
             needless = not is_still_due(store, node, key, load.hash, options)
         elif not anew:
@@ -213,17 +216,22 @@ cdef object load_begin(Store store, Node* node, object view, object key, Options
             if needless:
                 value = (value,)
         if not needless:
-            loads.append(load)
             return load
     except BaseException:
-        load_unregister(load)
-        load_settle(load, face.ABANDONED)
+        load_withdraw(load, loads)
         raise
     # A call that has joined it looks again: the entry that made it needless may have been
     # invalidated since, by a tag that this load does not bear.
-    load_unregister(load)
-    load_settle(load, face.ABANDONED)
+    load_withdraw(load, loads)
     return value
+
+
+cdef int load_withdraw(Load load, list loads) except -1:
+    """Take back a load that was just registered for a run with these `loads`."""
+    load_unregister(load)
+    if load in loads:
+        loads.remove(load)
+    return load_settle(load, face.ABANDONED)
 
 
 cdef bint load_finish(Store store, Node* node, Load load, Options options, object value,

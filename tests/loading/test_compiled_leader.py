@@ -6,115 +6,36 @@ import asyncio
 import contextvars
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from flowcache import Cache, CacheClosedError, Loaded, RecursiveLoadError, create_cache
+from flowcache import CacheClosedError, Loaded, RecursiveLoadError, create_cache
 from flowcache.loading.deadlock import current_load
 from flowcache.loading.run import Run
-from harness.loading_support import Caller, Gate, assert_nothing_left, wait_until
+from harness.loading_support import Caller, Gate, assert_nothing_left
+from harness.scenes import (
+    Act,
+    Foreign,
+    Scene,
+    after_joining,
+    close,
+    fail,
+    interrupt,
+    invalidate,
+    join,
+)
 from harness.support import run_isolated
 
-
-class Foreign(BaseException):
-    """Such as a framework makes to end what runs."""
-
-
-class Scene:
-    """A cache whose clock, weigher, listeners and loader are places at which something is done."""
-
-    def __init__(self, place: str, act: Callable[[Scene], None], how: str) -> None:
-        self.how = how
-        self.place, _, nth = place.partition(" ")
-        self.nth = int(nth or 1)
-        self.act = act
-        self.done = True  # Until the scene is set.
-        self.joining: list[Caller] = []
-        self.cache: Cache[Any] = create_cache(
-            clock=lambda: self.visit("clock") or 100.0,
-            weigher=lambda key, value: self.visit("weigher") or 1,
-        )
-        for kind in ("miss", "set", "load"):
-            self.cache.subscribe(lambda event: self.visit(event.kind), kind)
-        self.space = self.cache.namespace("tenant")
-        self.cached = self.space.cached(tags="red")(lambda key: self.load())
-        self.done = False
-
-    def load(self) -> str:
-        self.visit("loader")
-        return "mine"
-
-    def visit(self, place: str) -> None:
-        if place == self.place and not self.done:
-            self.nth -= 1
-            if self.nth == 0:
-                self.done = True
-                self.act(self)
-
-    def key(self) -> Any:
-        return self.cached.cache_key("k") if self.how == "cached" else "k"
-
-    def call(self) -> Any:
-        if self.how == "cached":
-            return self.cached("k")
-        return self.space.fetch("k", self.load, tags="red")
-
-
-def interrupt(scene: Scene) -> None:
-    raise Foreign
-
-
-def fail(scene: Scene) -> None:
-    raise LookupError("on purpose")
-
-
-def close(scene: Scene) -> None:
-    scene.cache.close()
-
-
-def invalidate(scene: Scene) -> None:
-    scene.space.invalidate_tag("red")
-
-
-def join(scene: Scene) -> None:
-    """Let another thread ask; it waits by now, or has its answer."""
-    key = scene.key()
-    caller = Caller(lambda: scene.space.fetch(key, lambda: "theirs", tags="red"))
-    scene.joining.append(caller)
-    wait_until(lambda: scene.cache.stats().coalesced or not caller.is_alive())
-
-
-def join_and_interrupt(scene: Scene) -> None:
-    join(scene)
-    raise Foreign
-
-
-def join_and_fail(scene: Scene) -> None:
-    join(scene)
-    raise LookupError("on purpose")
-
-
-def join_and_invalidate(scene: Scene) -> None:
-    join(scene)
-    invalidate(scene)
-
-
-def join_and_close(scene: Scene) -> None:
-    join(scene)
-    close(scene)
-
-
-ACTS = [interrupt, fail, close, invalidate, join, join_and_interrupt, join_and_fail]
-ACTS += [join_and_invalidate, join_and_close]
+ALONE = [interrupt, fail, invalidate, close]
+ACTS = [*ALONE, join, *map(after_joining, ALONE)]
 PLACES = [*(f"clock {n}" for n in range(1, 9)), "weigher", "miss", "set", "load", "loader"]
 
 
 @pytest.mark.parametrize("how", ["fetch", "cached"])
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
 @pytest.mark.parametrize("place", PLACES)
-def test_each_step_is_survived(place: str, act: Callable[[Scene], None], how: str) -> None:
+def test_each_step_is_survived(place: str, act: Act, how: str) -> None:
     scene = Scene(place, act, how)
     answer: Any = None
     try:
@@ -141,10 +62,8 @@ def test_each_step_is_survived(place: str, act: Callable[[Scene], None], how: st
 
 
 @pytest.mark.parametrize("how", ["fetch", "cached"])
-@pytest.mark.parametrize("act", [invalidate, join_and_invalidate])
-def test_what_is_invalidated_while_the_loader_runs_is_not_stored(
-    act: Callable[[Scene], None], how: str
-) -> None:
+@pytest.mark.parametrize("act", [invalidate, after_joining(invalidate)])
+def test_what_is_invalidated_while_the_loader_runs_is_not_stored(act: Act, how: str) -> None:
     scene = Scene("loader", act, how)
     assert scene.call() == "mine"
     assert [caller.result() for caller in scene.joining] == ["mine"] * len(scene.joining)
@@ -153,7 +72,7 @@ def test_what_is_invalidated_while_the_loader_runs_is_not_stored(
 
 @pytest.mark.parametrize("how", ["fetch", "cached"])
 def test_an_interrupted_leader_leaves_the_load_to_one_that_waits(how: str) -> None:
-    scene = Scene("loader", join_and_interrupt, how)
+    scene = Scene("loader", after_joining(interrupt), how)
     with pytest.raises(Foreign):
         scene.call()
     assert scene.joining[0].result() == "theirs"
