@@ -76,3 +76,34 @@ def test_the_end_of_a_closed_loop_s_loader_runs_as_its_own_tenant(
     assert len(told) == (ending == "exits")
     caplog.clear()  # Its tracebacks hold the loads.
     assert_nothing_left(cache)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_load_ends_with_the_loop_that_it_began_on_and_with_no_other() -> None:
+    cache, _ = new_cache()
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+    ended: list[str] = []
+
+    async def load(key: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(key)
+
+    async def call(key: str) -> Any:
+        return await cache.afetch(key, lambda: load(key))
+
+    asked = []
+    for number, key in enumerate("abab"):
+        loop = loops[number % 2]
+        asked.append(loop.create_task(call(f"{key}{number}")))
+        loop.run_until_complete(asyncio.sleep(0.01))
+    for loop, left, keys in ((loops[0], 2, ["a0", "a2"]), (loops[1], 0, ["b1", "b3"])):
+        loop.close()
+        assert sorted(ended[-2:]) == keys
+        assert cache.stats().pending == left
+    asked.clear()
+    loops.clear()
+    del loop
+    gc.collect()
+    assert_nothing_left(cache)

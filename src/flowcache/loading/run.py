@@ -48,6 +48,14 @@ _watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[LoopW
 )
 
 
+def no_watch() -> LoopWatch | None:
+    """Stand for a reference to a watch that is gone."""
+
+
+_latest: Callable[[], LoopWatch | None] = no_watch
+"""A weak reference to the watch that was asked for last."""
+
+
 class LoopWatch:
     """Ends the runs of an event loop that closes under them.
 
@@ -56,11 +64,12 @@ class LoopWatch:
     collected.
     """
 
-    __slots__ = ("__weakref__", "itself", "runs")
+    __slots__ = ("__weakref__", "itself", "loop", "runs")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.runs: set[Run] = set()
         self.itself = weakref.ref(self)
+        self.loop = weakref.ref(loop)
 
     def __call__(self) -> None:
         """The timer fires, ten years from now."""
@@ -72,13 +81,18 @@ class LoopWatch:
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> LoopWatch:
         """Return the watch over a loop; to be called on the loop's own thread."""
+        global _latest  # noqa: PLW0603  of any loop: most processes have one
+        watch = _latest()
+        if watch is not None and watch.loop() is loop:
+            return watch
         known = _watches.get(loop)
         watch = None if known is None else known()
         if watch is None:
-            watch = cls()
+            watch = cls(loop)
             # In an empty context: the loop keeps that of the call for as long as it lives.
             contextvars.Context().run(loop.call_later, FAR_FUTURE, watch)
             _watches[loop] = watch.itself
+        _latest = watch.itself
         return watch
 
 
