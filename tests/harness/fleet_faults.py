@@ -1,9 +1,10 @@
-"""Faults that happen to a running fleet, drawn by a seed: a primary, its replica, a link each.
+"""Faults that happen to a running fleet, drawn by a seed.
 
-The fleet's processes reach the primary by proxies. Every few seconds something happens to a link,
-a server, the data or a process, for a while; the list of what happened is part of a violation's
-report. The order is the seed's. The moments are the machine's, so that a run is repeated in kind
-and not in every step.
+`Site` is a primary, its replica, and a link to each process, by a proxy; `ClusterSite` is a cluster
+of three primaries and three replicas, which the processes reach as they are told to. Every few
+seconds something happens to a link, a server, the data or a process, for a while; the list of what
+happened is part of a violation's report. The order is the seed's. The moments are the machine's, so
+that a run is repeated in kind and not in every step.
 """
 
 from __future__ import annotations
@@ -18,53 +19,29 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from flowcache.tier.layout import Layout
 from harness.proxy import Proxy
-from harness.servers import Server, newest, wait_until
+from harness.servers import Server, cluster, newest, wait_until
 
-__all__ = ["FAULTS", "Site"]
+__all__ = ["CLUSTER_FAULTS", "FAULTS", "ClusterSite", "Site"]
 
 NAME = "histories"
 """The cache's name, of which the names of its records are made."""
 
 
-class Site:
-    """Two servers, one of them the primary, and the links of the processes to it."""
+class Faulty:
+    """Something that happens to `faults`, by their names, while processes run."""
 
-    def __init__(self, stack: ExitStack, folder: Path, processes: int, seed: int) -> None:
+    faults: dict[str, Callable[[Any], None]]
+
+    def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
         self._stop = threading.Event()
         self._begun = threading.Event()
         self._thread: threading.Thread | None = None
         self._errors: list[BaseException] = []
+        self._pids: list[int] = []
         self.happened: list[tuple[float, str]] = []
-        self.servers: list[Server] = []
-        self._between: list[Proxy] = []
-        for number in range(2):
-            options = ("--replicaof", "127.0.0.1", str(self._between[0].port)) if number else ()
-            one = Server(newest(), folder / f"server{number}", *options)
-            stack.callback(one.kill)
-            self.servers.append(one.start())
-            self._between.append(Proxy(one.port))
-            stack.callback(self._between[-1].close)
-        self._primary = 0
-        self.links = [Proxy(self.primary.port) for _ in range(processes)]
-        for link in self.links:
-            stack.callback(link.close)
-        wait_until(self._is_replicated)
-
-    @property
-    def primary(self) -> Server:
-        """The server that takes writes."""
-        return self.servers[self._primary]
-
-    @property
-    def replica(self) -> Server:
-        """The server that may take over."""
-        return self.servers[1 - self._primary]
-
-    def _is_replicated(self) -> bool:
-        info = self.replica.call("INFO", "replication")
-        return bool(info["role"] == "slave" and info["master_link_status"] == "up")
 
     def begin(self, pids: list[int], every: float) -> None:
         """Let something happen every few seconds, now for the first time, until `end`."""
@@ -85,10 +62,10 @@ class Site:
         began = time.monotonic()
         try:
             while not self._stop.is_set():
-                name = self._chance.choice(list(FAULTS))
+                name = self._chance.choice(list(self.faults))
                 self.happened.append((time.monotonic() - began, name))
                 self._begun.set()
-                FAULTS[name](self)
+                self.faults[name](self)
                 self._stop.wait(every * self._chance.uniform(0.5, 1.5))
         except BaseException as error:
             self._errors.append(error)
@@ -96,6 +73,69 @@ class Site:
     def _pause(self, most: float) -> None:
         """Let the fault last for a while."""
         self._stop.wait(self._chance.uniform(0.0, most))
+
+    def stop_process(self) -> None:
+        pid = self._chance.choice(self._pids)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            self._pause(4.0)
+            os.kill(pid, signal.SIGCONT)
+
+    def _lose_records(self, server: Server) -> None:
+        keys = server.call("KEYS", f"fc1:{NAME}:*")
+        kind = self._chance.choice((b":g:", b":r", b":log", b":m", b":l:"))
+        for key in sorted(keys):
+            if kind in key:
+                server.call("DEL", key)
+
+    def _fill(self, server: Server) -> None:
+        used = server.call("INFO", "memory")["used_memory"]
+        policy = self._chance.choice(("noeviction", "allkeys-random", "volatile-ttl"))
+        server.call("CONFIG", "SET", "maxmemory-policy", policy)
+        server.call("CONFIG", "SET", "maxmemory", used)
+        self._pause(2.0)
+        server.call("CONFIG", "SET", "maxmemory", 0)
+
+    def _kill_clients(self, server: Server) -> None:
+        kind = self._chance.choice(("normal", "pubsub", "replica"))
+        server.call("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+
+class Site(Faulty):
+    """Two servers, one of them the primary, and the links of the processes to it."""
+
+    def __init__(self, stack: ExitStack, folder: Path, processes: int, seed: int) -> None:
+        super().__init__(seed)
+        self.faults = FAULTS
+        self.servers: list[Server] = []
+        self._between: list[Proxy] = []
+        for number in range(2):
+            options = ("--replicaof", "127.0.0.1", str(self._between[0].port)) if number else ()
+            one = Server(newest(), folder / f"server{number}", *options)
+            stack.callback(one.kill)
+            self.servers.append(one.start())
+            self._between.append(Proxy(one.port))
+            stack.callback(self._between[-1].close)
+        self._primary = 0
+        self.links = [Proxy(self.primary.port) for _ in range(processes)]
+        for link in self.links:
+            stack.callback(link.close)
+        self.urls = [link.url for link in self.links]
+        wait_until(self._is_replicated)
+
+    @property
+    def primary(self) -> Server:
+        """The server that takes writes."""
+        return self.servers[self._primary]
+
+    @property
+    def replica(self) -> Server:
+        """The server that may take over."""
+        return self.servers[1 - self._primary]
+
+    def _is_replicated(self) -> bool:
+        info = self.replica.call("INFO", "replication")
+        return bool(info["role"] == "slave" and info["master_link_status"] == "up")
 
     # Links
 
@@ -125,15 +165,6 @@ class Site:
         with self._chance.choice(self.links).refused():
             self._pause(3.0)
 
-    # Processes
-
-    def stop_process(self) -> None:
-        pid = self._chance.choice(self._pids)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-            self._pause(4.0)
-            os.kill(pid, signal.SIGCONT)
-
     # Servers and data
 
     def stop_server(self) -> None:
@@ -141,8 +172,7 @@ class Site:
             self._pause(3.0)
 
     def kill_clients(self) -> None:
-        kind = self._chance.choice(("normal", "pubsub", "replica"))
-        self.primary.call("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        self._kill_clients(self.primary)
 
     def forget_scripts(self) -> None:
         self.primary.call("SCRIPT", "FLUSH")
@@ -151,12 +181,7 @@ class Site:
         self.primary.call("FLUSHALL")
 
     def lose_record(self) -> None:
-        keys = self.primary.call("KEYS", f"fc1:{NAME}:*")
-        kinds = (b":g:", b":r", b":log", b":m", b":l:")
-        kind = self._chance.choice(kinds)
-        lost = [key for key in sorted(keys) if kind in key]
-        if lost:
-            self.primary.call("DEL", *lost)
+        self._lose_records(self.primary)
 
     def save(self) -> None:
         self.primary.call("SAVE")
@@ -170,12 +195,7 @@ class Site:
         wait_until(self._is_replicated, 60)
 
     def fill_memory(self) -> None:
-        used = self.primary.call("INFO", "memory")["used_memory"]
-        policy = self._chance.choice(("noeviction", "allkeys-random", "volatile-ttl"))
-        self.primary.call("CONFIG", "SET", "maxmemory-policy", policy)
-        self.primary.call("CONFIG", "SET", "maxmemory", used)
-        self._pause(2.0)
-        self.primary.call("CONFIG", "SET", "maxmemory", 0)
+        self._fill(self.primary)
 
     def lag(self) -> None:
         with self._between[self._primary].held("replication", way="replies"):
@@ -226,4 +246,95 @@ FAULTS: dict[str, Callable[[Site], None]] = {
     "the replica lags": Site.lag,
     "the replica takes over": Site.replace,
 }
-"""What may happen, by name."""
+"""What may happen to one server and its replica, by name."""
+
+
+class ClusterSite(Faulty):
+    """A cluster whose nodes and slots change while the processes use it."""
+
+    BUCKETS = 8
+
+    def __init__(self, stack: ExitStack, processes: int, seed: int) -> None:
+        super().__init__(seed)
+        self.faults = CLUSTER_FAULTS
+        self._six = stack.enter_context(cluster(replicas=1))
+        self.urls = [self._six.url] * processes
+        self._slots = [bucket.slot for bucket in Layout(NAME, buckets=self.BUCKETS).all]
+
+    def _primary(self) -> Server:
+        return self._chance.choice(self._six.primaries)
+
+    def stop_server(self) -> None:
+        with self._primary().stopped():
+            self._pause(3.0)
+
+    def kill_clients(self) -> None:
+        self._kill_clients(self._primary())
+
+    def forget_scripts(self) -> None:
+        self._primary().call("SCRIPT", "FLUSH")
+
+    def flush(self) -> None:
+        self._primary().call("FLUSHALL")
+
+    def lose_record(self) -> None:
+        self._lose_records(self._primary())
+
+    def fill_memory(self) -> None:
+        self._fill(self._primary())
+
+    def restart(self) -> None:
+        """Kill a primary, and start it again before its replica takes over."""
+        primary = self._primary()
+        if self._chance.random() < 0.5:
+            primary.call("SAVE")
+        primary.kill()
+        self._pause(0.5)
+        primary.start()
+        self._six.wait_whole()
+
+    def replace(self) -> None:
+        """Have a replica take over from a primary that is killed, asleep or awake; it comes back as
+        the replica, from a dump or with nothing."""
+        number, how = self._chance.randrange(3), self._chance.random()
+        old = self._six.primaries[number]
+        if how < 0.4:
+            if self._chance.random() < 0.5:
+                old.call("SAVE")
+            old.kill()
+            self._six.take_over(number)
+            self._pause(3.0)
+            old.start()
+        elif how < 0.8:
+            with old.stopped():
+                self._six.take_over(number)
+                self._pause(3.0)
+        else:
+            self._six.take_over(number)
+        self._six.wait_whole()
+
+    def move(self) -> None:
+        """Move a slot with a bucket to another primary, and back."""
+        slot = self._chance.choice(self._slots)
+        home = self._six.shard_of(slot)
+        target = (home + self._chance.choice((1, 2))) % 3
+        self._six.move_slot(slot, home, target)
+        self._pause(3.0)
+        self._six.move_slot(slot, target, home)
+
+
+CLUSTER_FAULTS: dict[str, Callable[[ClusterSite], None]] = {
+    "a process stands still": ClusterSite.stop_process,
+    "a primary stands still": ClusterSite.stop_server,
+    "clients are killed": ClusterSite.kill_clients,
+    "scripts are forgotten": ClusterSite.forget_scripts,
+    "a server is emptied": ClusterSite.flush,
+    "records are lost": ClusterSite.lose_record,
+    "memory is full": ClusterSite.fill_memory,
+    "a primary is started again": ClusterSite.restart,
+    "a replica takes over": ClusterSite.replace,
+    "a replica takes over from another": ClusterSite.replace,
+    "a slot moves": ClusterSite.move,
+    "another slot moves": ClusterSite.move,
+}
+"""What may happen to a cluster, by name."""

@@ -44,7 +44,7 @@ from flowcache.errors import TierUnavailableError
 from flowcache.tier import ValkeyTier
 from flowcache.tier.errors import ServerError
 from harness.fleet import confirmed
-from harness.fleet_faults import Site
+from harness.fleet_faults import ClusterSite, Site
 from harness.fleet_mutants import MUTANTS
 from harness.servers import server, wait_until
 
@@ -59,6 +59,8 @@ SLACK = 0.1
 """Seconds by which clocks may be read late, beyond the lease."""
 THREADS, TASKS = 2, 3
 SLOT = struct.Struct("=q")
+ONE_HISTORY = 10_000
+"""Calls of each of the histories in which a mutant is looked for."""
 PATIENCE = 120.0
 """Seconds that a process may take without an end of a call."""
 
@@ -133,7 +135,15 @@ class Worker:
     """One process of the fleet: what it does, and what it saw."""
 
     def __init__(
-        self, number: int, url: str, upstream: str, calls: int, seed: int, *, faults: bool
+        self,
+        number: int,
+        url: str,
+        upstream: str,
+        calls: int,
+        seed: int,
+        *,
+        buckets: int,
+        faults: bool,
     ) -> None:
         self.number = number
         self.upstream = Upstream(upstream)
@@ -143,7 +153,7 @@ class Worker:
         """What a call may raise."""
         if faults:
             # The replica is always waited for, also by a process that has not seen it yet.
-            tier = ValkeyTier(url, soft_timeout=0.25, hard_timeout=0.5, replicas=1)
+            tier = ValkeyTier(url, buckets=buckets, soft_timeout=0.25, hard_timeout=0.5, replicas=1)
             self.errs = (TierUnavailableError, ServerError)
         else:
             tier = ValkeyTier(url, soft_timeout=60.0, hard_timeout=60.0)
@@ -463,6 +473,7 @@ def work(arguments: argparse.Namespace) -> int:
         arguments.upstream,
         arguments.calls,
         arguments.seed,
+        buckets=arguments.buckets,
         faults=arguments.faults > 0,
     )
     confirmed(worker.cache.connect)
@@ -494,19 +505,21 @@ def run(
     processes: int = 4,
     mutant: str = "",
     faults: float = 0.0,
+    on_cluster: bool = False,
 ) -> dict[str, int]:
     """Run a fleet on a server of its own and verify its history; return what there was of each.
 
-    `faults`: seconds between two faults; 0 for none.
+    `faults`: seconds between two faults; 0 for none. `on_cluster`: the faults of a cluster.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fc-fleet-")))
-        site = None
-        if faults:
+        site: Site | ClusterSite | None = None
+        buckets = 1
+        if faults and on_cluster:
+            site, buckets = ClusterSite(stack, processes, seed), ClusterSite.BUCKETS
+        elif faults:
             site = Site(stack, folder, processes, seed)
-            urls = [link.url for link in site.links]
-        else:
-            urls = [stack.enter_context(server()).url] * processes
+        urls = site.urls if site else [stack.enter_context(server()).url] * processes
         upstream = folder / "upstream"
         upstream.write_bytes(b"\0" * 4096)
         outs = [folder / f"out{number}" for number in range(processes)]
@@ -522,6 +535,7 @@ def run(
                 "seed": seed * 1000 + number,
                 "mutant": mutant,
                 "faults": faults,
+                "buckets": buckets,
             }
             for name, value in options.items():
                 command += [f"--{name}", str(value)]
@@ -576,35 +590,60 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--mutant", choices=["", *MUTANTS], default="")
-    parser.add_argument("--mutants", action="store_true", help="try each mutant for so many calls")
+    parser.add_argument(
+        "--mutants", nargs="*", choices=[*MUTANTS], help="try these, or all, for --calls each"
+    )
     parser.add_argument("--faults", type=float, default=0.0, help="seconds between two faults")
+    parser.add_argument("--cluster", action="store_true", help="faults of a cluster")
     for name in ("url", "upstream", "out"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--buckets", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker >= 0:
         return work(arguments)
-    wrong = 0
-    for mutant in MUTANTS if arguments.mutants else [arguments.mutant]:
-        began = time.monotonic()
-        print(f"seed {arguments.seed}", mutant or "no mutant", flush=True)
-        try:
-            total = run(
-                arguments.calls,
-                arguments.seed,
-                processes=arguments.processes,
-                mutant=mutant,
-                faults=arguments.faults,
-            )
-        except Violation as violation:
-            print(f"VIOLATION: {violation}")
-            wrong += 1
-        else:
-            counts = ", ".join(f"{count:,} {kind}" for kind, count in total.items())
-            print(f"{counts}: clean, in {time.monotonic() - began:.0f} s", flush=True)
-    if arguments.mutants:
-        return 0 if wrong == len(MUTANTS) else 1
-    return 1 if wrong else 0
+    if arguments.mutants is not None:
+        return hunt(arguments.mutants or [*MUTANTS], arguments)
+    began = time.monotonic()
+    print(f"seed {arguments.seed}", arguments.mutant or "no mutant", flush=True)
+    try:
+        total = run(
+            arguments.calls,
+            arguments.seed,
+            processes=arguments.processes,
+            mutant=arguments.mutant,
+            faults=arguments.faults,
+            on_cluster=arguments.cluster,
+        )
+    except Violation as violation:
+        print(f"VIOLATION: {violation}")
+        return 1
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in total.items())
+    print(f"{counts}: clean, in {time.monotonic() - began:.0f} s", flush=True)
+    return 0
+
+
+def hunt(mutants: list[str], arguments: argparse.Namespace) -> int:
+    """Try mutants by turns, in histories of one size, until each is found or the calls are made."""
+    hidden = list(mutants)
+    for made in range(0, arguments.calls, ONE_HISTORY):
+        for mutant in list(hidden):
+            try:
+                run(
+                    ONE_HISTORY,
+                    arguments.seed + made // ONE_HISTORY,
+                    processes=arguments.processes,
+                    mutant=mutant,
+                    faults=arguments.faults,
+                    on_cluster=arguments.cluster,
+                )
+            except Violation as violation:
+                hidden.remove(mutant)
+                what = str(violation).partition(";")[0]
+                print(f"{mutant}: found within {made + ONE_HISTORY:,} calls: {what}", flush=True)
+    for mutant in hidden:
+        print(f"{mutant}: not found in {arguments.calls:,} calls")
+    return 1 if hidden else 0
 
 
 if __name__ == "__main__":
