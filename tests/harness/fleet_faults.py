@@ -161,6 +161,27 @@ class Site(Faulty):
         with self._chance.choice(self.links).delayed(seconds, *self._kinds()):
             self._pause(3.0)
 
+    def cut_slow(self) -> None:
+        link = self._chance.choice(self.links)
+        with link.delayed(0.3, "bus"):
+            link.cut("bus")
+            self._stop.wait(2.0)
+
+    def slow_then_deaf(self) -> None:
+        link = self._chance.choice(self.links)
+        with link.delayed(0.7, "bus", way="replies"):
+            self._pause(2.0)
+            with link.lost("bus", way="replies"):
+                self._stop.wait(4.0)
+
+    def be_late(self) -> None:
+        """Have requests arrive after the client has given them up."""
+        link = self._chance.choice(self.links)
+        with link.stuck("commands"):
+            self._pause(1.0)
+            link.orphan()
+            self._pause(1.5)
+
     def refuse(self) -> None:
         with self._chance.choice(self.links).refused():
             self._pause(3.0)
@@ -233,6 +254,9 @@ FAULTS: dict[str, Callable[[Site], None]] = {
     "a link holds bytes": Site.hold,
     "a link loses bytes": Site.lose,
     "a link is slow": Site.delay,
+    "a slow link is cut": Site.cut_slow,
+    "a slow link hears nothing more": Site.slow_then_deaf,
+    "requests arrive late": Site.be_late,
     "a link is refused": Site.refuse,
     "a process stands still": Site.stop_process,
     "the primary stands still": Site.stop_server,

@@ -438,7 +438,7 @@ def recovered(moments: list[Moment], since: float, normal: float) -> tuple[float
 
 # Faults, for as long as it takes to see that nothing grows
 
-GROWS_AT_MOST = {"memory": 4 << 20, "blocks": 20_000, "threads": 3, "files": 4, "tasks": 2}
+GROWS_AT_MOST = {"memory": 4 << 20, "blocks": 20_000, "threads": 3, "files": 4, "tasks": 8}
 """From the second quarter of a run to its last, of a process's medians: noise, and no more."""
 
 
@@ -462,6 +462,7 @@ def soak(minutes: float, every: float, seed: int, say: Callable[[str], None]) ->
                 f"{sum(one[name] for one in of_each):,} {name}"
                 for name in ("refused", *GROWS_AT_MOST)
             )
+            passed = time.monotonic() - began
             say(f"{passed:5.0f} s: {rate:,.0f} calls a second, {sums}, {len(site.happened)} faults")
         grown = {
             name: max(growth(load.moments, number, name) for number in range(PROCESSES))
