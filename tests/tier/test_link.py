@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from flowcache.tier.bell import Bell
 from flowcache.tier.breaker import Announced, Breaker
 from flowcache.tier.errors import BreakerOpenError, ServerError, SlowError, UnreachableError
 from flowcache.tier.link import Ask, Batch, LoopLink, Read, Records, ThreadLink
 from flowcache.tier.resp import Replies, ReplyError, pack
 from flowcache.tier.wire import Dialer, Wire
-from harness.fleet import Member
+from harness.fleet import Member, run
 from harness.servers import Server, server, wait_until
 
 Make = Callable[..., Member]
@@ -477,3 +478,18 @@ def test_a_server_that_is_gone_costs_nothing_while_the_breaker_is_open(
         target.ask(echo("a"))
     with pytest.raises(ServerError):
         one.run(one.lead(item, b"t" * 16))
+
+
+# Bells
+
+
+def test_a_bell_that_has_rung_keeps_no_task() -> None:
+    """A bucket's bell stays rung for as long as its connection lives, and is waited for again when
+    the lease has run out."""
+    bell = Bell()
+    bell.ring()
+    assert all(run(bell.awaited(60)) for _ in range(3))
+    assert not bell._tasks
+    silent = Bell()
+    assert not run(silent.awaited(0.01))
+    assert not silent._tasks

@@ -41,11 +41,10 @@ class Bell:
         future = loop.create_future()
         entry = (loop, future)
         self._tasks.append(entry)
-        if self._event.is_set():  # It may have rung before the entry was there.
-            return True
         timer = loop.call_later(seconds, _wake, future)
         try:
-            await future
+            if not self._event.is_set():  # It may have rung before the entry was there.
+                await future
         finally:
             timer.cancel()
             with suppress(ValueError):
