@@ -209,6 +209,22 @@ cdef tuple tags_together(tuple tags, tuple more):
     return tags_once(tags + tuple(added)) if added else tags
 
 
+cdef bint load_may_be_late_locked(Load load, double now) noexcept:
+    """Whether an invalidation by another process may have come since it began, unheard of.
+
+    Without the lease a load of before its end is unsafe: `wait="fleet"` waits for no process that
+    is cut off. One that began after that has heard of nothing either, and is safe for the time in
+    which the other processes may be late as well. Otherwise each call would load by itself.
+    """
+    cdef Core* core = load.core
+    if core.lease_length <= 0 or load.node.untiered:
+        return False
+    if now < relaxed_load_double(&core.lease) or now < relaxed_load_double(&core.lease_stale):
+        return False
+    return (load.started <= relaxed_load_double(&core.lease_ended)
+            or now - load.started > core.lease_length)
+
+
 cdef bint load_join(Load running, Load load, double now) except -1:
     """Let a call join a running load; False: it must begin its own.
 
@@ -229,7 +245,8 @@ cdef bint load_join(Load running, Load load, double now) except -1:
         is_settled = running.borne is borne
         if is_settled:
             joins = (running.registered and not running.fenced
-                     and now - running.started <= core.max_pending_age)
+                     and now - running.started <= core.max_pending_age
+                     and not load_may_be_late_locked(running, now))
             for tag in load.borne:
                 joins = joins and tag not in running.lost
             if joins and together is not borne:

@@ -257,6 +257,12 @@ def _void(Namespace namespace not None, bint deep=True):
 
 def _lend(Store store not None, double until, double stale_until):
     """Let what is held be served until a time on the clock of leases, stale until another."""
+    cdef double ended = stale_until if stale_until > until else until
+    if until <= 0:
+        ended = lease_now()
+        if relaxed_load_double(&store.core.lease_ended) < ended:
+            ended = relaxed_load_double(&store.core.lease_ended)
+    relaxed_store_double(&store.core.lease_ended, ended)
     relaxed_store_double(&store.core.lease_stale, stale_until)
     relaxed_store_double(&store.core.lease, until)
     lease_read()                                  # no look-up compares it with an earlier reading
@@ -299,8 +305,9 @@ def _tier_of(Namespace namespace not None):
     return None if namespace.node.untiered else namespace.store.tier
 
 
-def _open_tier(Namespace root not None, tier not None):
-    """Give a cache that is not in use yet a second tier."""
+def _open_tier(Namespace root not None, tier not None, double lease):
+    """Give a cache that is not in use yet a second tier; ``lease``: the seconds of its leases."""
+    root.store.core.lease_length = lease
     root.store.clock = LEASED
     root.store.tier = tier
 

@@ -127,7 +127,7 @@ class Cache(Namespace[V]):
 
             made = Tier(self, tier_of(tier), name, tenant_depth, pending_age)
             self.__class__ = tiered(type(self))  # One whose calls know the tier.
-            _core._open_tier(self, made)
+            _core._open_tier(self, made, made.settings.lease)
         self._sweeper = None
         if interval is not None:
             self._sweeper = Sweeper(self, interval)

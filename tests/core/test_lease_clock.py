@@ -28,7 +28,7 @@ LONG_AGO = 100.0
 def cache() -> Iterator[Cache[Any]]:
     """A cache with a tier, whose lease is over."""
     made = create_cache(default_ttl=60)
-    _core._open_tier(made, object())
+    _core._open_tier(made, object(), 2.0)
     made.set("k", "v")
     lend(made, 0)
     yield made
@@ -109,7 +109,7 @@ from flowcache import _core, create_cache
 
 EARLY = 0.010
 cache = create_cache(default_ttl=60)
-_core._open_tier(cache, object())
+_core._open_tier(cache, object(), 2.0)
 _core._lease_ticks(int(sys.argv[1]))
 cache.set("k", "v")
 until = last = 0.0

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,7 +60,7 @@ def cache(request: pytest.FixtureRequest) -> Iterator[Cache[Any]]:
     _core._take_views(View)
     _core._lease_ticks(request.param)
     made = create_cache(default_ttl=60)
-    _core._open_tier(made, Front())
+    _core._open_tier(made, Front(), FOREVER)
     lend(made, FOREVER)
     yield made
     _core._lease_ticks(0)
@@ -167,6 +168,108 @@ def test_what_stays_in_the_process_needs_no_lease(cache: Cache[Any]) -> None:
         below.configure(tiered=True)
     with pytest.raises(TypeError, match=r"^tiered: must be a bool"):
         above.configure(tiered=1)  # type: ignore[arg-type]
+
+
+# Loads that are joined
+
+
+class Load:
+    """A load that runs until it is told to end, and the calls that came to it."""
+
+    def __init__(self, namespace: Any) -> None:
+        self.namespace = namespace
+        self.ends = threading.Event()
+        self.began = threading.Event()
+        self.found: list[str] = []
+        self._threads: list[threading.Thread] = []
+        self._call(self._old)
+        assert self.began.wait(60)
+
+    def joined(self) -> bool:
+        """Whether a call that comes now is answered by this load. It ends then."""
+        loaded: list[str] = []
+
+        def new() -> str:
+            loaded.append("new")
+            return "new"
+
+        async def use() -> None:
+            asking = asyncio.ensure_future(self.namespace.afetch("k", new))
+            await asyncio.sleep(0.01)
+            self.ends.set()
+            self.found.append(await asking)
+
+        asyncio.run(use())
+        for thread in self._threads:
+            thread.join()
+        assert sorted(self.found) == ["new", "old"] if loaded else ["old", "old"]
+        return not loaded
+
+    def _old(self) -> str:
+        self.began.set()
+        assert self.ends.wait(60)
+        return "old"
+
+    def _call(self, loader: Callable[[], str]) -> None:
+        thread = threading.Thread(
+            target=lambda: self.found.append(self.namespace.fetch("k", loader))
+        )
+        thread.start()
+        self._threads.append(thread)
+
+
+def cut_off(cache: Cache[Any]) -> None:
+    _core._lend(cache._store(), 0.0, 0.0)
+
+
+def run_out(cache: Cache[Any]) -> None:
+    lend(cache, 0)
+    time.sleep(2 * LATE)
+
+
+def test_a_load_is_joined_within_the_lease(cache: Cache[Any]) -> None:
+    assert Load(cache).joined()
+
+
+@pytest.mark.parametrize("end", [cut_off, run_out])
+def test_a_load_of_before_the_end_of_the_lease_is_joined_no_more(
+    cache: Cache[Any], end: Callable[[Any], None]
+) -> None:
+    """An invalidation elsewhere is not heard of here any more, and does not wait for that."""
+    load = Load(cache)
+    end(cache)
+    assert not load.joined()
+
+
+def test_without_the_lease_one_load_answers_for_as_long_as_others_may_be_late(
+    cache: Cache[Any],
+) -> None:
+    cut_off(cache)
+    assert Load(cache).joined()
+    _core._open_tier(cache, Front(), 0.05)
+    load = Load(cache)
+    time.sleep(0.1)
+    assert not load.joined()
+
+
+def test_a_load_is_joined_while_stale_use_is_allowed(cache: Cache[Any]) -> None:
+    lend(cache, 0, stale=FOREVER)
+    assert Load(cache).joined()
+
+
+def test_a_load_is_joined_again_with_a_new_lease(cache: Cache[Any]) -> None:
+    lend(cache, 0.01)
+    load = Load(cache)
+    time.sleep(0.05)
+    lend(cache, FOREVER)
+    assert load.joined()
+
+
+def test_a_load_of_what_stays_in_the_process_needs_no_lease(cache: Cache[Any]) -> None:
+    here = cache.namespace("here", tiered=False)
+    load = Load(here)
+    cut_off(cache)
+    assert load.joined()
 
 
 # Fills and fences

@@ -34,7 +34,7 @@ def test_each_renewal_of_a_lease_asks_anew(source: Path, monkeypatch: pytest.Mon
         pytest.skip("the core knows no counter of this processor and system")
     monkeypatch.setattr(counter, "TICKS", 1 << 62)
     cache = create_cache()
-    _core._open_tier(cache, object())
+    _core._open_tier(cache, object(), 2.0)
     held = Held(cache._store(), Layout("fleet"), 0.0)
     for name, stands in (("tsc", True), ("hpet", False), ("tsc", True), ("kvm-clock", False)):
         source.write_text(f"{name}\n")

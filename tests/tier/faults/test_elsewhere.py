@@ -77,6 +77,7 @@ def test_a_tag_that_is_invalidated_while_tags_are_checked(bench: Bench) -> None:
     assert reader.get("k") is None
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_an_invalidation_is_told_once(bench: Bench) -> None:
     """FusionCache #627: a message that is applied is sent again by no receiver, and it evicts only
     what it covers."""
@@ -96,6 +97,7 @@ def test_an_invalidation_is_told_once(bench: Bench) -> None:
     assert all({"a", "b"} <= set(space.keys()) for space in spaces)
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_reply_that_comes_after_the_invalidation(bench: Bench) -> None:
     """lettuce #3481. Rule 1: what was read before a message is held by no reader of it."""
     link = bench.link()
@@ -113,6 +115,7 @@ def test_a_reply_that_comes_after_the_invalidation(bench: Bench) -> None:
     assert reader.get("k") != "old"
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_bus_that_died_without_a_word(bench: Bench) -> None:
     """redis #13082. Promise 1: a process that hears nothing stops when its lease is over, though
     its commands are answered."""
@@ -130,6 +133,7 @@ def test_a_bus_that_died_without_a_word(bench: Bench) -> None:
     wait_until(lambda: reader.get("k") == "new")
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_bus_hears_after_a_fail_over(two: tuple[Bench, Any]) -> None:
     """redisson #4653. Promise 1 goes on after another server took over."""
     bench, _ = two
@@ -145,6 +149,7 @@ def test_a_bus_hears_after_a_fail_over(two: tuple[Bench, Any]) -> None:
         wait_until(lambda version=version: reader.get("k") == version and "k" in reader)
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_fill_is_told_to_no_process(bench: Bench) -> None:
     """JetCache #972: what is loaded or read costs the other processes nothing."""
     one, other = bench.space(), bench.space()
@@ -164,6 +169,7 @@ def test_a_fill_is_told_to_no_process(bench: Bench) -> None:
 NAMES = ("a", "a:b", "a\0", "{a}", "A", "a/b", "@", "a b")
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_clear_empties_its_own_namespace(bench: Bench) -> None:
     """bentocache #32. Promise 5 over the bus: no name stands for another, whatever it contains."""
     one, other = bench.cache(), bench.cache()
@@ -186,6 +192,7 @@ def test_a_clear_empties_its_own_namespace(bench: Bench) -> None:
                 one.namespace(*path).set("k", path)
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_tags_take_no_room_of_their_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """laravel #43850: a tag is no key and no list; its invalidations are bounded."""
     monkeypatch.setattr("flowcache.tier.engine.MOST_MARKERS", 64)
@@ -230,6 +237,7 @@ def test_a_cancelled_call_keeps_its_reply_from_others(bench: Bench) -> None:
     run(read())
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_fail_over_that_loses_an_invalidation(two: tuple[Bench, Any]) -> None:
     """redis #6062. Promise 4: the replica has the value and not the invalidation; what it holds
     from before it took over is served by no process."""

@@ -26,7 +26,7 @@ from flowcache.tier.errors import UnreachableError
 from flowcache.tier.servers import Servers
 from flowcache.tier.wire import Dialer
 from harness.fleet import Gated, Gives, Process, gone, run
-from harness.servers import wait_until
+from harness.servers import STARTS_WITHIN, wait_until
 
 from .bench import ACME, SHORT, Bench, Calling, Marker, Upstream, bus_of, is_in, tier_of, tried
 
@@ -198,6 +198,7 @@ def test_a_clock_that_jumps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
 # Links
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_connections_that_are_killed(each_bench: Bench) -> None:
     """CLIENT KILL of each kind: an idle connection that was ended costs no call anything."""
     link = each_bench.link()
@@ -217,6 +218,7 @@ def test_connections_that_are_killed(each_bench: Bench) -> None:
     marker.wait()
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_set_whose_answer_is_lost(bench: Bench) -> None:
     """Rules 3 and 6: it raises, is not sent again, and keeps no process with a value of its own."""
     link = bench.link()
@@ -235,6 +237,7 @@ def test_a_set_whose_answer_is_lost(bench: Bench) -> None:
     assert bench.primary.call("XLEN", log) == sets + 2
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_an_add_whose_answer_is_lost(bench: Bench) -> None:
     """Rule 6: were it sent again, a value that was invalidated meanwhile would come back."""
     link = bench.link()
@@ -251,6 +254,7 @@ def test_an_add_whose_answer_is_lost(bench: Bench) -> None:
     assert one.get("k") is None
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_set_that_arrives_late(bench: Bench) -> None:
     """Rule 6: one that is stuck on its way may still be done. So it is not sent again: were the
     second confirmed, the first could come after all that followed."""
@@ -272,6 +276,7 @@ def test_a_set_that_arrives_late(bench: Bench) -> None:
     assert one.get("k") is None
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_server_that_hangs_costs_a_bounded_time(bench: Bench) -> None:
     """Promise 6: the breaker opens, calls go on alone, and one probe at a time finds its end."""
     link = bench.link()
@@ -309,6 +314,7 @@ def test_servers_that_say_nothing_are_looked_for_once_a_period(
             silent.accept()
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_bus_that_is_late(bench: Bench) -> None:
     """Rule 11: `wait="fleet"` returns when the slowest process has applied the message."""
     link = bench.link()
@@ -323,6 +329,7 @@ def test_a_bus_that_is_late(bench: Bench) -> None:
             wait_until(lambda number=number: other.get("k") == number)
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_messages_that_overtake_no_call(bench: Bench) -> None:
     """Order between links: commands come through and messages do not. The lease bounds it, and
     what was held is applied when it comes."""
@@ -339,6 +346,34 @@ def test_messages_that_overtake_no_call(bench: Bench) -> None:
         wait_until(lambda: "k" in other or other.get("k") is None)
 
 
+def test_a_process_that_is_cut_off_joins_no_load_of_before(bench: Bench) -> None:
+    """Promise 1: it hears of nothing after its lease, and an invalidation does not wait for it."""
+    link = bench.link()
+    one, other = bench.space(lease=SHORT), bench.space(link, lease=SHORT)
+    Marker(other, one).wait()
+    began, ends = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    def old() -> str:
+        began.set()
+        assert ends.wait(STARTS_WITHIN)
+        return "old"
+
+    thread = threading.Thread(target=lambda: found.append(other.fetch("k", old)))
+    thread.start()
+    assert began.wait(STARTS_WITHIN)
+    try:
+        with link.refused():
+            wait_until(lambda: is_in(other, "apart"))
+            wait_until(lambda: tried(lambda: one.invalidate_prefix("", wait="fleet")))
+            assert other.fetch("k", lambda: "new") == "new"
+    finally:
+        ends.set()
+        thread.join()
+    assert found == ["old"]
+
+
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_bus_that_was_cut_hears_what_it_missed(bench: Bench) -> None:
     """Rule 10: the log is replayed from the last message, and nothing that is held is voided."""
     link = bench.link()
@@ -353,6 +388,7 @@ def test_a_bus_that_was_cut_hears_what_it_missed(bench: Bench) -> None:
         assert "kept" in other
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_what_comes_between_subscription_and_log(bench: Bench) -> None:
     """Rule 10: the log is read after the subscription stands, so that no message is in neither."""
     link = bench.link()
@@ -367,6 +403,7 @@ def test_what_comes_between_subscription_and_log(bench: Bench) -> None:
     wait_until(lambda: other.get("k") == "new")
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_the_lease_runs_from_the_beat(bench: Bench) -> None:
     """Rule 9 and promise 1: a reply that is late extends the lease by no more than it proves."""
     link = bench.link()
@@ -393,6 +430,7 @@ def test_the_lease_runs_from_the_beat(bench: Bench) -> None:
             assert last < returned + SHORT
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_load_that_hangs_holds_up_others_no_longer_than_it_may(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +459,7 @@ def test_a_load_that_hangs_holds_up_others_no_longer_than_it_may(
     assert other.get("k") == "mine"
 
 
+@pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_invalidations_wait_for_a_server_that_is_away(bench: Bench) -> None:
     """`queue_invalidations=`: none is lost, and until they are sent the tenant is not read."""
     link = bench.link()
