@@ -23,6 +23,7 @@ import gc
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -385,6 +386,7 @@ def run_tape(tape: bytes) -> World:
         world.visit("collection")
 
     threshold, hook = gc.get_threshold(), sys.unraisablehook
+    handler = signal.getsignal(signal.SIGINT)
     sys.unraisablehook = lambda report: unraisable.append(report.exc_value)
     gc.callbacks.append(collected)
     try:
@@ -400,6 +402,8 @@ def run_tape(tape: bytes) -> World:
         gc.set_threshold(*threshold)
         gc.callbacks.remove(collected)
         world.over = True
+        # A guest that raises within asyncio.run() can keep it from removing its own, with its task.
+        signal.signal(signal.SIGINT, handler)
     while unraisable:  # No name for one of them: it would keep its guests alive.
         refuse(unraisable.pop())
     assert not world.faults, world.faults
