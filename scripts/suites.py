@@ -24,8 +24,8 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 
-LEFT_OUT = ("SKIPPED", "XFAIL", "XPASS")
-"""The beginning of pytest's lines that give the reason for a skipped test."""
+LEFT_OUT = ("SKIPPED", "XFAIL", "XPASS", "LEFT OUT")
+"""The beginning of the lines that give the reason for what was not tested: pytest's, and ours."""
 
 FAILURES = ("FAILED ", "ERROR ")
 """The beginning of pytest's lines that name a test that failed, and tell why."""

@@ -170,7 +170,7 @@ cdef struct Core:
     PyObject* fills               # first of what is being brought from the tier: see lease
     double lease                  # when it ends, on the clock of leases
     double lease_stale            # when even stale use of what is held ends
-    double lease_ended            # when the last one ended, or is going to
+    double lease_ended            # when the last one ended, or will; a cut sets the others to 0
     double lease_length           # seconds; 0: there is no tier
     int64_t lapsed_hits           # look-ups between the two
     Lock lock

@@ -19,6 +19,7 @@ from harness.sharing_support import (
     accounts,
     ask,
     growing,
+    lending,
     loop,
     on_and_off,
     popular,
@@ -343,12 +344,7 @@ def test_every_look_up_counts() -> None:
 
 
 def test_the_figures_of_tenants_add_up() -> None:
-    cache = shared(300)
-    draw = random.Random(5)
-    patterns = {"a": popular(draw, 900), "b": loop(130), "c": scan()}
-    for _ in range(9_000):
-        name = draw.choice("abc")
-        ask(cache.namespace(name), next(patterns[name]))
+    cache = lending()
     total = cache.stats()
     each = [cache.namespace(name).stats() for name in "abc"]
     for field in ("fair_entries", "lent", "borrowed", "lost_hits", "entries"):

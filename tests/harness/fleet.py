@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ __all__ = [
     "Make",
     "Member",
     "Process",
+    "add_arguments_of_workers",
     "confirmed",
     "confirmed_on_loop",
     "gone",
@@ -174,6 +176,14 @@ def know_the_fleet(cache: Cache[Any]) -> None:
 def gone(namespace: Any, key: Any) -> None:
     """Wait until the process of a namespace holds no key."""
     wait_until(lambda: key not in namespace)
+
+
+def add_arguments_of_workers(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add what a program passes to its own workers: a number, and texts under these names."""
+    for name in names:
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--buckets", type=int, default=1, help=argparse.SUPPRESS)
 
 
 def run(awaitable: Any) -> Any:

@@ -43,7 +43,7 @@ from flowcache import Loaded, create_cache
 from flowcache.errors import TierUnavailableError
 from flowcache.tier import ValkeyTier
 from flowcache.tier.errors import ServerError
-from harness.fleet import confirmed
+from harness.fleet import add_arguments_of_workers, confirmed
 from harness.fleet_faults import ClusterSite, Site
 from harness.fleet_mutants import MUTANTS
 from harness.servers import server, wait_until
@@ -603,10 +603,7 @@ def main() -> int:
     )
     parser.add_argument("--faults", type=float, default=0.0, help="seconds between two faults")
     parser.add_argument("--cluster", action="store_true", help="faults of a cluster")
-    for name in ("url", "upstream", "out"):
-        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    parser.add_argument("--worker", type=int, default=-1, help=argparse.SUPPRESS)
-    parser.add_argument("--buckets", type=int, default=1, help=argparse.SUPPRESS)
+    add_arguments_of_workers(parser, "url", "upstream", "out")
     arguments = parser.parse_args()
     if arguments.worker >= 0:
         return work(arguments)

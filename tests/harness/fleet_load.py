@@ -27,8 +27,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 from flowcache import create_cache
 from flowcache.errors import TierUnavailableError
 from flowcache.tier import ValkeyTier
-from harness.fleet import confirmed
+from harness.fleet import add_arguments_of_workers, confirmed
 from harness.fleet_faults import Site
 from harness.servers import Cluster, cluster, wait_until
 
@@ -173,18 +173,24 @@ class Worker:
 
     # Calls
 
+    @contextmanager
+    def invalidating(self, chance: random.Random) -> Iterator[int]:
+        """Draw a place to invalidate; what is older is old once the block has ended well."""
+        place = chance.choice(self.own)
+        version = self.change(place)
+        try:
+            yield place
+        except TierUnavailableError:
+            self.add("refused")
+        else:
+            self.returned(place, version)
+
     def step(self, chance: random.Random) -> None:
         """One call of a thread."""
         draw = chance.random()
         if draw < INVALIDATES:
-            place = chance.choice(self.own)
-            version = self.change(place)
-            try:
+            with self.invalidating(chance) as place:
                 self.spaces[place % TENANTS].invalidate_tag(f"t{place}")
-            except TierUnavailableError:
-                self.add("refused")
-            else:
-                self.returned(place, version)
             return
         place = chance.randrange(PLACES)
         space, floor = self.spaces[place % TENANTS], self.floor(place)
@@ -198,14 +204,8 @@ class Worker:
         """One call of a task."""
         draw = chance.random()
         if draw < INVALIDATES:
-            place = chance.choice(self.own)
-            version = self.change(place)
-            try:
+            with self.invalidating(chance) as place:
                 await self.spaces[place % TENANTS].ainvalidate_tag(f"t{place}")
-            except TierUnavailableError:
-                self.add("refused")
-            else:
-                self.returned(place, version)
             return
         place = chance.randrange(PLACES)
         space, floor = self.spaces[place % TENANTS], self.floor(place)
@@ -519,10 +519,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=0.0, help="seconds between faults")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--fail-over", action="store_true", help="replace primaries of a cluster")
-    for name in ("url", "board"):
-        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    parser.add_argument("--worker", type=int, default=-1, help=argparse.SUPPRESS)
-    parser.add_argument("--buckets", type=int, default=1, help=argparse.SUPPRESS)
+    add_arguments_of_workers(parser, "url", "board")
     arguments = parser.parse_args()
     if arguments.worker >= 0:
         return work(arguments)

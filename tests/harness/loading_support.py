@@ -21,9 +21,12 @@ from harness.support import ADDRESS_SANITIZED, VirtualClock, new_cache
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed. Nothing waits so long in code that works."""
 
+HAS_GEVENT = importlib.util.find_spec("gevent") is not None
 needs_greenlets = pytest.mark.skipif(
-    importlib.util.find_spec("gevent") is None or ADDRESS_SANITIZED,
-    reason="gevent is missing, or AddressSanitizer takes copies of whole stacks for faults",
+    ADDRESS_SANITIZED or not HAS_GEVENT,
+    reason="AddressSanitizer takes greenlet's copies of whole stacks for faults"
+    if HAS_GEVENT
+    else "gevent is not installed here",
 )
 
 Main = Callable[[], Coroutine[Any, Any, None]]

@@ -246,7 +246,7 @@ def test_a_long_chain_is_copied_without_recursion() -> None:
 
 
 def test_an_error_that_is_made_by_a_function_alone_is_copied_as_copy_does() -> None:
-    pydantic = pytest.importorskip("pydantic")
+    pydantic = pytest.importorskip("pydantic", reason="pydantic cannot be installed here")
     with pytest.raises(pydantic.ValidationError) as caught:
         pydantic.TypeAdapter(int).validate_python("none")
     copied = copy_error(caught.value)

@@ -232,7 +232,7 @@ def test_places_are_given_back_by_age_and_only_as_they_are_wanted() -> None:
 # Cannot end
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_child_of_a_fork_has_the_places_of_the_threads_that_it_lacks() -> None:
     cache = create_cache()

@@ -95,7 +95,7 @@ def test_calls_that_wait_are_not_bounded() -> None:
     end(cache, gate)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_child_of_a_fork_has_none_of_them() -> None:
     cache, _ = new_cache()

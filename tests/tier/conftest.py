@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
-
-pytest.importorskip("msgspec", reason="the extra `valkey` is not installed here")
-pytest.importorskip("valkey", reason="the extra `valkey` is not installed here")
 
 from flowcache import create_cache
 from flowcache.cache import Cache
@@ -17,11 +16,25 @@ from flowcache.tier import ValkeyTier
 from harness.fleet import LONG, PATIENT, Make, Member, confirmed, know_the_fleet
 from harness.servers import Cluster, Server, binaries, cluster, left_out, server, wait_until
 
+MISSING = [name for name in ("msgspec", "valkey") if importlib.util.find_spec(name) is None]
 
-def pytest_report_header() -> str:
-    """Say in one line which servers there are, and which there are not."""
-    there = ", ".join(map(repr, binaries())) or "none"
-    return f"servers for the tier: {there}; {left_out()}".rstrip("; ")
+
+class LeftOut(pytest.Module):
+    """A file that cannot be imported here."""
+
+    def collect(self) -> NoReturn:
+        pytest.skip(f"{' and '.join(MISSING)}, of the extra `valkey`, cannot be installed here")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> LeftOut | None:
+    """Skip the files one by one: a conftest.py that is skipped itself ends pytest."""
+    return LeftOut.from_parent(parent, path=module_path) if MISSING else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line which servers there were not. No test of theirs is there to be skipped."""
+    if left_out():
+        terminalreporter.write_line(f"LEFT OUT {left_out()}")
 
 
 @pytest.fixture(
