@@ -23,7 +23,7 @@ from flowcache.tier.link import Ask, Batch, LoopLink, Read, Records, ThreadLink
 from flowcache.tier.resp import Replies, ReplyError, pack
 from flowcache.tier.wire import Dialer, Wire
 from harness.fleet import Member, run
-from harness.servers import Server, server, wait_until
+from harness.servers import STARTS_WITHIN, Server, server, wait_until
 
 Make = Callable[..., Member]
 HARD = 0.5
@@ -370,6 +370,37 @@ def test_loops_of_several_threads_each_have_their_own(new_server: Server, member
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: asyncio.run(main(number)), range(4)))
+
+
+def test_a_send_does_not_wait_for_as_long_as_a_call_before_it() -> None:
+    class Connection:
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+
+        def disconnect(self) -> None:
+            self._sock.close()
+
+    ours, theirs = socket.socketpair()  # The other end takes nothing.
+    with theirs:
+        ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(1 << 16))
+        ours.settimeout(10 * STARTS_WITHIN)
+        wire = Wire(Connection(ours), None)
+        raised: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                wire.send(b"PING", 0.01)
+            except UnreachableError as error:
+                raised.append(error)
+
+        sending = threading.Thread(target=send, daemon=True)
+        sending.start()
+        wait_until(lambda: not sending.is_alive())
+    assert len(raised) == 1
+    assert not wire.is_open
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this platform has no Unix sockets")

@@ -86,8 +86,13 @@ class Wire:
         self.replicas = 0
 
     def send(self, data: bytes, patience: float) -> None:
-        """Send bytes; `UnreachableError` if that cannot be done, and then nothing else can."""
+        """Send bytes; `UnreachableError` if that cannot be done, and then nothing else can.
+
+        It takes twice `patience` at most, for the time-out of an earlier call may be spent first.
+        """
         try:
+            if self._timeout is None or self._timeout > patience + NEAR:
+                self._set_timeout(patience)
             try:
                 sent = self.sock.send(data)
             except TimeoutError:
