@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flowcache import MISSING, ConfigurationError, Loaded
+from flowcache.loading import backoff
 from harness.fleet import Make, gone, run
 from harness.servers import Server, wait_until
 
@@ -103,15 +104,46 @@ def test_a_stale_window_of_the_loader_counts_in_the_fleet(pair: tuple[Any, Any])
     wait_until(lambda: all(namespace.fetch("k", lambda: 3) == 3 for namespace in pair))
 
 
-def test_errors_are_covered_as_the_call_says(pair: tuple[Any, Any]) -> None:
+def test_errors_are_covered_as_the_call_says(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "SHORTEST_DELAY", 3600.0)
     one, other = pair
-    assert one.fetch("k", lambda: 1, ttl=1, stale_if_error=600) == 1
-    time.sleep(1.1)
     covers = {"stale_if_error": 600, "fallback_on": ZeroDivisionError}
-    assert other.fetch("k", lambda: 1 / 0, **covers) == 1
+    for key in ("k", "a"):
+        assert one.fetch(key, lambda: 1, ttl=1, stale_if_error=600) == 1
+    time.sleep(1.1)
     with pytest.raises(KeyError):
         other.fetch("k", lambda: {}["x"], **covers)
-    assert other.fetch("k", lambda: 2, **covers) == 2
+    assert other.fetch("k", lambda: 1 / 0, **covers) == 1
+    assert run(other.afetch("a", lambda: 1 / 0, **covers)) == 1
+    for _ in range(3):  # It backs off, whichever read of the tier brought the value here.
+        assert other.fetch("k", lambda: 2, **covers) == 1
+        assert run(other.afetch("a", lambda: 2, **covers)) == 1
+    assert other.fetch("k", lambda: 2) == 2
+    assert other.fetch("k", lambda: 3, **covers) == 2
+
+
+def test_a_key_backs_off_after_a_load_behind_a_stale_value(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "SHORTEST_DELAY", 3600.0)
+    one, other = pair
+    assert one.fetch("k", lambda: 1, ttl=1, stale=600) == 1
+    time.sleep(1.1)
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise ZeroDivisionError
+
+    assert other.fetch("k", fail, stale=600) == 1
+    wait_until(lambda: other.stats().load_failures == 1)
+    for _ in range(3):
+        assert other.fetch("k", fail, stale=600) == 1
+        assert run(other.afetch("k", fail, stale=600)) == 1
+    wait_until(lambda: other.stats().pending == 0)
+    assert calls == [1]
 
 
 def test_what_surrounds_loaders_does_not_surround_the_tier(new_server: Server, make: Make) -> None:

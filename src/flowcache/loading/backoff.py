@@ -16,6 +16,8 @@ __all__ = ["forget_failures", "is_backing_off", "note_failure", "was_cut_off"]
 SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 30.0
 """Seconds, on the cache's clock, in which a key is not tried again."""
+LATENCY = 0.25
+"""Seconds by which the deadline of a value differs between reads of a tier: the time of a reply."""
 MOST_FAILURES = 10_000
 """Keys of a cache that are remembered to have failed. Of more, a tenth is forgotten.
 
@@ -42,9 +44,10 @@ _failures: WeakKeyDictionary[object, dict[int, Failure]] = WeakKeyDictionary()
 
 def stamp_of(namespace: Any, key: Hashable) -> tuple[float, float] | None:
     """Return bounds of the deadline of the key's entry; None: there is none."""
+    margin = 1e-6 if namespace._store().tier is None else LATENCY
     before = namespace._now()
     held = namespace._held(key)
-    return None if held is None else (before + held[1] - 1e-6, namespace._now() + held[1] + 1e-6)
+    return None if held is None else (before + held[1] - margin, namespace._now() + held[1] + margin)
 
 
 def last_failure(namespace: Any, key: Hashable) -> Failure | None:
