@@ -1,4 +1,4 @@
-"""Tests for coroutine functions and awaitables, by the flags of the code.
+"""Tests for coroutine functions and awaitables, by the flags of the code; coroutines of a moment.
 
 The functions of `inspect` are not used: a finalizer that runs at the exit of the interpreter may
 call a cache when the globals of `inspect` are gone.
@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Coroutine
-from functools import partial
+from contextvars import Context, copy_context
+from functools import partial, wraps
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
 from types import FunctionType, GeneratorType, MethodType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, Self, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 __all__ = [
+    "at_call",
     "check_sync",
     "is_async",
     "is_awaitable",
     "makes_generators",
+    "mark_as_async",
     "plain_result",
     "refuse_one_use",
 ]
@@ -94,3 +104,63 @@ def is_iterator(produced: Any) -> bool:
         )
     except TypeError:
         return False
+
+
+def mark_as_async(function: Any) -> None:
+    """Let `iscoroutinefunction` tell what an object is that is called like a coroutine function."""
+    if sys.version_info >= (3, 12):
+        import inspect
+
+        inspect.markcoroutinefunction(function)
+    else:
+        import asyncio
+
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+
+
+def at_call(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Decorate a coroutine function: it runs in the context of its call, wherever it is awaited.
+
+    Under whichever tenant the result is awaited, the call works for the tenant for which it was
+    made. The context is a copy: what the function sets in it, its caller does not see.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        return InContext(copy_context(), function(*args, **kwargs))
+
+    if KNOWS_MARKS in sys.modules:
+        mark_as_async(call)
+    return call
+
+
+class InContext(Coroutine):  # type: ignore[type-arg]
+    """A coroutine each step of which runs in one context."""
+
+    __slots__ = ("_context", "_coroutine")
+
+    def __init__(self, context: Context, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._context = context
+        self._coroutine = coroutine
+
+    def send(self, value: Any) -> Any:
+        return self._context.run(self._coroutine.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._context.run(self._coroutine.throw, *error)
+
+    def close(self) -> None:
+        self._context.run(self._coroutine.close)
+
+    def __await__(self) -> Self:
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self._context.run(self._coroutine.send, None)
+
+    def __getattr__(self, name: str) -> Any:
+        """Read an attribute of the coroutine: its name, its frame."""
+        return getattr(self._coroutine, name)

@@ -13,13 +13,19 @@ is current at the call, or that an argument of the function names.
 from __future__ import annotations
 
 import functools
-import sys
 import types
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from . import _core
-from .coroutines import check_sync, is_async, makes_generators, plain_result
+from .coroutines import (
+    at_call,
+    check_sync,
+    is_async,
+    makes_generators,
+    mark_as_async,
+    plain_result,
+)
 from .loading.options import Options
 from .loading.single import aanswer, areload, reload
 from .naming import (
@@ -331,6 +337,7 @@ class Cached(_core.Called, Generic[P, R]):
         place, key = self._place(args, kwargs), self._key_of(args, kwargs)
         return place.delete(key) if self._travels() else _core.Namespace.delete(place, key)
 
+    @at_call
     async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Await what ``invalidate`` returns."""
         self._check_arguments(args, kwargs)
@@ -408,6 +415,7 @@ class Cached(_core.Called, Generic[P, R]):
         place.invalidate_tag(self._own_tag)
         self._clear_counts(place)
 
+    @at_call
     async def acache_clear(self, *, tenant: str | None = None) -> None:
         """Await the end of ``cache_clear``."""
         place = self._counted_place(tenant)
@@ -577,6 +585,7 @@ class Bound(Generic[P, R]):
         """Tell whether a fresh result of this call is held. Does not count."""
         return self.__func__.cache_contains(self.__self__, *args, **kwargs)
 
+    @at_call
     async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Await what ``invalidate`` returns."""
         return await self.__func__.ainvalidate(self.__self__, *args, **kwargs)
@@ -657,15 +666,3 @@ def cached(namespace: Any, function: Any = None, /, **options: Any) -> Any:
         return wrap(namespace, function, **options)
 
     return decorate
-
-
-def mark_as_async(function: Any) -> None:
-    """Let `iscoroutinefunction` tell what an object is that is called like a coroutine function."""
-    if sys.version_info >= (3, 12):
-        import inspect
-
-        inspect.markcoroutinefunction(function)
-    else:
-        import asyncio
-
-        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]

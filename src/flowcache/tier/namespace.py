@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flowcache import _core
+from flowcache.coroutines import at_call
 from flowcache.errors import ConfigurationError
 
 from .front import Front
@@ -83,6 +84,7 @@ class TieredNamespace(Namespace[Any]):
             )
         return Namespace.invalidate_where(self, predicate)
 
+    @at_call
     async def aget(self, key: Any, /, default: Any = None) -> Any:
         """Await what `get` returns."""
         value = Namespace.get(self, key, MISSING)
@@ -131,7 +133,7 @@ def async_call(name: str, *, writes: bool) -> Callable[..., Any]:
         return await (front.awrite(made) if writes else front.engine.arun(made))
 
     call.__qualname__ = f"Namespace.a{name}"
-    return call
+    return at_call(call)
 
 
 def named(name: str) -> Callable[..., Any]:
