@@ -36,6 +36,9 @@ def test_expiry_and_renewal() -> None:
         await store.set("over", b"bytes", timedelta(seconds=-1))
         names = ("ever", "soon", "delta", "past", "over")
         assert [await store.expires_in(name) for name in names] == [-1, 10, 20, None, None]
+        await store.set("none", b"bytes")
+        await store.set("none", b"bytes", 0)
+        assert not await store.exists("none")
         now[0] += 9.5
         assert [await store.expires_in(name) for name in names] == [-1, 0, 10, None, None]
         assert await store.get("soon", renew_for=30) == b"bytes"
@@ -43,6 +46,8 @@ def test_expiry_and_renewal() -> None:
         assert await store.get("absent", renew_for=30) is None
         now[0] += 11
         assert [await store.expires_in(name) for name in names] == [-1, 19, None, None, None]
+        assert await store.get("soon", renew_for=-1) == b"bytes"
+        assert not await store.exists("soon")
 
     asyncio.run(run())
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from litestar.stores.base import NamespacedStore
 
 from flowcache import Namespace
+from flowcache.coroutines import at_call
 
 from ._namespaces import TenantNamespaces, ahas, aset_or_warn
 from ._tiers import own_cache
@@ -28,8 +29,9 @@ class FlowStore(NamespacedStore):
     ``cache``: a cache or namespace of yours, or else one of its own with ``create_cache``'s bound
     of 10,000 entries, its ``name`` and its ``tier``: a URL or a ``ValkeyTier``. ``tenant``:
     ``None``, ``"current"`` or a callable without arguments; ``on_no_tenant``: ``"raise"`` or
-    ``"shared"``. The tenant is looked up at each call, so the registry may keep one store for all.
-    Values are bytes, and ``expires_in=None`` is for ever. What reaches a tier is awaited.
+    ``"shared"``. The tenant is that of the moment of each call, wherever it is awaited, so the
+    registry may keep one store for all. Values are bytes, and ``expires_in=None`` is for ever. What
+    reaches a tier is awaited.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class FlowStore(NamespacedStore):
         store._open(*self._made_with, (*self._below, f"[{namespace}]"))
         return store
 
+    @at_call
     async def set(
         self, key: str, value: str | bytes, expires_in: int | timedelta | None = None
     ) -> None:
@@ -67,26 +70,31 @@ class FlowStore(NamespacedStore):
         data = value.encode() if isinstance(value, str) else value
         await aset_or_warn(self._namespaces.current(), key, data, ttl=seconds(expires_in))
 
+    @at_call
     async def get(self, key: str, renew_for: int | timedelta | None = None) -> bytes | None:
         """Return the value of a key, else ``None``; ``renew_for`` extends the expiry of a hit."""
         namespace = self._namespaces.current()
         value: bytes | None = await namespace.aget(key)
         if value is not None and renew_for and await self.expires_in(key) not in (-1, None):
-            await namespace.atouch(key, ttl=renew_for)
+            await namespace.atouch(key, ttl=seconds(renew_for))
         return value
 
+    @at_call
     async def delete(self, key: str) -> None:
         """Delete a key, if it is there."""
         await self._namespaces.current().adelete(key)
 
+    @at_call
     async def delete_all(self) -> None:
         """Remove the entries of this tenant in this namespace, and in those below it."""
         await self._namespaces.current().aclear()
 
+    @at_call
     async def exists(self, key: str) -> bool:
         """Tell whether a key has a value."""
         return await ahas(self._namespaces.current(), key)
 
+    @at_call
     async def expires_in(self, key: str) -> int | None:
         """Return the seconds that a key has left, -1 if it does not expire, ``None`` if absent."""
         try:

@@ -28,6 +28,7 @@ from flowcache.contrib._namespaces import (
     set_many_or_warn,
     set_or_warn,
 )
+from flowcache.coroutines import at_call
 
 from .locks import Lock
 from .patterns import escape, prefix_of, regex_of
@@ -350,8 +351,9 @@ class FlowCache(BaseCache):
 
     # The same for tasks. Without a tier each calls its sync twin, where debugging tools look; these
     # calls never block, so none goes to another thread, as Django's defaults do. With a tier each
-    # awaits the twin of the namespace's call.
+    # awaits the twin of the namespace's call. The tenant is that of the moment of the call.
 
+    @at_call
     async def aget(self, key: Any, default: Any = None, version: Any = None) -> Any:
         """See :meth:`get`."""
         if not self._is_tiered:
@@ -360,6 +362,7 @@ class FlowCache(BaseCache):
         stored = await self._namespaces.current().aget(key, MISSING)
         return default if stored is MISSING else self._decode(stored)
 
+    @at_call
     async def aset(
         self,
         key: Any,
@@ -379,6 +382,7 @@ class FlowCache(BaseCache):
         await self._acall(aset_or_warn, namespace, key, stored, ttl=ttl, tags=tags)
         return None
 
+    @at_call
     async def aadd(
         self,
         key: Any,
@@ -399,6 +403,7 @@ class FlowCache(BaseCache):
             return not await ahas(namespace, key)
         return bool(await self._acall(aadd_or_warn, namespace, key, stored, ttl=ttl, tags=tags))
 
+    @at_call
     async def atouch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
         """See :meth:`touch`."""
         if not self._is_tiered:
@@ -407,6 +412,7 @@ class FlowCache(BaseCache):
         ttl = self._ttl(timeout)
         return bool(await self._acall(self._namespaces.current().atouch, key, ttl=ttl))
 
+    @at_call
     async def adelete(self, key: Any, version: Any = None) -> bool:
         """See :meth:`delete`."""
         if not self._is_tiered:
@@ -414,6 +420,7 @@ class FlowCache(BaseCache):
         key = self.make_and_validate_key(key, version=version)
         return bool(await self._acall(self._namespaces.current().adelete, key))
 
+    @at_call
     async def ahas_key(self, key: Any, version: Any = None) -> bool:
         """See :meth:`has_key`."""
         if not self._is_tiered:
@@ -421,6 +428,7 @@ class FlowCache(BaseCache):
         key = self.make_and_validate_key(key, version=version)
         return await ahas(self._namespaces.current(), key)
 
+    @at_call
     async def aincr(self, key: Any, delta: int = 1, version: Any = None) -> int:
         """See :meth:`incr`."""
         if not self._is_tiered:
@@ -437,6 +445,7 @@ class FlowCache(BaseCache):
             raise not_found(key) from None
         return found_count(key, delta, result)
 
+    @at_call
     async def aget_or_set(
         self,
         key: Any,
@@ -466,6 +475,7 @@ class FlowCache(BaseCache):
             stored = await namespace.afetch(key, load, ttl=self._ttl(timeout), tags=tags)
         return self._decode(stored)
 
+    @at_call
     async def aget_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
         """See :meth:`get_many`."""
         if not self._is_tiered:
@@ -474,6 +484,7 @@ class FlowCache(BaseCache):
         found = await self._namespaces.current().aget_many(made.values())
         return {key: self._decode(found[one]) for key, one in made.items() if one in found}
 
+    @at_call
     async def aset_many(
         self,
         data: Mapping[Any, Any],
@@ -502,6 +513,7 @@ class FlowCache(BaseCache):
             failed = await aset_many_or_warn(namespace, values, ttl=ttl, tags=tags)
         return [made[one][0] for one in failed]
 
+    @at_call
     async def adelete_many(self, keys: Iterable[Any], version: Any = None) -> None:
         """See :meth:`delete_many`."""
         if not self._is_tiered:
@@ -515,6 +527,7 @@ class FlowCache(BaseCache):
             await self._acall(namespace.adelete, one)
         return None
 
+    @at_call
     async def aclear(self) -> None:
         """See :meth:`clear`."""
         if not self._is_tiered:
@@ -522,12 +535,14 @@ class FlowCache(BaseCache):
         await self._acall(self._namespaces.current().aclear)
         return None
 
+    @at_call
     async def ainvalidate_tag(self, tag: str, *, wait: Literal["fleet"] | None = None) -> int:
         """See :meth:`invalidate_tag`."""
         if not self._is_tiered:
             return self.invalidate_tag(tag, wait=wait)
         return await self._acall(self._namespaces.current().ainvalidate_tag, tag, wait=wait) or 0
 
+    @at_call
     async def adelete_pattern(
         self, pattern: str, version: Any = None, *, itersize: int | None = None
     ) -> int:
@@ -539,6 +554,11 @@ class FlowCache(BaseCache):
         if not prefix:
             return await self._acall(namespace.aclear) or 0
         return await self._acall(namespace.ainvalidate_prefix, prefix) or 0
+
+    # Made of other calls, by Django.
+    adecr = at_call(BaseCache.adecr)
+    aincr_version = at_call(BaseCache.aincr_version)
+    adecr_version = at_call(BaseCache.adecr_version)
 
     async def aclose(self, **_: Any) -> None:
         """Do nothing, as ``close()`` does: the store belongs to the process, not to a request."""
