@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from flowcache import EntryTooHeavyError, Namespace, TenantNotSetError, _core
-from flowcache.coroutines import check_sync
+from flowcache._core import Tenants
+from flowcache.coroutines import check_sync, plain_result
 from flowcache.tenancy import current_tenant
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ahas",
     "aset_many_or_warn",
     "aset_or_warn",
+    "check_cache",
     "has",
     "set_many_or_warn",
     "set_or_warn",
@@ -62,6 +64,7 @@ class TenantNamespaces:
         name_of: Callable[[str], str] = str,
     ) -> None:
         """Check the options. Raises ``TypeError`` or ``ValueError`` that names the wrong one."""
+        check_cache(root)
         if tenant is not None and tenant != "current" and not callable(tenant):
             raise TypeError(
                 f"{name_of('tenant')}: must be None, 'current' or a callable without arguments, "
@@ -90,7 +93,7 @@ class TenantNamespaces:
         """
         if self.fixed is not None:
             return None
-        tenant = self._tenant_of()
+        tenant = plain_result(self._tenant_of(), self._label)
         if tenant is not None:
             return _core.check_name(tenant, self._label)
         if self._shared_without_tenant:
@@ -107,6 +110,17 @@ class TenantNamespaces:
         tenant = self.tenant()
         name = SHARED if tenant is None else f"tenant:{tenant}"
         return self.root.namespace(name, *self._below)
+
+
+def check_cache(cache: object) -> None:
+    """Raise ``TypeError`` for an argument ``cache`` that is no cache, and no namespace of one."""
+    if isinstance(cache, Tenants):
+        raise TypeError(
+            "cache: must be a cache or a namespace, got that of the current tenant; give the "
+            "namespace above the tenants'"
+        )
+    if not isinstance(cache, Namespace):
+        raise TypeError(f"cache: must be a cache or a namespace, got {type(cache).__name__}")
 
 
 def tenant_of_context() -> str | None:

@@ -14,7 +14,7 @@ from flowcache.errors import InvalidNamespaceError
 from flowcache.reports import shown
 from flowcache.tenancy import Path, checked_path, names_of
 
-__all__ = ["Exempt", "Refusal", "Source"]
+__all__ = ["Exempt", "Refusal", "Source", "latin_1"]
 
 DEEPEST = 64
 """Names in a path: the core's own bound."""
@@ -199,6 +199,14 @@ def check_text(argument: str, text: object, wanted: re.Pattern[str], what: str) 
         raise TypeError(f"{argument}: must be a str, got {type(text).__name__}")
     if not wanted.fullmatch(text):
         raise ValueError(f"{argument}: must be {what}, got {shown(text)}")
+
+
+def latin_1(text: str) -> bytes:
+    """Return the bytes that WSGI hands over as this text; a refusal for a text that is none."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise malformed("it has characters that no server sends") from None
 
 
 def malformed(why: str) -> Refusal:

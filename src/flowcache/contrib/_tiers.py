@@ -19,6 +19,8 @@ def own_cache(kind: str, options: Mapping[str, Any]) -> Cache[Any]:
 
     Raises ``ConfigurationError`` for a tier without a name: caches of one name are one cache there.
     """
+    if "default_ttl" in options:
+        raise TypeError("default_ttl: is not taken, since a store without a timeout has its own")
     if options.get("tier") is not None and "name" not in options:
         raise ConfigurationError(
             "name: is needed with tier, where all caches of one name share their entries"

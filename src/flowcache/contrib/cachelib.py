@@ -11,7 +11,14 @@ from cachelib.serializers import SimpleSerializer
 
 from flowcache import Namespace
 
-from ._namespaces import TenantNamespaces, add_or_warn, has, set_many_or_warn, set_or_warn
+from ._namespaces import (
+    TenantNamespaces,
+    add_or_warn,
+    check_cache,
+    has,
+    set_many_or_warn,
+    set_or_warn,
+)
 from ._tiers import check_signed, own_cache, signing_tier
 
 __all__ = ["FlowCache"]
@@ -52,6 +59,7 @@ class FlowCache(cachelib.BaseCache):
         elif options:
             raise TypeError(f"cache: cannot be given together with {', '.join(options)}")
         else:
+            check_cache(cache)
             check_signed(cache, "cache")
         self._namespaces = TenantNamespaces(cache, tenant, on_no_tenant)
 
@@ -67,7 +75,11 @@ class FlowCache(cachelib.BaseCache):
     def add(self, key: str, value: Any, timeout: int | dt.timedelta | None = None) -> bool:
         """Store a value where there is none; return whether there was none."""
         stored = self._dump(value)
-        return add_or_warn(self._namespaces.current(), key, stored, ttl=self._ttl(timeout))
+        namespace = self._namespaces.current()
+        ttl = self._ttl(timeout)
+        if ttl == 0:
+            return not has(namespace, key)
+        return add_or_warn(namespace, key, stored, ttl=ttl)
 
     def delete(self, key: str) -> bool:
         """Delete a key; return whether it was there."""

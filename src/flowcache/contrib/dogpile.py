@@ -26,7 +26,7 @@ from dogpile.util import NameRegistry
 
 from flowcache import ConfigurationError, Namespace, TierUnavailableError, _core
 
-from ._namespaces import TenantNamespaces, set_many_or_warn, set_or_warn
+from ._namespaces import TenantNamespaces, check_cache, set_many_or_warn, set_or_warn
 from ._tiers import own_cache
 
 __all__ = ["FlowCacheBackend", "TenantInvalidation"]
@@ -76,6 +76,7 @@ class FlowCacheBackend(CacheBackend):
         elif given:
             raise TypeError(f"cache: cannot be given together with {', '.join(given)}")
         else:
+            check_cache(cache)
             check_codec(cache, "cache")
         self._is_tiered = _core._tier_of(cache) is not None
         self._lock_timeout = positive("lock_timeout", arguments.get("lock_timeout", 30.0))

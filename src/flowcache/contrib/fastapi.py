@@ -14,6 +14,8 @@ from typing import Any
 from flowcache import Namespace, TenantNotSetError
 from flowcache.tenancy import current_tenant
 
+from ._namespaces import check_cache
+
 __all__ = ["tenant_cache"]
 
 
@@ -26,8 +28,10 @@ def tenant_cache(
     middleware. ``path(tenant)`` gives the name or names of the namespace, ``tenant:{tenant}`` by
     default. The namespace stays this tenant's, in background tasks as well. It is a coroutine
     function: FastAPI runs a plain one in another thread. Raises ``TenantNotSetError`` for a request
-    without a tenant, and ``TypeError`` for a ``path`` that is not callable.
+    without a tenant, and ``TypeError`` for a ``cache`` that is none, or a ``path`` that is not
+    callable.
     """
+    check_cache(cache)
     of_tenant: Any = cache.for_current_tenant(path)
 
     async def current_cache() -> Namespace[Any]:

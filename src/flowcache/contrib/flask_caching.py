@@ -10,7 +10,7 @@ from typing import Any
 
 from flask_caching.backends.base import BaseCache
 
-from flowcache import ConfigurationError
+from flowcache import ConfigurationError, Limits
 
 from . import cachelib
 from ._tiers import derived_keys, signing_tier
@@ -37,8 +37,8 @@ class FlowCache(BaseCache, cachelib.FlowCache):
         cls, app: Any, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]
     ) -> FlowCache:
         """Return the cache that an application's settings describe."""
-        if "cache" not in kwargs:
-            kwargs.setdefault("max_entries", config["CACHE_THRESHOLD"])
+        if "cache" not in kwargs and "max_entries" not in kwargs:
+            kwargs["max_entries"] = checked_threshold(config["CACHE_THRESHOLD"])
         if kwargs.get("tier") is not None:
 
             def keys() -> list[bytes]:
@@ -51,3 +51,13 @@ class FlowCache(BaseCache, cachelib.FlowCache):
 
             kwargs["tier"] = signing_tier(kwargs["tier"], "CACHE_OPTIONS['tier']", keys)
         return cls(*args, **kwargs)
+
+
+def checked_threshold(threshold: Any) -> Any:
+    """Return the bound on entries; an error names the setting that it comes from."""
+    try:
+        Limits(max_entries=threshold)
+    except (TypeError, ValueError) as error:
+        fault = str(error).removeprefix("max_entries: ")
+        raise type(error)(f"CACHE_THRESHOLD: {fault}") from None
+    return threshold

@@ -131,7 +131,6 @@ def instrument(
         raise TypeError(f"cache: must be a Cache, got {type(cache).__name__}")
     if not isinstance(record_keys, bool):
         raise TypeError(f"record_keys: must be a bool, got {type(record_keys).__name__}")
-    pinned = (pinned,) if isinstance(pinned, str) else tuple(pinned)
     figures = Figures(cache, tenants=tenants, pinned=pinned)
     meter = metrics.get_meter("flowcache", meter_provider=meter_provider)
     tracer = trace.get_tracer("flowcache", tracer_provider=tracer_provider)

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from flowcache import Namespace, _core
 from flowcache.events import Event
 from flowcache.reports import report, shown
-from flowcache.watching.meter import OTHER, Meter, Reading
+from flowcache.watching.meter import OTHER, Meter, Reading, checked_names
 
 try:
     import fcntl
@@ -141,7 +141,7 @@ class FlowcacheCollector(Collector):
         if seconds == 0:
             raise ValueError("interval: must be more than 0 seconds")
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        pinned = (pinned,) if isinstance(pinned, str) else tuple(pinned)
+        pinned = checked_names(tenants, pinned)
         self._meters = [Meter(one, tenants=tenants, pinned=pinned) for one in caches]
         names = [meter.name for meter in self._meters]
         if len(set(names)) < len(names):

@@ -10,7 +10,7 @@ from typing import Any
 
 from flowcache.tenancy import Path, no_tenant, tenant
 
-from ._request import Exempt, Refusal, Source, unknown
+from ._request import Exempt, Refusal, Source, latin_1, unknown
 
 __all__ = ["TenantMiddleware"]
 
@@ -155,13 +155,12 @@ class Body:
 
 def header_values(environ: Environ, name: str) -> list[bytes]:
     value = environ.get("HTTP_" + name.upper().replace("-", "_"))
-    # WSGI hands bytes over as a str of latin-1.
-    return [] if value is None else [value.encode("latin-1")]
+    return [] if value is None else [latin_1(value)]
 
 
 def path_of(environ: Environ) -> str:
     raw: str = environ.get("PATH_INFO", "")
-    return raw.encode("latin-1").decode("utf-8", "replace")
+    return latin_1(raw).decode("utf-8", "replace")
 
 
 def refuse_awaitable(answer: Any, argument: str) -> Any:

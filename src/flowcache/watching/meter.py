@@ -111,6 +111,8 @@ class Meter:
             raise TypeError(f"cache: must be a cache or a namespace, got {type(cache).__name__}")
         self.cache = cache
         self.name = cache._store().name
+        if not is_text(self.name):
+            raise ValueError(f"cache: its name must be UTF-8 for a label, got {shown(self.name)}")
         chosen = checked_names(tenants, pinned)
         self._most = tenants
         self.names = OwnNames(tenants, chosen) if names is None else names
@@ -230,7 +232,12 @@ def checked_names(tenants: Any, pinned: Any) -> tuple[str, ...]:
 
 def may_label(name: str) -> bool:
     """Whether a tenant's name can be a label of its own: UTF-8, and not the label of the others."""
-    return name != OTHER and not any("\ud800" <= character <= "\udfff" for character in name)
+    return name != OTHER and is_text(name)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be encoded: it has no half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 MOST = 1_000

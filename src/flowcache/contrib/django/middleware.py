@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.utils.module_loading import import_string
 
-from flowcache.contrib._request import Exempt, Refusal, Source, unknown
+from flowcache.contrib._request import Exempt, Refusal, Source, latin_1, unknown
 from flowcache.contrib.wsgi import refuse_awaitable
 from flowcache.tenancy import no_tenant, tenant
 
@@ -134,7 +134,7 @@ def header_values(request: HttpRequest, name: str) -> list[bytes]:
     """Return the values of a header; repeated headers arrive joined with commas."""
     value = request.META.get("HTTP_" + name.upper().replace("-", "_"))
     # Django decodes bytes as latin-1, as WSGI does.
-    return [] if value is None else [part.encode("latin-1") for part in value.split(",")]
+    return [] if value is None else [latin_1(part) for part in value.split(",")]
 
 
 def answer(refusal: Refusal) -> HttpResponse:
