@@ -4,6 +4,21 @@
 cdef tuple OPTIONS = (
     "ttl", "tags", "stale", "stale_if_error", "fallback_on", "refresh_ahead", "sliding", "jitter",
     "store_if", "pass_old", "timeout")
+cdef tuple OF_FUNCTIONS = ("key", "typed", "bind", "tenant", "path")
+
+
+cdef object unexpected(str name, list unknown):
+    """The error about options that a call does not take; it tells which are taken."""
+    cdef tuple accepted = OF_FUNCTIONS + OPTIONS if name == "wrap" else OPTIONS
+    if not takes_old(name):
+        accepted = tuple([option for option in accepted if option != "pass_old"])
+    return TypeError(f"{name}() got an unexpected option {shown(min(unknown))}; "
+                     f"accepted are {', '.join(accepted)}")
+
+
+cdef bint takes_old(str name) except -1:
+    """Whether a call may give its loader what is held; others have arguments of their own."""
+    return name not in ("fetch_many", "afetch_many", "wrap")
 
 
 @cython.final
@@ -41,8 +56,7 @@ cdef class Options:
                 unknown.append(option)
         options_check(self, name)
         if unknown:
-            raise TypeError(f"{name}() got an unexpected option {shown(min(unknown))}; "
-                            f"accepted are {', '.join(OPTIONS)}")
+            raise unexpected(name, unknown)
 
     @property
     def covers_errors(self):
@@ -122,7 +136,7 @@ cdef int options_check(Options options, str name) except -1:
     """Refuse what has no meaning together."""
     if options.sliding > 0 and not isinf(options.refresh_ahead):
         raise ValueError("sliding: has no meaning with refresh_ahead=, as hits move the deadline")
-    if options.pass_old and name in ("fetch_many", "afetch_many", "wrap"):
+    if options.pass_old and not takes_old(name):
         raise TypeError(f"pass_old: {name} does not take it: its loader has arguments of its own")
     return 0
 
@@ -162,8 +176,7 @@ cdef Options options_named(str name, PyObject* names, PyObject** values):
             unknown.append(<object>PyTuple_GET_ITEM(names, n))
     options_check(options, name)
     if unknown:
-        raise TypeError(f"{name}() got an unexpected option {shown(min(unknown))}; "
-                        f"accepted are {', '.join(OPTIONS)}")
+        raise unexpected(name, unknown)
     return options
 
 

@@ -101,6 +101,14 @@ def claim_key(wrapper: Cached[Any, Any], inner: Callable[..., Any]) -> None:
         )
 
 
+def check_key(key: object) -> None:
+    """Raise `TypeError` for a `key=` that can be no key."""
+    try:
+        hash(key)
+    except TypeError as error:
+        raise TypeError(f"key: must be hashable or a callable, got {type(key).__name__}") from error
+
+
 PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
@@ -237,7 +245,7 @@ class Cached(_core.Called, Generic[P, R]):
         for name, made in (("key", key), ("tags", tags)):
             if callable(made):
                 check_sync(made, name)
-        hash(key)
+        check_key(key)
         self._options = Options("wrap", {"tags": () if callable(tags) else tags, **options})
         own_tags = self._options.tags
         # Declared here: a class with annotations of its own would show them as each function's.

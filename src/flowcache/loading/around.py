@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowcache._core import is_plain
-from flowcache.coroutines import is_awaitable
+from flowcache.coroutines import is_awaitable, plain_result
 
 from .options import MISSING
 
@@ -19,7 +19,7 @@ __all__ = ["await_within", "produce_within"]
 def produce_within(surroundings: AbstractContextManager[object], produce: Callable[[], Any]) -> Any:
     """Call a sync loader within a context manager."""
     produced: Any = MISSING
-    with surroundings:
+    with checked(surroundings):
         produced = produce()
     return not_suppressed(produced)
 
@@ -29,11 +29,21 @@ async def await_within(
 ) -> Any:
     """Call a loader, sync or async, and await it within a context manager."""
     produced: Any = MISSING
-    with surroundings:
+    with checked(surroundings):
         produced = produce()
         if not is_plain(produced) and is_awaitable(produced):
             produced = await produced
     return not_suppressed(produced)
+
+
+def checked(made: Any) -> AbstractContextManager[object]:
+    """Return what `around_load` made; `TypeError` for what is no context manager."""
+    kind = type(made)
+    if not (hasattr(kind, "__enter__") and hasattr(kind, "__exit__")):
+        plain_result(made, "around_load")
+        raise TypeError(f"around_load: must return a context manager, returned {kind.__name__}")
+    manager: AbstractContextManager[object] = made
+    return manager
 
 
 def not_suppressed(produced: Any) -> Any:
