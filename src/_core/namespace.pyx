@@ -146,7 +146,7 @@ dictionary look-up a name where the namespaces exist.
         """
         return face.subscribe(self, listener, kinds)
 
-    def for_current_tenant(self, path=None, /):
+    def for_current_tenant(self, path=None):
         """Return a namespace that looks up ``tenancy.current_tenant`` at every call.
 
         ``path(tenant)`` gives the name or names below this one, by default ``f"tenant:{tenant}"``.

@@ -218,6 +218,15 @@ class CurrentTenant(_core.Tenants):
         """Decorate a function so; may be used before any tenant is set, as at import."""
         return wrapping.cached(self, function, **options)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether entries of the current tenant are stored; it may be assigned."""
+        return self.resolve().enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self.resolve().enabled = enabled
+
     def __getattr__(self, name: str) -> Any:
         """Read a property of the current tenant's namespace."""
         if name not in PROPERTIES:
@@ -231,7 +240,7 @@ class CurrentTenant(_core.Tenants):
         return f"<flowcache.Namespace of the current tenant, below {self._above!r}>"
 
 
-PROPERTIES = frozenset(("path", "name", "limits", "enabled", "maxsize", "currsize"))
+PROPERTIES = frozenset(("path", "name", "limits", "maxsize", "currsize"))
 SPECIAL_METHODS = (
     "__getitem__",
     "__setitem__",

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcache import Cache, CacheClosedError, create_cache
+from flowcache import Cache, CacheClosedError, TenantNotSetError, create_cache
 from flowcache._core import _testing
 from flowcache.tenancy import current_tenant, no_tenant, tenant
 from harness.support import new_cache, run_isolated
@@ -556,3 +556,28 @@ def test_calls_of_the_current_tenant_keep_no_namespace() -> None:
             world.mine.clear()
     forget_idle(cache)
     assert _testing.namespaces_held(cache) < 10
+
+
+def test_a_tenant_is_switched_off_by_its_own_namespace_and_alone() -> None:
+    cache, _ = new_cache()
+    mine: Any = cache.for_current_tenant()
+    for name in ("acme", "beta"):
+        with tenant(name):
+            mine.set("k", name)
+    with tenant("acme"):
+        mine.enabled = False
+        assert (mine.enabled, mine.get("k")) == (False, None)
+    with tenant("beta"):
+        assert (mine.enabled, mine.get("k")) == (True, "beta")
+    with pytest.raises(TenantNotSetError):
+        mine.enabled = True
+    with pytest.raises(TenantNotSetError):
+        mine.enabled  # noqa: B018  the read itself
+    assert not cache.namespace("tenant:acme").enabled
+
+
+def test_the_path_may_be_given_by_name() -> None:
+    cache, _ = new_cache()
+    mine = cache.for_current_tenant(path=lambda name: ("eu", name))
+    with tenant("acme"):
+        assert mine.path == ("eu", "acme")
