@@ -360,7 +360,7 @@ cdef inline bint load_is_lost_locked(Load load, Core* core, double now) noexcept
 cdef bint load_has_place_within_locked(Load outer, Core* core, Node* node, double now) noexcept:
     """Whether a load of `node` that `outer` waits for needs no place of its own."""
     return (outer.registered and outer.core == core and not load_is_lost_locked(outer, core, now)
-            and node_tenant_locked(outer.node) == node_tenant_locked(node))
+            and node_tenant_locked(core, outer.node) == node_tenant_locked(core, node))
 
 
 cdef void place_take_locked(Core* core, Load load) noexcept:

@@ -49,6 +49,19 @@ cdef class Store:
         raise TypeError("a Store is made by a Cache")
 
     @property
+    def tenant_depth(self):
+        """How many names of a path make a tenant."""
+        return self.core.tenant_names
+
+    @tenant_depth.setter
+    def tenant_depth(self, uint32_t names):
+        self.core.tenant_names = names
+
+    def tenant_of(self, tuple path not None):
+        """Return the part of a path that names its tenant; less where the path is above them."""
+        return path[:self.core.tenant_names]
+
+    @property
     def shares_by_utility(self):
         """Whether its tenants lend each other room: see ledger."""
         return self.core.tenant_depth > 0
@@ -173,6 +186,7 @@ cdef int store_open(Store store, bint weighs, uint32_t tenant_depth=0,
     """Give a new store its root. Call once."""
     cdef Core* core = &store.core
     core.slab.weighs = weighs
+    core.tenant_names = 1
     core.tenant_depth = tenant_depth
     core.max_loss = max_loss
     core.max_idle = 10_000

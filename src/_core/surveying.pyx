@@ -1,4 +1,5 @@
 # The counts of a namespace and of those right below it, however many: for metrics and the page.
+# Metrics may ask for those some levels below: the tenants of a cache with a tenant_depth.
 #
 # A walk reads each namespace once. The lock is let go after each slice, and what is read in one
 # slice is not read again: the parts of a survey add up to its total, exactly.
@@ -15,7 +16,7 @@ cdef struct Tally:                # what was read of one child, or of all
     double share
     uint64_t life                 # of counters that have not been set to zero: see Node
     uint32_t rank                 # no two namespaces of a cache ever have the same
-    PyObject* name                # owned by those that lead or were asked for
+    PyObject* name                # owned by those that lead or were asked for; see Survey.spare
 
 cdef inline int64_t tally_figure(Tally* tally, int by) noexcept nogil:
     if by < AT_SECONDS:
@@ -52,6 +53,9 @@ cdef inline void node_ask(Node* node) noexcept nogil:
 cdef class Survey:
     """A walk over a namespace and all below: totals, those named, and those that lead by a figure.
 
+    The children are those right below, by name; with a ``depth`` above 1 those so many levels
+    below, by a tuple of names. What lies between counts as the namespace's own.
+
     ``step()`` until it says ``False``; then ``total``, ``named``, ``leading``, ``own_entries``,
     ``children`` and ``shares`` are those of the walk. No look counts, and none makes a
     namespace more recent.
@@ -72,10 +76,13 @@ cdef class Survey:
     cdef uint64_t wanted              # bits of the ranks of `asked`
     cdef Py_ssize_t asked_n
     cdef int64_t own_held
+    cdef uint32_t depth               # of the children, below the namespace
+    cdef list spare                   # with a depth above 1: the names of the next child
     cdef readonly int64_t children
     cdef readonly double shares       # of the children that hold entries; the own count as one more
 
-    def __init__(self, Namespace namespace not None, names=(), Py_ssize_t top=0, str by="entries"):
+    def __init__(self, Namespace namespace not None, names=(), Py_ssize_t top=0, str by="entries",
+                 uint32_t depth=1):
         cdef Node* child
         cdef Core* core
         cdef tuple given = tuple(names)
@@ -87,21 +94,31 @@ cdef class Survey:
             raise ValueError(f"top: must be from 0 to {MOST_LEADING}, got {top}")
         if by not in FIGURES:
             raise ValueError(f"by: must be one of {', '.join(FIGURES)}; got {shown(by)}")
-        for name in given:
-            if type(name) is not str:
-                raise TypeError(f"names: each must be a str, got {type(name).__name__}")
+        if depth < 1:
+            raise ValueError("depth: must be at least 1, got 0")
+        paths = [(name,) if depth == 1 else name for name in given]
+        for path in paths:
+            if type(path) is not tuple or len(path) != depth:
+                raise TypeError(f"names: each must be a tuple of {depth} str, got {shown(path)}")
+            for name in path:
+                if type(name) is not str:
+                    raise TypeError(f"names: each must be a str, got {type(name).__name__}")
         node_guard_closed(namespace.store)
         self.namespace = namespace
         self.by = FIGURES.index(by)
         self.most = top
+        self.depth = depth
         self.leaders = <Tally*>calloc(top + 1, sizeof(Tally))
         self.asked = <Tally*>calloc(len(given) + 1, sizeof(Tally))
         if self.leaders == NULL or self.asked == NULL:
             raise MemoryError()
         core = &namespace.store.core
         lock_acquire(&core.lock)
-        for name in given:
-            child = node_child_locked(namespace.node, <PyObject*>name)
+        for path in paths:
+            child = namespace.node
+            for name in <tuple>path:
+                if child != NULL:
+                    child = node_child_locked(child, <PyObject*>name)
             if child == NULL or survey_named(self, child.member.rank) != NULL:
                 continue
             self.asked[self.asked_n].rank = child.member.rank
@@ -159,7 +176,7 @@ cdef class Survey:
         told = {}
         for n in range(self.asked_n):
             if self.asked[n].name != NULL:
-                told[<object>self.asked[n].name] = tally_told(&self.asked[n])
+                told[tally_name(&self.asked[n])] = tally_told(&self.asked[n])
         return told
 
     @property
@@ -169,7 +186,7 @@ cdef class Survey:
         survey_check_ended(self)
         told = []
         for n in range(self.leaders_n):
-            told.append((<object>self.leaders[n].name, *tally_told(&self.leaders[n])))
+            told.append((tally_name(&self.leaders[n]), *tally_told(&self.leaders[n])))
         by = FIGURES[self.by]
         told.sort(key=lambda one: (-getattr(one[3], by), one[1]))
         return told
@@ -187,6 +204,11 @@ cdef object tally_stats(Tally* tally):
 
 cdef tuple tally_told(Tally* tally):
     return (tally.life, tally.share, tally_stats(tally))
+
+
+cdef object tally_name(Tally* tally):
+    name = <object>tally.name
+    return tuple(name) if isinstance(name, list) else name
 
 
 cdef inline Tally* survey_named(Survey survey, uint32_t rank) noexcept:
@@ -232,7 +254,7 @@ cdef void leading_offer(Survey survey, Tally* tally) noexcept:
             for n in range(survey.most // 2, -1, -1):
                 leading_sift(survey, n)
     elif tally_figure(tally, survey.by) > tally_figure(&survey.leaders[0], survey.by):
-        dropped = survey.leaders[0].name          # an exact str: its end runs no code
+        dropped = survey.leaders[0].name          # exact str: their end runs no code
         survey.leaders[0] = tally[0]
         Py_XINCREF(tally.name)
         leading_sift(survey, 0)
@@ -256,27 +278,46 @@ cdef void survey_end_part(Survey survey) noexcept:
     survey.tally.name = NULL
 
 
+cdef void survey_take_names_locked(Survey survey, Node* node) noexcept:
+    """Let the child that is being read own the list that was spare, with the names of its path."""
+    cdef PyObject* names = <PyObject*>survey.spare
+    cdef uint32_t n
+    for n in range(survey.depth, 0, -1):
+        survey.spare[n - 1] = <object>node.name   # in place of None: no user code runs
+        node = node.parent
+    Py_INCREF(<object>names)                      # Tally.name owns it
+    survey.tally.name = names
+    survey.owns_name = True
+    survey.spare = None
+
+
 cdef void survey_read_locked(Survey survey, Node* node) noexcept:
     """Read one namespace, its parent before it."""
     cdef Tally* tally = &survey.tally
-    if node == survey.walk.top:
+    cdef uint32_t below = node.depth - survey.walk.top.depth
+    if below < survey.depth:
+        survey_end_part(survey)
         counters_add(&survey.sum.counters, &node.counters)
         counters_add(&survey.sum.counters, &node.forgotten)
         survey.sum.held.entries += node.own
         survey.sum.held.weight += node.own_weight
         survey.sum.held.pending += node.own_pending
-        survey.own_held = node.own
-        survey.sum.life = node.life
-        if node.own:
-            survey.shares += 1.0
+        survey.own_held += node.own
+        if below == 0:
+            survey.sum.life = node.life
+            if node.own:
+                survey.shares += 1.0
         if node.account != NULL:
             account_tell_locked(node, &survey.sum.held)
         return
-    if node.parent == survey.walk.top:
+    if below == survey.depth:
         survey_end_part(survey)
         survey.children += 1
         memset(tally, 0, sizeof(Tally))
-        tally.name = node.name
+        if below == 1:
+            tally.name = node.name
+        else:
+            survey_take_names_locked(survey, node)
         tally.rank = node.member.rank
         tally.life = node.life
         tally.share = node.share
@@ -298,13 +339,15 @@ cdef object survey_step(Survey survey):
     if survey.ended:
         return False
     core = &survey.namespace.store.core
+    if survey.depth > 1 and survey.spare is None:
+        survey.spare = [None] * survey.depth
     lock_acquire(&core.lock)
     if core_is_closed(core):
         lock_release(&core.lock)
         raise closed_error()
     for _ in range(WALKED):
         node = survey.walk.at
-        if node == NULL:
+        if node == NULL or (survey.depth > 1 and survey.spare is None):
             break
         walk_step_locked(&survey.walk)
         if survey.walk.at != NULL:

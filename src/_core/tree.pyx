@@ -154,6 +154,7 @@ cdef struct Core:
     bint closed
     bint require_namespace
     double max_pending_age
+    uint32_t tenant_names         # how many names of a path make a tenant
     uint32_t tenant_depth         # of the tenants that share by utility; 0: all is shared fairly
     double max_loss               # hits that each of them may lose, for each of its misses
     PyObject** loads              # buckets of running loads by hash, borrowed: see loads
@@ -261,9 +262,9 @@ cdef inline void order_forget_locked(Node* node) noexcept nogil:
     node.sketch = NULL
 
 
-cdef inline Node* node_tenant_locked(Node* node) noexcept nogil:
-    """The tenant's namespace: the one right below the root. Of the root: itself."""
-    while node.depth > 1:
+cdef inline Node* node_tenant_locked(Core* core, Node* node) noexcept nogil:
+    """The tenant's namespace, that itself or below which it is; above the tenants': itself."""
+    while node.depth > core.tenant_names:
         node = node.parent
     return node
 

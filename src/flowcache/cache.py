@@ -116,6 +116,7 @@ class Cache(Namespace[V]):
             tenant_depth if sharing == "utility" else 0,
             max_loss,
         )
+        self._store().tenant_depth = tenant_depth
         if enabled is not True:
             self.enabled = enabled
         self.around_load = around_load
@@ -363,7 +364,8 @@ def create_cache(
     runs the background loads of threads, by its ``submit(function)``; ``None``: threads of the
     cache's own. ``enabled``: ``False`` stores nothing, until ``cache.enabled`` is set to ``True``.
     ``around_load(path, key)``: makes a context manager around each loader, for traces.
-    ``tenant_depth``: how many names of a path make a tenant, for the tier and ``sharing``.
+    ``tenant_depth``: how many names of a path make a tenant, for the pools of background loads,
+    metrics, ``sharing`` and the tier.
     ``tier``: a second tier that a fleet of processes shares, a
     :class:`~flowcache.tier.ValkeyTier` or the URL of a Valkey or Redis server. Nothing is opened
     before the first call that needs it, or :meth:`Cache.connect`.

@@ -20,7 +20,7 @@ from flowcache import Cache, _core
 from flowcache.events import Event
 from flowcache.reports import shown
 from flowcache.watching.meter import Meter as Figures
-from flowcache.watching.meter import Reading
+from flowcache.watching.meter import Reading, label_of
 
 __all__ = ["Instrumentation", "instrument"]
 
@@ -115,8 +115,9 @@ def instrument(
 ) -> Instrumentation:
     """Let OpenTelemetry read the counters of ``cache``, and make a span for each of its loads.
 
-    The tenants are the namespaces right below the cache. At most ``tenants`` of them have an
-    attribute of their own in metrics, ``pinned`` ones first; all others are ``__other__``.
+    The tenants are the namespaces at the cache's ``tenant_depth``, right below it by default; the
+    attribute of a deeper one is ``tenant/acme``. At most ``tenants`` of them have an attribute of
+    their own in metrics, ``pinned`` ones first; all others are ``__other__``.
 
     A span ``flowcache.load`` surrounds each loader, and what the loader does is within it. Its
     parent is the span of the call that began it. A background load is a trace of its own, with a
@@ -284,6 +285,7 @@ class Spans:
         self, cache: Cache[Any], tracer: trace.Tracer, duration: Any, *, record_keys: bool
     ) -> None:
         self._name = cache.name
+        self._depth = cache._store().tenant_depth
         self._tracer = tracer
         self._duration = duration
         self._record_keys = record_keys
@@ -312,7 +314,7 @@ class Spans:
         many = load is not None and load.key != key
         attributes: dict[str, Any] = {CACHE: self._name, "flowcache.background": is_behind}
         if path:
-            attributes[TENANT] = path[0]
+            attributes[TENANT] = label_of(path[: self._depth])
         if many:
             attributes["flowcache.keys"] = len(key)
         if self._record_keys:

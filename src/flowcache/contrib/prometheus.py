@@ -107,7 +107,8 @@ DURATION = ("flowcache_load_duration_seconds", "Durations of loads.")
 class FlowcacheCollector(Collector):
     """Collects the figures of ``cache``, or of several caches with different names.
 
-    The tenants are the namespaces right below ``cache``, which may itself be a namespace. At most
+    The tenants are the namespaces at the ``tenant_depth`` of ``cache``, right below it by default;
+    ``cache`` may itself be a namespace. The label of a deeper one is ``tenant/acme``. At most
     ``tenants`` of them have a label of their own, ``pinned`` ones first, then those with the most
     entries; all others are counted as ``__other__``. A tenant keeps its label for the life of the
     process. No counter falls when ranks change, and the sum over the labels is the cache's own

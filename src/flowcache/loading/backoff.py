@@ -98,7 +98,8 @@ def note_failure(namespace: Any, key: Hashable, *, cut_off: bool = False) -> Non
     failures = _failures.setdefault(store, {})
     failures.pop(which, None)  # To the end.
     again = namespace._now() + (0.0 if cut_off else delay)
-    failures[which] = Failure(in_a_row, again, cut_off, stamp, namespace.path[:1])
+    tenant = store.tenant_of(namespace.path)
+    failures[which] = Failure(in_a_row, again, cut_off, stamp, tenant)
     if len(failures) > MOST_FAILURES:
         forget_some(failures, MOST_FAILURES * 9 // 10)
 

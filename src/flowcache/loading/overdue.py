@@ -45,7 +45,8 @@ if hasattr(os, "register_at_fork"):
 
 def enter_thread(run: Run) -> None:
     """Note that a thread of its own is about to run the run."""
-    _threads.setdefault(run.namespace._store(), {})[run] = run.namespace.path[:1]
+    store = run.namespace._store()
+    _threads.setdefault(store, {})[run] = store.tenant_of(run.namespace.path)
 
 
 def leave_thread(run: Run) -> None:
@@ -57,10 +58,11 @@ def leave_thread(run: Run) -> None:
 
 def refuse_more(namespace: Any) -> None:
     """Raise `TooManyLoadsError` if calls of this tenant have left too many threads behind."""
-    runs = _threads.get(namespace._store())
+    store = namespace._store()
+    runs = _threads.get(store)
     if runs is None or len(runs) < min(PER_TENANT, MOST):
         return
-    tenant = namespace.path[:1]
+    tenant = store.tenant_of(namespace.path)
     overdue = [of for run, of in list(runs.items()) if run.is_overdue()]
     own = overdue.count(tenant)
     if own >= PER_TENANT or (own and len(overdue) >= MOST):

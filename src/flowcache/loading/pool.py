@@ -68,7 +68,7 @@ class Pool:
 
         It is ended instead if too many wait. `RuntimeError` if there is no thread.
         """
-        tenant = run.namespace.path[:1]
+        tenant = run.namespace._store().tenant_of(run.namespace.path)
         now = run.namespace._now()
         item = contextvars.copy_context(), run
         run.offer()

@@ -18,7 +18,7 @@ from flowcache.errors import CacheClosedError
 from flowcache.reports import shown
 from flowcache.stats import Stats
 
-__all__ = ["COUNTERS", "GAUGES", "OTHER", "Meter", "Names", "Reading"]
+__all__ = ["COUNTERS", "GAUGES", "OTHER", "Meter", "Names", "Reading", "label_of"]
 
 OTHER = "__other__"
 """The label of all tenants without a label of their own."""
@@ -113,7 +113,15 @@ class Meter:
         self.name = cache._store().name
         if not is_text(self.name):
             raise ValueError(f"cache: its name must be UTF-8 for a label, got {shown(self.name)}")
+        # Of a namespace below the tenants, the parts are those right below it.
+        self._depth = max(1, cache._store().tenant_depth - len(cache.path))
         chosen = checked_names(tenants, pinned)
+        for name in chosen:
+            if path_of(name, self._depth) is None:
+                raise ValueError(
+                    f"pinned: {shown(name)} is no tenant's: a tenant has {self._depth} names, "
+                    "with slashes between"
+                )
         self._most = tenants
         self.names = OwnNames(tenants, chosen) if names is None else names
         self._lock = threading.Lock()
@@ -134,18 +142,20 @@ class Meter:
     def _read(self) -> Reading:
         names = [name for name in self.names.admitted() if name != OTHER]
         room = self._most - len(names)
-        survey = _core.Survey(self.cache, names, self._most + 1 if room > 0 else 0)
+        paths = [path for name in names if (path := path_of(name, self._depth)) is not None]
+        top = self._most + 1 if room > 0 else 0
+        survey = _core.Survey(self.cache, paths, top, "entries", self._depth)
         while survey.step():
             pass
         is_first = self._last is None
         before = {label: dict(series.grown) for label, series in self._series.items()}
         before[OTHER] = dict(self._other)
-        told = survey.named
+        told = {label_of(path): found for path, found in survey.named.items()}
         if room > 0:
             leading = {
-                name: (life, share, stats)
-                for name, life, share, stats in survey.leading
-                if may_label(name)
+                label_of(path): (life, share, stats)
+                for path, life, share, stats in survey.leading
+                if may_label(path)
             }
             self.names.admit([name for name in leading if name not in told])
             admitted = set(self.names.admitted())
@@ -230,9 +240,32 @@ def checked_names(tenants: Any, pinned: Any) -> tuple[str, ...]:
     return chosen
 
 
-def may_label(name: str) -> bool:
-    """Whether a tenant's name can be a label of its own: UTF-8, and not the label of the others."""
-    return name != OTHER and is_text(name)
+def may_label(tenant: str | tuple[str, ...]) -> bool:
+    """Whether a tenant can have a label of its own: UTF-8, and not the label of the others."""
+    return tenant != OTHER and is_text("".join(tenant))
+
+
+def label_of(tenant: str | tuple[str, ...]) -> str:
+    """Return the label of a tenant: its name, or its names with slashes between.
+
+    Of several names, slashes and percent signs are escaped as in URLs, so that no two tenants have
+    one label. Halves of surrogate pairs are escaped, since exporters write UTF-8.
+    """
+    if not isinstance(tenant, str):
+        tenant = (
+            tenant[0]
+            if len(tenant) == 1
+            else "/".join(name.replace("%", "%25").replace("/", "%2F") for name in tenant)
+        )
+    return tenant.encode("utf-8", "backslashreplace").decode()
+
+
+def path_of(label: str, depth: int) -> str | tuple[str, ...] | None:
+    """Return the tenant of a label, as a survey names it; None: no tenant has this label."""
+    if depth == 1:
+        return label
+    names = tuple(part.replace("%2F", "/").replace("%25", "%") for part in label.split("/"))
+    return names if len(names) == depth else None
 
 
 def is_text(name: str) -> bool:
