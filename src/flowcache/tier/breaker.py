@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from flowcache._core import lease_time as monotonic
 from flowcache.reports import report
 
+from .forking import renew_after_forks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,6 +43,7 @@ class Breaker:
     """Counts failures in a row. Calls `on_change(state)` at each transition, outside its lock."""
 
     __slots__ = (
+        "__weakref__",
         "_clock",
         "_failures",
         "_lock",
@@ -64,12 +67,17 @@ class Breaker:
         self._period = period
         self._clock = clock
         self._on_change = on_change
-        self._lock = Lock()
         self._failures = 0
         self._until = 0.0
         self.is_well = True
         """No call has failed since the last one that was answered."""
         self.state: Literal["closed", "open", "half-open"] = "closed"
+        self.renew()
+        renew_after_forks(self)
+
+    def renew(self) -> None:
+        """Begin with a lock that no thread holds."""
+        self._lock = Lock()
 
     def admits(self) -> bool:
         """Tell if a call may go to the server; in a half-open breaker one may, and the next not."""

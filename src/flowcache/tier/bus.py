@@ -36,11 +36,12 @@ from .awaited import Awaited
 from .bell import Bell
 from .errors import LateError, ServerError, UnreachableError
 from .following import SOONEST, Following, Holding, Line, Troubles
+from .forking import renew_after_forks
 from .message import Kind, Message
 from .resp import Push, ReplyError, pack
 from .script import script
 from .servers import check_shape
-from .wire import epoch_in, forks
+from .wire import epoch_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -97,11 +98,10 @@ class Bus:
         self._shape = shape
         self._closed = False
         self._start()
-        _buses.add(self)
+        renew_after_forks(self)
 
     def _start(self) -> None:
         """Begin as a new member of the fleet: at first, and in the child of a fork."""
-        self._forks = forks()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake: socket.socket | None = None
@@ -115,12 +115,17 @@ class Bus:
         self.member = new_token()
         self.messages = 0
 
+    def renew(self) -> None:
+        """Begin as a new member in the child of a fork; until it hears, nothing is served."""
+        for line in self._lines.values():
+            line.close()
+        self._start()
+        self._follower.lend(0.0)
+
     # For callers, on any thread
 
     def follow(self, bucket: Bucket) -> Bell:
         """Follow a bucket from now on; the bell rings when it is live."""
-        if self._forks != forks():
-            self._start()
         following = self._following.get(bucket.number)
         if following is None:
             with self._lock:
@@ -143,7 +148,7 @@ class Bus:
         """Whether this process hears of all buckets that it follows."""
         if self._closed:
             return "closed"
-        followed = list(self._following.values()) if self._forks == forks() else []
+        followed = list(self._following.values())
         if not followed:
             return "idle"
         now = monotonic()
@@ -207,7 +212,7 @@ class Bus:
     def close(self, patience: float = 1.0) -> None:
         """Leave the fleet and end the thread; local entries are not served any more."""
         self._closed = True
-        if self._forks != forks() or self._thread is None:
+        if self._thread is None:
             return
         self._tell(lambda: None)
         if threading.current_thread() is not self._thread:
@@ -674,17 +679,3 @@ def _run(
             bus._inbox.popleft()()
     for line in lines.values():
         line.close()
-
-
-_buses: weakref.WeakSet[Bus] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """The child receives no message before it has its own bus, so it serves no entries."""
-    for bus in list(_buses):
-        bus._following = {}
-        bus._follower.lend(0.0)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -19,6 +19,7 @@ from flowcache.errors import CacheClosedError, EntryTooHeavyError, TierUnavailab
 
 from .codec import UnencodableError
 from .engine import seal
+from .forking import renew_after_forks
 from .held import Held
 from .layout import Layout
 
@@ -51,6 +52,11 @@ class Fills:
         self._hints: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._unknown: set[type] = set()
         self._errors = 0
+        self.renew()
+        renew_after_forks(self)
+
+    def renew(self) -> None:
+        """Begin with a lock that no thread holds."""
         self._counting = threading.Lock()
 
     def item(self, namespace: Space, key: Hashable) -> Item | None:
@@ -76,7 +82,7 @@ class Fills:
 
     def note_errors(self, namespace: Space) -> None:
         """Count what the tier did not do since the last time, once."""
-        # Not waited for: the next call counts them too, and a fork may have left it locked.
+        # Not waited for: the next call counts them too.
         if self.engine.errors == self._errors or not self._counting.acquire(blocking=False):
             return
         errors, self._errors = self.engine.errors - self._errors, self.engine.errors

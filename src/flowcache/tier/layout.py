@@ -17,17 +17,17 @@ all of a bucket in one slot of a cluster. So one script sees value, lease and re
 
 from __future__ import annotations
 
-import os
 import struct
-import weakref
 from base64 import urlsafe_b64encode
 from binascii import b2a_base64, crc_hqx
 from hashlib import blake2b
 from math import isnan
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flowcache.naming import KEYWORDS
+
+from .forking import renew_after_forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -224,19 +224,6 @@ def _bucket_tag(number: int, buckets: int) -> str:
         suffix += 1
 
 
-_bounded: weakref.WeakSet[Bounded[Any, Any]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """Open locks that threads of the parent held."""
-    for one in list(_bounded):
-        one._lock = Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 class Bounded(dict[K, V]):
     """A mapping that makes what is missing, and forgets the least recently made beyond a size."""
 
@@ -250,8 +237,12 @@ class Bounded(dict[K, V]):
         super().__init__()
         self._make = make
         self._most = most
+        self.renew()
+        renew_after_forks(self)
+
+    def renew(self) -> None:
+        """Begin with a lock that no thread holds."""
         self._lock = Lock()
-        _bounded.add(self)
 
     def __missing__(self, key: K) -> V:
         """Return what is made for the key, and held from now on."""

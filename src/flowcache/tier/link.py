@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from flowcache._core import lease_time as monotonic
 
 from .errors import ServerError, SlowError, UnreachableError
+from .forking import forks, renew_after_forks
 from .resp import ProtocolError, Replies, ReplyError, pack
-from .wire import CHUNK, forks
+from .wire import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -292,28 +293,36 @@ class ThreadLink:
     meanwhile.
     """
 
-    __slots__ = ("_dial", "_forks", "_hard", "_is_led", "_mutex", "_unread", "_waiting", "_wire")
+    __slots__ = (
+        "__weakref__",
+        "_dial",
+        "_hard",
+        "_is_led",
+        "_mutex",
+        "_unread",
+        "_waiting",
+        "_wire",
+    )
 
     def __init__(self, dial: Callable[[], Wire], hard: float) -> None:
         self._dial = dial
         self._hard = hard
-        self._start()
+        self._wire: Wire | None = None
+        self.renew()
+        renew_after_forks(self)
 
-    def _start(self) -> None:
-        self._forks = forks()
+    def renew(self) -> None:
+        """Begin without a connection, and without calls, which are those of other threads."""
+        if self._wire is not None:
+            self._wire.close()
         self._mutex = Lock()
         self._waiting: list[Ask] = []
         self._is_led = False
-        self._wire: Wire | None = None
+        self._wire = None
         self._unread: deque[Batch] = deque()
 
     def exchange(self, ask: Ask) -> Ask:
         """Return the ask with its answers; raises `ServerError`."""
-        if self._forks != forks():
-            # The parent's connection, and a lead that a thread of the parent may have held.
-            if self._wire is not None:
-                self._wire.close()
-            self._start()
         with self._mutex:
             leads = not self._is_led
             if leads:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowcache.errors import ConfigurationError, TierUnavailableError
 
-from .wire import forks
+from .forking import renew_after_forks
 
 if TYPE_CHECKING:
     from .layout import Place
@@ -40,8 +40,12 @@ class Queue:
         self._waiting: dict[Hashable, tuple[Unit, Callable[[], Steps[Any]]]] = {}
         self.blocked: frozenset[Unit] = frozenset()
         """The tenants that wait for one; None among them: all."""
+        self.renew()
+        renew_after_forks(self)
+
+    def renew(self) -> None:
+        """Begin with a lock that no thread holds. What the parent has not sent waits here too."""
         self._lock = threading.Lock()
-        self._forks = forks()
         self._sender: threading.Thread | None = None
 
     def __len__(self) -> int:
@@ -50,12 +54,14 @@ class Queue:
     def blocks(self, place: Place) -> bool:
         """Tell if the tier may hold values of a tenant that were invalidated here."""
         blocked = self.blocked
+        if blocked and self._sender is None:
+            self._begin()  # After a fork, or if no thread could be started then.
         return bool(blocked) and (None in blocked or place.unit in blocked)
 
     def add(self, place: Place, what: Hashable, steps: Callable[[], Steps[Any]]) -> bool:
         """Keep an invalidation; False if there is no room, so that its caller has to repeat it."""
         unit = None if place.is_above else place.unit
-        with self._guard():
+        with self._lock:
             if what not in self._waiting and len(self._waiting) >= self._most:
                 return False
             self._waiting[what] = unit, steps
@@ -67,27 +73,20 @@ class Queue:
         """Send what waits; raises `TierUnavailableError` if it is not confirmed."""
         for what, kept in list(self._waiting.items()):
             yield from kept[1]()
-            with self._guard():
+            with self._lock:
                 if self._waiting.get(what) is kept:
                     del self._waiting[what]
                     self.blocked = frozenset(one for one, _ in self._waiting.values())
 
     def close(self) -> None:
         """Keep nothing any more."""
-        with self._guard():
+        with self._lock:
             self._waiting.clear()
             self.blocked = frozenset()
 
-    def _guard(self) -> threading.Lock:
-        """Return the lock; in the child of a fork a new one, for the parent may have held it."""
-        if self._forks != forks():
-            self._lock, self._forks = threading.Lock(), forks()
-            self._sender = None
-        return self._lock
-
     def _begin(self) -> None:
         """Start the thread that sends; it ends when nothing waits."""
-        with self._guard():
+        with self._lock:
             if self._sender is None and self._waiting:
                 self._sender = threading.Thread(
                     target=send, args=(weakref.ref(self),), name="flowcache-queue", daemon=True
@@ -96,7 +95,7 @@ class Queue:
 
     def _is_empty(self) -> bool:
         """Tell if nothing waits: the thread then ends."""
-        with self._guard():
+        with self._lock:
             if not self._waiting:
                 self._sender = None
             return not self._waiting

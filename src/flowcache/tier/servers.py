@@ -14,9 +14,9 @@ from flowcache.errors import ConfigurationError
 
 from .breaker import Breaker
 from .errors import BreakerOpenError, LateError, ServerError, SlowError, UnreachableError
+from .forking import renew_after_forks
 from .link import Ask, LoopLink, ThreadLink
 from .resp import ReplyError, pack
-from .wire import forks
 
 if TYPE_CHECKING:
     import asyncio
@@ -142,13 +142,17 @@ class Servers:
         self._dialer = dialer
         self._make_breaker = make_breaker
         self._hard = hard
-        self._lock = Lock()
-        self._forks = forks()
         self._known: dict[Address | None, Server] = {}
         self.shares: list[Share] = []
         """The servers by their slots; empty before they were found."""
         self._not_before = 0.0
         self.is_cluster = False
+        self.renew()
+        renew_after_forks(self)
+
+    def renew(self) -> None:
+        """Begin with a lock that no thread holds."""
+        self._lock = Lock()
 
     @property
     def is_known(self) -> bool:
@@ -181,8 +185,6 @@ class Servers:
         Raises `UnreachableError`, or `ConfigurationError` for a server that can never do. Servers
         that stay keep their connections, and those without a slot lose them.
         """
-        if self._forks != forks():
-            self._lock, self._forks = Lock(), forks()  # A thread of the parent may have held it.
         if not self._lock.acquire(timeout=-1 if patience is None else patience):
             raise UnreachableError("the servers are being looked for")
         try:

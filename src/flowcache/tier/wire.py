@@ -8,7 +8,6 @@ library's own, and the push messages of RESP3 arrive in order.
 from __future__ import annotations
 
 import importlib
-import os
 import select
 import socket
 from typing import TYPE_CHECKING, Any, Final
@@ -17,12 +16,13 @@ from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError
 
 from .errors import LateError, ServerError, SlowError, UnreachableError
+from .forking import forks
 from .resp import ProtocolError, Replies, ReplyError, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Address", "Dialer", "Wire", "epoch_in", "forks"]
+__all__ = ["Address", "Dialer", "Wire", "epoch_in"]
 
 Address = tuple[str, int]
 
@@ -33,22 +33,6 @@ SHORTEST: Final = 0.001
 """Seconds that a read waits at least: 0 would be a socket that does not wait at all."""
 NEAR: Final = 0.005
 """Seconds by which a read may wait too long, so that most find the time-out that they need."""
-
-_forks = 0
-
-
-def forks() -> int:
-    """Return how many forks lie between the first process and this one."""
-    return _forks
-
-
-def _forked() -> None:
-    global _forks  # noqa: PLW0603  a count of this process alone
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 class Wire:
@@ -74,7 +58,7 @@ class Wire:
 
     def __init__(self, connection: Any, address: Address | None) -> None:
         self._connection = connection  # Owns the socket, and closes it.
-        self._forks = _forks
+        self._forks = forks()
         self.sock: socket.socket = connection._sock
         self._timeout = self.sock.gettimeout()
         """The socket's time-out as it was set last: to set it is a call of the system."""
@@ -163,7 +147,7 @@ class Wire:
         if not self.is_open:
             return
         self.is_open = False
-        if self._forks == _forks:
+        if self._forks == forks():
             self._connection.disconnect()
         else:
             self.sock.close()
