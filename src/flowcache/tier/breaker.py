@@ -5,7 +5,7 @@ Closed; open after five failures; half-open after a period; closed by an answer,
 
 from __future__ import annotations
 
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Literal
 
 from flowcache._core import lease_time as monotonic
@@ -77,7 +77,7 @@ class Breaker:
 
     def renew(self) -> None:
         """Begin with a lock that no thread holds."""
-        self._lock = Lock()
+        self._lock = RLock()
 
     def admits(self) -> bool:
         """Tell if a call may go to the server; in a half-open breaker one may, and the next not."""

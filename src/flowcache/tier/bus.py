@@ -102,7 +102,7 @@ class Bus:
 
     def _start(self) -> None:
         """Begin as a new member of the fleet: at first, and in the child of a fork."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._wake: socket.socket | None = None
         self._following: dict[int, Following] = {}

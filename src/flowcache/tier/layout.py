@@ -22,7 +22,7 @@ from base64 import urlsafe_b64encode
 from binascii import b2a_base64, crc_hqx
 from hashlib import blake2b
 from math import isnan
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, TypeVar
 
 from flowcache.naming import KEYWORDS
@@ -242,7 +242,7 @@ class Bounded(dict[K, V]):
 
     def renew(self) -> None:
         """Begin with a lock that no thread holds."""
-        self._lock = Lock()
+        self._lock = RLock()
 
     def __missing__(self, key: K) -> V:
         """Return what is made for the key, and held from now on."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from threading import Lock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flowcache._core import lease_time as monotonic
@@ -113,7 +113,6 @@ class Ask:
         "future",
         "gate",
         "is_settled",
-        "leads",
         "now",
         "patience",
         "reads",
@@ -142,7 +141,6 @@ class Ask:
         self.replid = b""
         self.error: ServerError | None = None
         self.is_settled = False
-        self.leads = False
         self.gate: Lock | None = None
         self.future: asyncio.Future[None] | None = None
 
@@ -297,7 +295,7 @@ class ThreadLink:
         "__weakref__",
         "_dial",
         "_hard",
-        "_is_led",
+        "_leader",
         "_mutex",
         "_unread",
         "_waiting",
@@ -315,26 +313,32 @@ class ThreadLink:
         """Begin without a connection, and without calls, which are those of other threads."""
         if self._wire is not None:
             self._wire.close()
-        self._mutex = Lock()
+        self._mutex = RLock()
         self._waiting: list[Ask] = []
-        self._is_led = False
+        self._leader: Ask | None = None
         self._wire = None
         self._unread: deque[Batch] = deque()
 
     def exchange(self, ask: Ask) -> Ask:
         """Return the ask with its answers; raises `ServerError`."""
-        with self._mutex:
-            leads = not self._is_led
+        try:
+            with self._mutex:
+                leads = self._leader is None
+                if leads:
+                    self._leader = ask  # No ask waits, or one of them would lead.
+                else:
+                    ask.gate = Lock()
+                    ask.gate.acquire()
+                    self._waiting.append(ask)
             if leads:
-                self._is_led = True  # No ask waits, or one of them would lead.
-            else:
-                ask.gate = Lock()
-                ask.gate.acquire()
-                self._waiting.append(ask)
-        if leads:
-            self._lead([ask])
-        elif self._follow(ask):
-            self._lead([])
+                self._lead([ask])
+            elif self._follow(ask):
+                self._lead([])
+            self._end(ask)
+        except BaseException:
+            # An interrupt may come between any two lines, those of `_end` too.
+            self._end(ask)
+            raise
         if ask.error is not None:
             raise ask.error
         return ask
@@ -342,55 +346,42 @@ class ThreadLink:
     def _follow(self, ask: Ask) -> bool:
         """Wait for the answers, or for the lead: True if it was handed over."""
         assert ask.gate is not None
-        try:
-            ask.gate.acquire(timeout=ask.patience)
-        except BaseException:
-            # An interrupt. A lead that was handed over already is handed on.
-            with self._mutex:
-                leads = ask.leads
-                if not leads and ask in self._waiting:
-                    self._waiting.remove(ask)
-            if leads:
-                self._hand_over()
-            raise
+        ask.gate.acquire(timeout=ask.patience)
         with self._mutex:
-            if ask.leads:
+            if self._leader is ask:
                 ask.gate = None  # No other call ends it from now on.
-            elif not ask.is_settled:
-                if ask in self._waiting:
-                    self._waiting.remove(ask)
+                return True
+            if not ask.is_settled:
                 # Only the leader opens the gate: twice is an error.
                 ask.error = SlowError("no answer in time")
                 ask.is_settled = True
-            return ask.leads
+            return False
 
     def _lead(self, asks: list[Ask]) -> None:
         """Exchange some asks, or those that wait by now."""
+        if not asks:
+            with self._mutex:
+                asks, self._waiting = self._waiting, []
+        batch = Batch(asks, round(self._hard * WAITS))
         try:
-            if not asks:
-                with self._mutex:
-                    asks, self._waiting = self._waiting, []
-            batch = Batch(asks, round(self._hard * WAITS))
-            try:
-                self._exchange(batch)
-            except ServerError as error:
-                batch.fail(error)
-            except BaseException:
-                # An interrupt between two replies: no other call may get the rest of a reply.
-                self._drop(UnreachableError("the exchange was interrupted"))
-                batch.fail(UnreachableError("the exchange was interrupted"))
-                raise
-        finally:
-            self._hand_over()
+            self._exchange(batch)
+        except ServerError as error:
+            batch.fail(error)
+        except BaseException:
+            # An interrupt between two replies: no other call may get the rest of a reply.
+            self._drop(UnreachableError("the exchange was interrupted"))
+            batch.fail(UnreachableError("the exchange was interrupted"))
+            raise
 
-    def _hand_over(self) -> None:
+    def _end(self, ask: Ask) -> None:
+        """Let an ask wait no more, and hand the lead over if it has it. May be repeated."""
         with self._mutex:
-            for ask in self._waiting:
-                ask.leads = True
-                assert ask.gate is not None
-                ask.gate.release()
-                return
-            self._is_led = False
+            if ask in self._waiting:
+                self._waiting.remove(ask)
+            if self._leader is ask:
+                self._leader = self._waiting[0] if self._waiting else None
+                if self._leader is not None and self._leader.gate is not None:
+                    self._leader.gate.release()
 
     def _exchange(self, batch: Batch) -> None:
         wire, unread = self._wire, self._unread

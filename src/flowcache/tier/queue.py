@@ -45,7 +45,7 @@ class Queue:
 
     def renew(self) -> None:
         """Begin with a lock that no thread holds. What the parent has not sent waits here too."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._sender: threading.Thread | None = None
 
     def __len__(self) -> int:

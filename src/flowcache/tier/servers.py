@@ -6,7 +6,7 @@ import weakref
 from bisect import bisect_right
 from contextlib import suppress
 from functools import partial
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flowcache._core import lease_time as monotonic
@@ -152,7 +152,7 @@ class Servers:
 
     def renew(self) -> None:
         """Begin with a lock that no thread holds."""
-        self._lock = Lock()
+        self._lock = RLock()
 
     @property
     def is_known(self) -> bool:

@@ -1,0 +1,168 @@
+"""An exception between any two lines of a thread's call leaves the lead to the next call."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from flowcache.tier import link as link_module
+from flowcache.tier.breaker import Breaker
+from flowcache.tier.errors import ServerError
+from flowcache.tier.link import Ask, ThreadLink
+from flowcache.tier.resp import pack
+from flowcache.tier.wire import Dialer, Wire
+from harness.fleet import PATIENT
+from harness.servers import Server
+
+HARD = PATIENT["hard_timeout"]
+STEPS = {"exchange", "_follow", "_lead", "_end", "_exchange", "_drop"}
+LOCKS = {
+    number
+    for number, line in enumerate(Path(link_module.__file__).read_text("utf-8").splitlines(), 1)
+    if line.strip() == "with self._mutex:"
+}
+"""Lines at which a tracer can raise with the lock held, and where no signal is handled."""
+
+pytestmark = pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer is at work")
+
+
+class Struck(BaseException):
+    """Nothing in the tier knows it, as it knows no signal handler's exception."""
+
+
+def strike() -> None:
+    sys.settrace(None)
+    raise Struck
+
+
+@contextmanager
+def struck_at(
+    line: int, passed: Callable[[str], object], strike: Callable[[], object] = strike
+) -> Iterator[list[int]]:
+    """Strike before the line of that number in a call; yield the lines seen, and tell of each."""
+    seen: list[int] = []
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        code = frame.f_code
+        if code.co_filename != link_module.__file__ or code.co_name not in STEPS:
+            return None
+        if event == "line" and frame.f_lineno not in LOCKS:
+            seen.append(frame.f_lineno)
+            passed(code.co_name)
+            if len(seen) == line:
+                strike()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield seen
+    finally:
+        sys.settrace(None)
+
+
+def echo(text: str, patience: float = HARD) -> Ask:
+    return Ask(patience, calls=(pack(b"ECHO", text.encode()),))
+
+
+def is_well(link: ThreadLink) -> bool:
+    """Ask twice; the first may find that a connection was given up."""
+    assert link._leader is None
+    with suppress(ServerError):
+        link.exchange(echo("first"))
+    return link.exchange(echo("second")).replies == [b"second"]
+
+
+def test_a_leader_that_is_struck_hands_the_lead_over(new_server: Server) -> None:
+    dialer = Dialer(new_server.url)
+    line, struck = 0, True
+    while struck:
+        line += 1
+        link = ThreadLink(dialer.dial, HARD)
+        link.exchange(echo("open"))
+        with suppress(Struck), struck_at(line, lambda _: None) as seen:
+            link.exchange(echo("struck"))
+        struck = len(seen) >= line
+        assert is_well(link), (line, seen)
+        link.close()
+    assert line > 20
+
+
+def test_a_follower_that_is_struck_hands_the_lead_over(new_server: Server) -> None:
+    dialer = Dialer(new_server.url)
+    line, struck = 0, True
+    while struck:
+        line += 1
+        dials, waits = threading.Event(), threading.Event()
+
+        def dial(dials: threading.Event = dials, waits: threading.Event = waits) -> Wire:
+            dials.set()
+            waits.wait()
+            return dialer.dial()
+
+        link = ThreadLink(dial, HARD)
+        leader = threading.Thread(target=link.exchange, args=(echo("leads"),))
+        leader.start()
+        dials.wait()
+        # The leader goes on as the other call is about to wait for it.
+        follows = {"_follow": waits.set}
+        try:
+            with (
+                suppress(Struck),
+                struck_at(line, lambda name, follows=follows: follows.get(name, int)()) as seen,  # type: ignore[misc]
+            ):
+                link.exchange(echo("struck"))
+        finally:
+            waits.set()
+            leader.join()
+        struck = len(seen) >= line
+        assert is_well(link), (line, seen)
+        link.close()
+    assert line > 20
+
+
+def test_a_call_within_a_call_ends(new_server: Server) -> None:
+    """A signal's handler, or a finalizer that the collector runs, may use the same cache."""
+    dialer = Dialer(new_server.url)
+    line, struck = 0, True
+    while struck:
+        line += 1
+        link = ThreadLink(dialer.dial, HARD)
+        link.exchange(echo("open"))
+        answers: list[Any] = []
+
+        def call(link: ThreadLink = link, answers: list[Any] = answers) -> None:
+            # Its lead is the outer call's, so that it may have to lose patience.
+            with suppress(ServerError):
+                answers.append(link.exchange(echo("inner", 0.01)).replies)
+
+        with struck_at(line, lambda _: None, call) as seen:
+            assert link.exchange(echo("outer")).replies == [b"outer"]
+        struck = len(seen) >= line
+        assert answers in ([], [[b"inner"]])
+        assert is_well(link), (line, seen)
+        link.close()
+    assert line > 20
+
+
+@pytest.mark.parametrize("name", ["admits", "failed", "succeeded"])
+def test_a_call_within_a_breaker_s_ends(name: str) -> None:
+    times = iter(range(1000))
+
+    def clock() -> float:  # It runs with the lock held, as a finalizer may.
+        if (now := next(times)) % 2:
+            getattr(breaker, name)()
+        return float(now)
+
+    breaker = Breaker(failures=1, period=1.0, clock=clock)
+    for _ in range(4):
+        breaker.failed()
+        breaker.admits()
+    breaker.succeeded()
+    assert breaker.is_well
