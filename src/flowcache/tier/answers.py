@@ -19,7 +19,7 @@ class Grant(NamedTuple):
 
     token: bytes
     terms: bytes
-    """Incarnations and numbers of both records when the load began."""
+    """Incarnations and numbers of both records when the load began; empty if that is not known."""
 
 
 class Stored(NamedTuple):

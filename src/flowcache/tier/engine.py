@@ -238,7 +238,10 @@ class Engine:
             return (yield from self.lead(item, token, force=True, contend=contend))
 
     def release(self, item: Item, grant: Grant) -> Steps[None]:
-        """Give a lease back whose load came to nothing. One that cannot be reached runs out."""
+        """Give a lease back whose load came to nothing. One that cannot be reached runs out.
+
+        One that the server has not told of yet it has granted by now, for requests arrive in order.
+        """
         message = Message(
             Kind.RELEASED, item.place.path, item.key, self.bus.member, grant.token
         ).encode()
@@ -246,7 +249,8 @@ class Engine:
             (item.lease,), grant.token, item.place.bucket.bus, message
         )
         try:
-            yield Exchange(item.place.bucket, Ask(self._hard, calls=(command,)))
+            patience = self._hard if grant.terms else self._soft
+            yield Exchange(item.place.bucket, Ask(patience, calls=(command,)))
         except ServerError:
             self.caller.errors += 1
 

@@ -24,7 +24,7 @@ from flowcache.loading.options import MISSING, Options, unpack
 
 from .answers import Grant
 from .bus import new_token
-from .errors import ServerError
+from .errors import ServerError, SlowError
 from .front import Front, plain, refuse_sliding
 from .items import Found
 from .steps import Produce
@@ -256,10 +256,10 @@ class Tier(Front):
         except GeneratorExit:
             raise
         except BaseException:
-            yield from self._give_back(item, given)
+            yield from self._give_back((item, given))
             raise
         if is_awaitable(produced):  # For a sync call, which refuses it.
-            yield from self._give_back(item, given)
+            yield from self._give_back((item, given))
             return produced
         return (yield from self._finish(namespace, item, load, given, produced, terms, drops=force))
 
@@ -280,10 +280,13 @@ class Tier(Front):
         """Return the value that the fleet has by now, the right to load it, or None: alone."""
         engine = self.engine
         token, attempt, until = new_token(), 0, monotonic() + self.patience
+        asked = False
         try:
             yield from engine.live(item.place.bucket)
             while True:
+                asked = True
                 given = yield from engine.lead(item, token, force=force)
+                asked = False
                 if isinstance(given, Found) and terms.is_due(given):
                     force = True
                     continue
@@ -295,15 +298,27 @@ class Tier(Front):
                     return None
                 yield from engine.wait_for_lease(item, attempt)
                 attempt += 1
+        except SlowError:
+            return Grant(token, b"")  # The server may grant it yet.
         except ServerError:
             return None
+        except GeneratorExit:
+            raise
+        except BaseException:
+            if asked:  # The lease may be this call's, which has no use for it.
+                yield from engine.release(item, Grant(token, b""))
+            raise
         finally:
             self.note_errors(namespace)
 
-    def _give_back(self, item: Item, given: Grant | None) -> Steps[None]:
-        if given is not None:
-            self.engine.bus.hold_no_more(given.token)
-            yield from self.engine.release(item, given)
+    def _give_back(self, *given: tuple[Item, Found | Grant | None]) -> Steps[None]:
+        """Give leases back: none of them is renewed from now on, whatever ends this."""
+        for _, one in given:
+            if isinstance(one, Grant):
+                self.engine.bus.hold_no_more(one.token)
+        for item, one in given:
+            if isinstance(one, Grant):
+                yield from self.engine.release(item, one)
 
     def _take(self, namespace: Space, load: Any, found: Found, terms: Terms) -> Loaded[Any]:
         """Return what another process loaded, to be held here until it ends there."""
@@ -326,6 +341,7 @@ class Tier(Front):
         drops: bool,
     ) -> Steps[Any]:
         """Store what was loaded in the tier; here it is held if the tier has taken it."""
+        granted = given if given is not None and given.terms else None
         try:
             value, ttl, tags, stores, stale = unpacked(produced, terms)
             refuse_one_use(value, "loader")
@@ -338,24 +354,26 @@ class Tier(Front):
                 seconds, grace, tags, stores = 0.0, 0.0, _core._tags(tags), False
             if load is not None:
                 tags = _core._close_tags(load, tags)
-        except BaseException:
-            yield from self._give_back(item, given)
+            # With the TTL that was drawn and told here, once.
+            loaded = functools.partial(
+                Loaded, value, ttl=plain(seconds), tags=tags, stale=unpack(produced)[4]
+            )
+            sealed = None
+            if stores and seconds > 0 and granted is not None:
+                sealed = self.sealed(namespace, item, value, tags)
+            if sealed is None or granted is None:
+                yield from self._give_back((item, given))
+                # What cannot travel is held here; what the tier was not asked for is not.
+                return loaded(store=stores and granted is not None)
+            self.engine.bus.hold_no_more(granted.token)
+            stored = yield from self.engine.store(
+                item, granted, sealed, plain(seconds), max(grace, terms.stale_if_error), drops=drops
+            )
+        except GeneratorExit:
             raise
-        # With the TTL that was drawn and told here, once.
-        loaded = functools.partial(
-            Loaded, value, ttl=plain(seconds), tags=tags, stale=unpack(produced)[4]
-        )
-        sealed = None
-        if stores and seconds > 0 and given is not None:
-            sealed = self.sealed(namespace, item, value, tags)
-        if sealed is None or given is None:
-            yield from self._give_back(item, given)
-            # What cannot travel is held here; what the tier was not asked for is not.
-            return loaded(store=stores and given is not None)
-        self.engine.bus.hold_no_more(given.token)
-        stored = yield from self.engine.store(
-            item, given, sealed, plain(seconds), max(grace, terms.stale_if_error), drops=drops
-        )
+        except BaseException:
+            yield from self._give_back((item, given))
+            raise
         self.note_errors(namespace)
         if stored is None:
             return loaded(store=False)
@@ -377,26 +395,31 @@ class Tier(Front):
         found: dict[Hashable, Any] = {}
         waiting: list[Item] = []
         bare: list[Hashable] = []
-        for key in missing:
-            item = self.item(namespace, key)
-            if item is None:
-                bare.append(key)
-                continue
-            one = yield from self._lead_once(namespace, item)
-            if one is WAITS:
-                waiting.append(item)
-            elif isinstance(one, Found):
-                found[key] = self._take(namespace, loads.get(key), one, terms)
-            else:
-                given[key] = item, one
-        led = [*given, *bare]
-        if led:
-            produced = yield from self._produce_many(namespace, given, led, loader)
-            if is_awaitable(produced) or not isinstance(produced, Mapping):
-                for item, one in given.values():
-                    yield from self._give_back(item, as_grant(one))
-                return produced
-            yield from self._finish_many(namespace, loads, given, bare, produced, found, terms)
+        try:
+            for key in missing:
+                item = self.item(namespace, key)
+                if item is None:
+                    bare.append(key)
+                    continue
+                one = yield from self._lead_once(namespace, item)
+                if one is WAITS:
+                    waiting.append(item)
+                elif isinstance(one, Found):
+                    found[key] = self._take(namespace, loads.get(key), one, terms)
+                else:
+                    given[key] = item, one
+            if led := [*given, *bare]:
+                produced = yield Produce(loader, (led,), around(namespace, tuple(led)))
+                if is_awaitable(produced) or not isinstance(produced, Mapping):
+                    yield from self._give_back(*given.values())
+                    return produced
+                yield from self._finish_many(namespace, loads, given, produced, found, terms)
+                found.update({key: produced[key] for key in bare if key in produced})
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._give_back(*given.values())
+            raise
         for item in waiting:
             one = yield from self._load(namespace, item, OneOf(loader, item.key), terms)
             if one is not OneOf.ABSENT:
@@ -404,64 +427,43 @@ class Tier(Front):
         return found
 
     def _lead_once(self, namespace: Space, item: Item) -> Steps[Any]:
-        engine = self.engine
+        engine, token = self.engine, new_token()
         try:
             yield from engine.live(item.place.bucket)
-            given = yield from engine.lead(item, new_token())
+            given = yield from engine.lead(item, token)
+        except SlowError:
+            return Grant(token, b"")  # The server may grant it yet.
         except ServerError:
             return None
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from engine.release(item, Grant(token, b""))
+            raise
         finally:
             self.note_errors(namespace)
         if isinstance(given, Grant):
             engine.bus.hold(item, given.token, monotonic() + self.patience)
         return WAITS if given is None else given
 
-    def _produce_many(
-        self,
-        namespace: Space,
-        given: Mapping[Hashable, tuple[Item, Any]],
-        led: list[Hashable],
-        loader: Callable[..., Any],
-    ) -> Steps[Any]:
-        try:
-            return (yield Produce(loader, (led,), around(namespace, tuple(led))))
-        except GeneratorExit:
-            raise
-        except BaseException:
-            for item, one in given.values():
-                yield from self._give_back(item, as_grant(one))
-            raise
-
     def _finish_many(
         self,
         namespace: Space,
         loads: Mapping[Hashable, Any],
-        given: Mapping[Hashable, tuple[Item, Any]],
-        bare: list[Hashable],
+        given: dict[Hashable, tuple[Item, Any]],
         produced: Mapping[Hashable, Any],
         found: dict[Hashable, Any],
         terms: Terms,
     ) -> Steps[None]:
-        left = dict(given)
-        try:
-            for key, (item, one) in given.items():
-                del left[key]
-                if key not in produced:
-                    yield from self._give_back(item, as_grant(one))
-                    continue
-                found[key] = yield from self._finish(
-                    namespace,
-                    item,
-                    loads.get(key),
-                    as_grant(one),
-                    produced[key],
-                    terms,
-                    drops=False,
-                )
-            found.update({key: produced[key] for key in bare if key in produced})
-        finally:
-            for item, one in left.values():
-                yield from self._give_back(item, as_grant(one))
+        """Store what was loaded; what is left in `given` holds its lease still."""
+        for key, (item, one) in list(given.items()):
+            del given[key]
+            if key not in produced:
+                yield from self._give_back((item, one))
+                continue
+            found[key] = yield from self._finish(
+                namespace, item, loads.get(key), one, produced[key], terms, drops=False
+            )
 
 
 WAITS: Final = object()
@@ -538,10 +540,6 @@ def stored_as(load: Any) -> Iterable[Any]:
     if load is None:
         return ()
     return (load,) if load.stands_in_for is None else (load, load.stands_in_for)
-
-
-def as_grant(given: Any) -> Grant | None:
-    return given if isinstance(given, Grant) else None
 
 
 def own_loads() -> dict[Hashable, Any]:

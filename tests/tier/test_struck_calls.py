@@ -1,0 +1,143 @@
+"""Calls that end at any exchange with the server: interrupted, cancelled, or without the answer.
+
+The server has done what it was asked, or does it later; in each case no lease of a load is left
+behind, and the process holds no value that the tier has not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from flowcache import _core
+from flowcache.tier.errors import SlowError
+from flowcache.tier.link import Ask
+from harness.fleet import run
+from harness.servers import Server
+
+KEYS = ["a", "b", "c"]
+
+
+class Struck(BaseException):
+    """Nothing in the tier knows it, as it knows no signal handler's exception."""
+
+
+def engine_of(namespace: Any) -> Any:
+    return _core._tier_of(namespace).engine
+
+
+@contextmanager
+def struck_after(
+    namespace: Any, number: int, error: BaseException, *names: bytes
+) -> Iterator[list[Ask]]:
+    """Raise an error in place of the answer to the exchange of a number; yield the exchanges.
+
+    With names only the exchanges count that work on such keys.
+    """
+    (server,) = engine_of(namespace).servers.all
+    seen: list[Ask] = []
+    ask, aask = server.ask, server.aask
+
+    def is_due(one: Ask) -> bool:
+        if not names or any(name in call for name in names for call in one.calls):
+            seen.append(one)
+            return len(seen) == number
+        return False
+
+    def asked(one: Ask) -> Ask:
+        due, answered = is_due(one), ask(one)
+        if due:
+            raise error
+        return answered
+
+    async def aasked(one: Ask, loop: Any) -> Ask:
+        due, answered = is_due(one), await aask(one, loop)
+        if due:
+            raise error
+        return answered
+
+    server.ask, server.aask = asked, aasked
+    try:
+        yield seen
+    finally:
+        del server.ask, server.aask
+
+
+def load_many(keys: list[Any]) -> dict[Any, Any]:
+    return dict.fromkeys(keys, "v")
+
+
+async def aload() -> str:
+    return "v"
+
+
+async def aload_many(keys: list[Any]) -> dict[Any, Any]:
+    return load_many(keys)
+
+
+def refuse() -> None:
+    raise ValueError("the loader's own")
+
+
+LOADS: dict[str, Callable[[Any], Any]] = {
+    "fetch": lambda ns: ns.fetch("a", lambda: "v", tags=("t",)),
+    "a loader that raises": lambda ns: ns.fetch("a", refuse),
+    "refresh": lambda ns: ns.refresh("a", lambda: "v"),
+    "fetch_many": lambda ns: ns.fetch_many(KEYS, load_many),
+    "afetch": lambda ns: run(ns.afetch("a", aload)),
+    "arefresh": lambda ns: run(ns.arefresh("a", aload)),
+    "afetch_many": lambda ns: run(ns.afetch_many(KEYS, aload_many)),
+}
+
+
+def leases(server: Server, name: str) -> Any:
+    return server.call("KEYS", f"fc1:{name}:*:l:*")
+
+
+@pytest.mark.parametrize("call", LOADS.values(), ids=LOADS)
+def test_a_load_that_ends_leaves_no_lease(
+    new_server: Server, make: Any, request: pytest.FixtureRequest, call: Callable[[Any], Any]
+) -> None:
+    name = f"struck{hash(request.node.name) & 0xFFFF}"
+    cache = make(new_server, name=name)
+    for number in itertools.count(1):
+        namespace = cache.namespace(f"tenant:{number}")
+        error = asyncio.CancelledError() if call.__code__.co_names[0] == "run" else Struck()
+        with (
+            suppress(Struck, asyncio.CancelledError, ValueError),
+            struck_after(namespace, number, error) as seen,
+        ):
+            call(namespace)
+        assert leases(new_server, name) == [], (number, len(seen))
+        assert not engine_of(namespace).bus._held
+        if len(seen) < number:
+            break
+    assert number > 2
+
+
+def test_a_lease_that_was_granted_too_late_is_given_back(new_server: Server, make: Any) -> None:
+    cache = make(new_server, name="late")
+    namespace = cache.namespace("tenant:acme")
+    namespace.fetch("known", lambda: "v")  # So that the server knows the script.
+    found: list[int] = []
+
+    def load(*keys: Any) -> Any:
+        found.append(len(leases(new_server, "late")))
+        return load_many(*keys) if keys else "v"
+
+    for key, call, count in (
+        ("a", lambda: namespace.fetch("a", load), 1),
+        ("b", lambda: run(namespace.afetch("b", load)), 1),
+        ("c", lambda: namespace.fetch_many(["c", "d"], load), 2),
+    ):
+        late = SlowError("no answer in time")
+        with struck_after(namespace, 1, late, b":l:"):
+            assert call() in ("v", {"c": "v", "d": "v"})
+        assert found.pop() == count  # The others wait for this load, as it runs.
+        assert leases(new_server, "late") == []
+        assert key not in namespace  # For the tier has not taken it.
