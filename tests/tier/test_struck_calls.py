@@ -18,7 +18,7 @@ from flowcache import _core
 from flowcache.tier.errors import SlowError
 from flowcache.tier.link import Ask
 from harness.fleet import run
-from harness.servers import Server
+from harness.servers import Server, wait_until
 
 KEYS = ["a", "b", "c"]
 
@@ -141,3 +141,81 @@ def test_a_lease_that_was_granted_too_late_is_given_back(new_server: Server, mak
         assert found.pop() == count  # The others wait for this load, as it runs.
         assert leases(new_server, "late") == []
         assert key not in namespace  # For the tier has not taken it.
+
+
+WRITES: dict[str, Callable[[Any], Any]] = {
+    "set": lambda ns: ns.set("k", "new"),
+    "set_many": lambda ns: ns.set_many({"k": "new"}),
+    "delete": lambda ns: ns.delete("k"),
+    "delete_many": lambda ns: ns.delete_many(["k"]),
+    "pop": lambda ns: ns.pop("k", None),
+    "touch": lambda ns: ns.touch("k", 99),
+    "expire": lambda ns: ns.expire("k"),
+    "clear": lambda ns: ns.clear(),
+    "invalidate_tag": lambda ns: ns.invalidate_tag("t"),
+    "invalidate_prefix": lambda ns: ns.invalidate_prefix("k"),
+    "expire_tag": lambda ns: ns.expire_tag("t"),
+    "aset": lambda ns: run(ns.aset("k", "new")),
+    "adelete": lambda ns: run(ns.adelete("k")),
+    "aclear": lambda ns: run(ns.aclear()),
+}
+
+
+@pytest.mark.parametrize("call", WRITES.values(), ids=WRITES)
+def test_a_write_that_is_done_after_its_call_has_ended(
+    pair: tuple[Any, Any], call: Callable[[Any], Any]
+) -> None:
+    """As at the end of a loop, whose tasks are cancelled: the server gets it later."""
+    one, _ = pair
+    call(one)  # So that the server knows the script.
+    one.set("k", "old", tags=("t",))
+    (server,) = engine_of(one).servers.all
+    ask, sent = server.ask, list[Ask]()
+
+    def asked(asking: Ask) -> Ask:
+        if not asking.calls:
+            return ask(asking)
+        sent.append(asking)
+        raise Struck
+
+    async def aasked(asking: Ask, loop: Any) -> Ask:
+        sent.append(asking)
+        raise asyncio.CancelledError
+
+    server.ask, server.aask = asked, aasked
+    with suppress(Struck, asyncio.CancelledError):
+        call(one)
+    del server.ask, server.aask
+    assert "k" not in one
+    assert one.get("k") == "old"
+    assert "k" in one
+    (late,) = sent
+    server.ask(Ask(late.patience, calls=late.calls))
+    wait_until(lambda: "k" not in one)
+
+
+@pytest.mark.parametrize("name", ["set", "set_many", "aset"])
+def test_a_write_that_was_done_as_its_call_ended(pair: tuple[Any, Any], name: str) -> None:
+    """Its echo was heard before, so that nothing drops the old value later."""
+    one, _ = pair
+    one.set("k", "old")
+    engine = engine_of(one)
+    (server,) = engine.servers.all
+    ask, heard = server.ask, engine.bus.messages
+
+    def fill(asking: Ask, error: BaseException) -> None:
+        del server.ask, server.aask
+        assert one.get("k") == "old"  # Another thread reads it, just before.
+        ask(Ask(asking.patience, calls=asking.calls))
+        wait_until(lambda: engine.bus.messages > heard)
+        raise error
+
+    async def afill(asking: Ask, loop: Any) -> None:
+        await asyncio.to_thread(fill, asking, KeyError())
+
+    server.ask = lambda asking: fill(asking, Struck())
+    server.aask = afill
+    with pytest.raises((Struck, KeyError)):
+        WRITES[name](one)
+    assert "k" not in one
+    assert one.get("k") == "new"

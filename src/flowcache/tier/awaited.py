@@ -6,12 +6,15 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from flowcache.errors import TierUnavailableError
+
 from .bell import Bell
+from .errors import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Acknowledgements", "Awaited"]
+__all__ = ["Acknowledgements", "Awaited", "Doubting"]
 
 MOST_DOUBTFUL: Final = 10_000
 
@@ -22,7 +25,7 @@ class Acknowledgements:
     __slots__ = ("_expected", "_heard", "_lock", "bell")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._heard: set[tuple[int, bytes]] = set()
         self._expected: set[tuple[int, bytes]] | None = None
         self.bell = Bell()
@@ -52,11 +55,41 @@ class Acknowledgements:
             self.bell.ring()
 
 
+class Doubting:
+    """Surrounds a call that changes the tier: unless it returns, its echoes are applied (rule 6).
+
+    It may fail, be interrupted or be cancelled: in each case the tier may do it yet. A failure of
+    the server is raised as `TierUnavailableError`.
+    """
+
+    __slots__ = ("_awaited", "_call", "_operations")
+
+    def __init__(self, awaited: Awaited, call: str, *operations: bytes) -> None:
+        self._awaited = awaited
+        self._call = call
+        self._operations = operations
+
+    def __enter__(self) -> None:
+        """Begin the call."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Doubt the operations of a call that has not returned."""
+        if error is None:
+            return
+        for operation in self._operations:
+            self._awaited.doubt(operation)
+        if isinstance(error, ServerError):
+            raise TierUnavailableError(
+                f"{self._call}: the tier has not confirmed it: {error}; here it is done, so call "
+                "again"
+            ) from error
+
+
 class Awaited:
     """Acknowledgements that are gathered, own messages that are to be applied, and awaited keys."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._acknowledgements: dict[bytes, Acknowledgements] = {}
         self._doubtful: dict[bytes, None] = {}
         self._bells: dict[tuple[tuple[str, ...], object], list[Bell]] = {}
@@ -77,7 +110,7 @@ class Awaited:
             waiting.hear(bucket, member)
 
     def doubt(self, operation: bytes) -> None:
-        """Apply this process's own message: its call timed out (rule 6)."""
+        """Apply this process's own message: its call did not return (rule 6)."""
         self._doubtful[operation] = None
         if len(self._doubtful) > MOST_DOUBTFUL:
             with suppress(KeyError, StopIteration, RuntimeError):

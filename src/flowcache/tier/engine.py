@@ -19,6 +19,7 @@ from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError, TierUnavailableError
 
 from .answers import Added, Grant, Stored, milliseconds, stored_of
+from .awaited import Doubting
 from .bell import Bell
 from .breaker import Announced, Breaker
 from .bus import LATE, LEASE, Bus, new_token
@@ -343,12 +344,8 @@ class Engine:
         ]
         yield from self._ready(values[0][0].place)
         sent = monotonic()
-        try:
+        with Doubting(self.bus.awaited, "set", *operations):
             replies = yield from self.caller.call_many(bucket, "set", requests, patience=self._hard)
-        except ServerError as error:
-            for operation in operations:
-                self.bus.awaited.doubt(operation)
-            raise _unavailable("set", error) from error
         return [stored_of(reply, sent) for reply in replies]
 
     def add(self, item: Item, sealed: bytes, ttl: float | None, window: float) -> Steps[Added]:
@@ -357,7 +354,7 @@ class Engine:
         message = Message(Kind.RELEASED, item.place.path, item.key, self.bus.member, operation)
         yield from self._ready(item.place)
         sent = monotonic()
-        try:
+        with Doubting(self.bus.awaited, "add"):
             reply = yield from self._call(
                 "add",
                 item,
@@ -372,8 +369,6 @@ class Engine:
                 patience=self._hard,
                 confirms=True,
             )
-        except ServerError as error:
-            raise _unavailable("add", error) from error
         if reply[0] == b"bounded":
             raise _bounded("add")
         if reply[0] == b"stored":
@@ -398,7 +393,7 @@ class Engine:
         message = Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation)
         sealed = self.items.envelope.seal(item.place, item.name, item.encoded, 0, ())[:-1]
         yield from self._ready(item.place)
-        try:
+        with Doubting(self.bus.awaited, "incr", operation):
             reply = yield from self._call(
                 "incr",
                 item,
@@ -415,9 +410,6 @@ class Engine:
                 patience=self._hard,
                 confirms=True,
             )
-        except ServerError as error:
-            self.bus.awaited.doubt(operation)
-            raise _unavailable("incr", error) from error
         if reply[0] == b"bounded":
             raise _bounded("incr")
         if reply[0] == b"other":
@@ -449,14 +441,10 @@ class Engine:
             for item, operation in zip(items, operations, strict=True)
         ]
         yield from (self.live(bucket) if queued else self._ready(items[0].place))
-        try:
+        with Doubting(self.bus.awaited, "delete", *operations):
             replies = yield from self.caller.call_many(
                 bucket, "delete", requests, patience=self._hard, again=1
             )
-        except ServerError as error:
-            for operation in operations:
-                self.bus.awaited.doubt(operation)
-            raise _unavailable("delete", error) from error
         return [reply[0] == b"held" for reply in replies]
 
     def pop(self, item: Item) -> Steps[tuple[Any] | None]:
@@ -493,21 +481,11 @@ class Engine:
         operation = new_token()
         message = Message(kind, item.place.path, item.key, self.bus.member, operation)
         yield from (self.live(item.place.bucket) if queued else self._ready(item.place))
-        try:
-            return (
-                yield from self._call(
-                    name,
-                    item,
-                    message,
-                    arguments,
-                    patience=self._hard,
-                    confirms=True,
-                    again=again,
-                )
+        with Doubting(self.bus.awaited, name, operation):
+            reply = yield from self._call(
+                name, item, message, arguments, patience=self._hard, confirms=True, again=again
             )
-        except ServerError as error:
-            self.bus.awaited.doubt(operation)
-            raise _unavailable(name, error) from error
+        return reply
 
     def _call(
         self,
@@ -591,38 +569,37 @@ class Engine:
         known = True
         lists: list[tuple[Bucket, dict[bytes, bytes]]] = []
         try:
-            for bucket in buckets:
-                yield from self.live(bucket)
-                record = bucket.root if spreads else place.record
-                keys = (record, bucket.log, bucket.members)
-                arguments = (
-                    b"0" if spreads else b"1",
-                    MOST_MARKERS,
-                    MOST_ITEMS,
-                    listed,
-                    b"1" if fleet else b"0",
-                    *fields,
-                )
-                reply = yield from self.caller.call(
-                    bucket,
-                    "invalidate",
-                    keys,
-                    (bucket.bus, message.encode(), *arguments),
-                    patience=self._hard,
-                    confirms=True,
-                    again=1,
-                )
-                if fleet:
-                    known = known and self.bus.knows_members(bucket, reply[3], reply[1])
-                    flat = reply[4]
-                    members = dict(zip(flat[::2], flat[1::2], strict=True))
-                    members.pop(b"birth", None)
-                    members.pop(self.bus.member, None)
-                    lists.append((bucket, members))
-            if acknowledgements is not None:
-                yield from self._wait_for_fleet(acknowledgements, lists, known=known)
-        except ServerError as error:
-            raise _unavailable(kind.name.lower(), error) from error
+            with Doubting(self.bus.awaited, kind.name.lower(), operation):
+                for bucket in buckets:
+                    yield from self.live(bucket)
+                    record = bucket.root if spreads else place.record
+                    keys = (record, bucket.log, bucket.members)
+                    arguments = (
+                        b"0" if spreads else b"1",
+                        MOST_MARKERS,
+                        MOST_ITEMS,
+                        listed,
+                        b"1" if fleet else b"0",
+                        *fields,
+                    )
+                    reply = yield from self.caller.call(
+                        bucket,
+                        "invalidate",
+                        keys,
+                        (bucket.bus, message.encode(), *arguments),
+                        patience=self._hard,
+                        confirms=True,
+                        again=1,
+                    )
+                    if fleet:
+                        known = known and self.bus.knows_members(bucket, reply[3], reply[1])
+                        flat = reply[4]
+                        members = dict(zip(flat[::2], flat[1::2], strict=True))
+                        members.pop(b"birth", None)
+                        members.pop(self.bus.member, None)
+                        lists.append((bucket, members))
+                if acknowledgements is not None:
+                    yield from self._wait_for_fleet(acknowledgements, lists, known=known)
         finally:
             if fleet:
                 self.bus.awaited.expect_no_more(operation)
@@ -654,7 +631,10 @@ class Engine:
             ]
             if lost:
                 command = script("forget").call_in_full((bucket.members,), *lost)
-                yield Exchange(bucket, Ask(self._hard, calls=(command,)))
+                try:
+                    yield Exchange(bucket, Ask(self._hard, calls=(command,)))
+                except ServerError:  # The next one waits for them too.
+                    self.caller.errors += 1
 
     def close(self) -> None:
         """Leave the fleet and end the connections of the bus and of threads."""
@@ -681,12 +661,6 @@ def seal(
 
 def _tag_fields(kind: bytes, place: Place, tags: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(kind + place.marks[-1] + tag_mark(tag) for tag in tags)
-
-
-def _unavailable(call: str, error: ServerError) -> TierUnavailableError:
-    return TierUnavailableError(
-        f"{call}: the tier has not confirmed it: {error}; here it is done, so call again"
-    )
 
 
 def _bounded(call: str) -> TierUnavailableError:

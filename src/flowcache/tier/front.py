@@ -217,7 +217,7 @@ class Front(Fills):
                     self.store(
                         namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok
                     )
-        except TierUnavailableError:
+        except BaseException:  # It may be done there: no other value is held here from now on.
             for item, _, _ in together:
                 drop(namespace, item.key)
             raise
@@ -300,7 +300,7 @@ class Front(Fills):
             if self.engine.bus.is_live(item.place.bucket):
                 until = math.inf if added.until is None else added.until
                 self.store(namespace, fill, value, seconds, until, grace, tags, stale_ok=stale_ok)
-        except TierUnavailableError:
+        except BaseException:  # It may be done there: no other value is held here from now on.
             drop(namespace, key)
             raise
         finally:
