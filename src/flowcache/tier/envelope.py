@@ -14,7 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .codec import UndecodableError, UnencodableError, codec_mark
-from .layout import MARK, decode_key, encode_key, mark
+from .layout import MARK, decode_fields, encode_fields, mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,8 +117,7 @@ class Envelope:
             deflated = zlib.compress(body, 1)
             if len(deflated) < length:
                 packing, body = _DEFLATED, deflated
-        encoded_tags = encode_key(tags)
-        assert encoded_tags is not None
+        encoded_tags = encode_fields(tags)
         root, unit = place.root_marks, place.unit_marks
         header = b"".join(
             (
@@ -222,10 +221,10 @@ class Envelope:
 
 def _tags(encoded: bytes) -> tuple[str, ...]:
     try:
-        tags = decode_key(encoded)
+        tags = decode_fields(encoded)
     except ValueError as error:
         raise UndecodableError(f"the tags cannot be read: {error}") from None
-    if type(tags) is not tuple or not all(type(tag) is str for tag in tags):
+    if not all(type(tag) is str for tag in tags):
         raise UndecodableError("the tags are no strings")
     return tags
 

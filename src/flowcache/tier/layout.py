@@ -23,7 +23,7 @@ from binascii import b2a_base64, crc_hqx
 from hashlib import blake2b
 from math import isnan
 from threading import RLock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowcache.naming import KEYWORDS
 
@@ -38,7 +38,9 @@ __all__ = [
     "Bucket",
     "Layout",
     "Place",
+    "decode_fields",
     "decode_key",
+    "encode_fields",
     "encode_key",
     "mark",
     "plain_name",
@@ -77,12 +79,20 @@ def encode_key(key: object) -> bytes | None:
     """
     if type(key) is str:
         text = key.encode("utf-8", "surrogatepass")
-        return b"S" + _LENGTH.pack(len(text)) + text
+        return b"S" + _LENGTH.pack(len(text)) + text if len(text) <= LONGEST - 5 else None
     pieces: list[bytes] = []
     if not _encode_into(pieces, key, DEEPEST):
         return None
     encoded = b"".join(pieces)
     return encoded if len(encoded) <= LONGEST else None
+
+
+def encode_fields(fields: tuple[object, ...]) -> bytes:
+    """Return the bytes of some keys, names and numbers together, of any length."""
+    pieces: list[bytes] = []
+    if not _encode_into(pieces, fields, DEEPEST + 1):
+        raise TypeError("fields: one of them is no key that can travel")
+    return b"".join(pieces)
 
 
 def _encode_into(pieces: list[bytes], key: object, depth: int) -> bool:
@@ -127,8 +137,20 @@ def _encode_float(pieces: list[bytes], number: float) -> bool:
 
 def decode_key(data: bytes) -> object:
     """Return a key that equals the one that was encoded; `ValueError` for any other bytes."""
+    return _decode(data, DEEPEST)
+
+
+def decode_fields(data: bytes) -> tuple[Any, ...]:
+    """Return the fields that were encoded; `ValueError` for any other bytes."""
+    fields = _decode(data, DEEPEST + 1)
+    if type(fields) is not tuple:
+        raise ValueError("fields: they are no tuple")
+    return fields
+
+
+def _decode(data: bytes, depth: int) -> object:
     try:
-        key, end = _decode_from(data, 0, DEEPEST)
+        key, end = _decode_from(data, 0, depth)
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise ValueError(f"key: the encoding is damaged: {error}") from None
     if end != len(data):
@@ -198,9 +220,7 @@ def _readable(path: tuple[str, ...]) -> str:
     text = "".join("/" + plain_name(name) for name in path) or "@"
     if len(text) <= LONGEST_NAME:
         return text
-    encoded = encode_key(path)
-    assert encoded is not None
-    return "~" + blake2b(encoded, digest_size=20).hexdigest()
+    return "~" + blake2b(encode_fields(path), digest_size=20).hexdigest()
 
 
 def slot_of(key: bytes) -> int:
@@ -306,9 +326,7 @@ class Place:
         self.bucket = layout.bucket_of(unit)
         self.record = self.bucket.prefix + b":g:" + name
         self.depth = layout.tenant_depth
-        encoded = encode_key(path)
-        assert encoded is not None
-        self.encoded = encoded
+        self.encoded = encode_fields(path)
         self.marks = tuple(
             mark(*(one.encode("utf-8", "surrogatepass") for one in path[:length]))
             for length in range(len(path) + 1)
@@ -322,9 +340,7 @@ class Place:
         """What the names of all its values begin with; the digest of a key follows."""
         self.leases = self.bucket.prefix + b":l:" + name + b":"
         """The same for leases of loads."""
-        rest = encode_key(path[layout.tenant_depth :])
-        assert rest is not None
-        self._digest = blake2b(rest, digest_size=20)
+        self._digest = blake2b(encode_fields(path[layout.tenant_depth :]), digest_size=20)
 
     def digest(self, encoded_key: bytes) -> bytes:
         """Return what stands for a key in the names of its value and its lease."""
@@ -364,7 +380,6 @@ class Layout:
         """Return the bucket of a unit."""
         if self.buckets == 1:
             return self.all[0]
-        encoded = encode_key(unit)
-        assert encoded is not None
-        number = int.from_bytes(blake2b(encoded, digest_size=8).digest(), "big")
+        digest = blake2b(encode_fields(unit), digest_size=8).digest()
+        number = int.from_bytes(digest, "big")
         return self.all[number % self.buckets]

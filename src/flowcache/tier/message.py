@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from .layout import decode_key, encode_key
+from .layout import decode_fields, encode_fields
 
 __all__ = ["Kind", "Message"]
 
@@ -45,15 +45,13 @@ class Message(NamedTuple):
     def encode(self) -> bytes:
         """Return the message as it travels."""
         fields = (int(self.kind), self.path, self.data, self.member, self.operation)
-        encoded = encode_key((*fields, int(self.is_awaited)))
-        assert encoded is not None
-        return encoded
+        return encode_fields((*fields, int(self.is_awaited)))
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
         """Return the message that was sent; `ValueError` for any other bytes."""
-        fields = decode_key(data)
-        if type(fields) is not tuple or len(fields) != 6:
+        fields = decode_fields(data)
+        if len(fields) != 6:
             raise ValueError("message: it has other fields")
         kind, path, about, member, operation, is_awaited = fields
         if type(path) is not tuple or type(member) is not bytes or type(operation) is not bytes:
