@@ -93,8 +93,12 @@ cdef inline bint node_gives_way_itself_locked(Core* core, Node* node, double now
 cdef uint32_t store_reuse_tinylfu_locked(Core* core, Node* node, uint32_t hash,
                                          PyObject** dropped) noexcept:
     """The part of store_reuse_locked for TinyLFU."""
-    cdef uint32_t i = tinylfu_victim_locked(core, node, 0)
-    cdef Entry* e = entry_at(&core.slab, i)
+    cdef uint32_t i
+    cdef Entry* e
+    if node.sketch != NULL:
+        sketch_ask(node.sketch, hash)             # for order_enter_locked, after the contest
+    i = tinylfu_victim_locked(core, node, 0)
+    e = entry_at(&core.slab, i)
     if e.links != NONE or entry_counts_as_stale(e):
         entry_unlink_locked(core, i, EVICTED)     # a choice is made once
         node.counters.evictions_caused += 1

@@ -138,17 +138,18 @@ cdef void sketch_add(Sketch* sketch, uint32_t hash) noexcept nogil:
     """Count the hash once, and do a step of what is left to do."""
     cdef uint32_t[3] k
     cdef SketchLine* line
-    cdef uint32_t most
-    if sketch.filled < sketch.wanted:
-        sketch_grow(sketch)
-    elif sketch.filled > sketch.wanted:
-        sketch_fold(sketch)
+    cdef uint32_t most = sketch.wanted
+    if sketch.filled != most:
+        if sketch.filled < most:
+            sketch_grow(sketch)
+        else:
+            sketch_fold(sketch)
+            most = max(sketch.filled, sketch.wanted)
     line = sketch_find(sketch, hash, k)
     line_raise(line, k[0])
     line_raise(line, k[1])
     line_raise(line, k[2])
     sketch.adds += 1
-    most = sketch.filled if sketch.filled > sketch.wanted else sketch.wanted
     if sketch.adds >= <uint64_t>ADDS_A_LINE * most:
         sketch.adds = 0
         sketch.epoch = (sketch.epoch + 1) % EPOCHS

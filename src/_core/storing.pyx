@@ -210,8 +210,6 @@ cdef int store_put_plain(Store store, Node* node, PyObject* key, PyObject* value
         return 0
     part = table_first(&core.table, hash)
     prefetch(&part.buckets[part_home(part, hash)])        # as in table_ask
-    if unlikely(node.is_tinylfu) and node.sketch != NULL:
-        sketch_ask(node.sketch, hash)
     now = clock_read()
     i = store_search_in_locked(core, part, node, key, hash)
     if i == FAULT:

@@ -124,6 +124,22 @@ cdef void order_lower_locked(Core* core, Node* node, uint32_t i, uint32_t spare)
         node.order.newest = i
 
 
+cdef inline void order_ask_locked(Core* core, Node* node, uint32_t i) noexcept nogil:
+    """Prefetch for a contest to come of entry i, or for its eviction, and the entry after it.
+
+    The entry itself was asked for when this was done for the one before.
+    """
+    cdef Entry* e
+    if core.table.count <= FITS or i == NONE or node.sketch == NULL:
+        return
+    e = entry_at(&core.slab, i)
+    sketch_ask(node.sketch, e.hash)
+    table_ask(&core.table, e.hash)
+    prefetch(e.key)
+    if e.newer != NONE:
+        prefetch(entry_at(&core.slab, e.newer))
+
+
 cdef uint32_t rival_marked_locked(Core* core, Node* node, uint32_t spare) noexcept nogil:
     """The part of rival_locked where the oldest has a mark, or is `spare`."""
     cdef uint32_t left = MOST_PASSED, i
@@ -135,9 +151,8 @@ cdef uint32_t rival_marked_locked(Core* core, Node* node, uint32_t spare) noexce
         e = entry_at(&core.slab, i)
         if i == node.border or left == 0 or e.mark == 0:
             return i
-        if e.newer != NONE:
-            prefetch(entry_at(&core.slab, e.newer))
         left -= 1
+        order_ask_locked(core, node, e.newer)
         order_lower_locked(core, node, i, spare)
 
 
@@ -150,22 +165,6 @@ cdef inline uint32_t rival_locked(Core* core, Node* node, uint32_t spare) noexce
     if i != spare and entry_at(&core.slab, i).mark == 0:
         return i
     return rival_marked_locked(core, node, spare)
-
-
-cdef inline void contest_ask_locked(Core* core, Node* node) noexcept nogil:
-    """Prefetch for the eviction after this one, whose candidate is the border.
-
-    The entry itself was asked for by the eviction before.
-    """
-    cdef Entry* e
-    if core.table.count <= FITS or node.border == NONE:
-        return
-    e = entry_at(&core.slab, node.border)
-    sketch_ask(node.sketch, e.hash)
-    table_ask(&core.table, e.hash)
-    prefetch(e.key)
-    if e.newer != NONE:
-        prefetch(entry_at(&core.slab, e.newer))
 
 
 cdef uint32_t tinylfu_victim_locked(Core* core, Node* node, uint32_t spared) noexcept nogil:
@@ -182,7 +181,7 @@ cdef uint32_t tinylfu_victim_locked(Core* core, Node* node, uint32_t spared) noe
     if node.sketch == NULL or node.young <= (most if most > spared else spared):
         return rival_locked(core, node, NONE)
     candidate = order_pass_locked(core, node)
-    contest_ask_locked(core, node)
+    order_ask_locked(core, node, node.border)     # the next candidate
     e = entry_at(&core.slab, candidate)
     hash = e.hash
     seen = e.mark > 0
@@ -200,7 +199,7 @@ cdef uint32_t tinylfu_victim_locked(Core* core, Node* node, uint32_t spared) noe
         admitted = node.sketch.dice % DICE == 0
     e.mark = 0
     if admitted:
-        prefetch(entry_at(&core.slab, entry_at(&core.slab, rival).newer))     # the next rival
+        order_ask_locked(core, node, entry_at(&core.slab, rival).newer)       # the next rival
         return rival
     node.counters.rejections += 1
     return candidate
