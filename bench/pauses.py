@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import random
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns, thread_time_ns
 from typing import Any
@@ -26,6 +27,10 @@ from flowcache._core import _testing
 
 SMALL = 1_000
 """The entries left after a cache is shrunk."""
+
+NAMESPACES = 100_000
+SINGLE = 20_000
+"""Calls of each kind beside so many namespaces."""
 
 # Each case takes the number of entries and returns, by name, the nanoseconds of its longest call.
 Case = Callable[[int], dict[str, int]]
@@ -198,6 +203,56 @@ def growth(entries: int) -> dict[str, int]:
         held[name] = longest(sets(cache, 0, entries))
         held[f"{name}, tagged"] = longest(sets(cache, 0, entries, tags=("tag", "other")))
     return held
+
+
+def many_namespaces(entries: int, **settings: Any) -> dict[str, int]:
+    """Time calls for one of many namespaces, in a cache that they fill.
+
+    Then all but one entry of each are deleted, and the bound becomes what is left. So a heap may
+    have a key out of date for each namespace, and one store that evicts must not correct them all.
+    """
+    each = max(entries // NAMESPACES, 2)
+    cache: Any = create_cache(max_entries=each * NAMESPACES, default_ttl=3600, **settings)
+    spaces = [cache.namespace(f"tenant:{number}") for number in range(NAMESPACES)]
+    for number in range(each):
+        for space in spaces:
+            space.set(number, number)
+    draw = random.Random(1)
+
+    def calls(call: Callable[[Any, int], Any]) -> int:
+        some = draw.choices(spaces, k=SINGLE)
+        return longest(
+            lambda space=space, number=number: call(space, number)  # type: ignore[misc]
+            for number, space in enumerate(some, each)
+        )
+
+    held = {
+        "namespace": calls(lambda _, number: cache.namespace(f"tenant:{number}")),
+        "get, hit": calls(lambda space, _: space.get(0)),
+        "get, miss": calls(lambda space, _: space.get("absent")),
+        "set that evicts": calls(lambda space, number: space.set(number, number)),
+        "set that overwrites": calls(lambda space, _: space.set(0, 0)),
+        "configure": calls(lambda space, number: space.configure(share=1 / (1 + number % 3))),
+        "stats": calls(lambda space, _: space.stats()),
+        "clear": calls(lambda space, _: space.clear()),
+    }
+    for space in spaces:
+        for key in list(space)[1:]:
+            space.delete(key)
+    cache.configure(max_entries=cache.stats().entries)
+    held["set that evicts again"] = calls(lambda space, number: space.set(number, number))
+    cache._check()
+    return held
+
+
+@case
+def many_namespaces_sharing_fairly(entries: int) -> dict[str, int]:
+    return many_namespaces(entries)
+
+
+@case
+def many_namespaces_sharing_by_utility(entries: int) -> dict[str, int]:
+    return many_namespaces(entries, sharing="utility")
 
 
 @case

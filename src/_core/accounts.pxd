@@ -165,11 +165,13 @@ cdef inline void account_unlimit(Ledger* ledger, Account* account, int64_t held)
     ledger.held -= held
     ledger.shares -= account.share
     ledger.pulled -= account.share * account.pull
-    if ledger.shares * UNSTEADY < account.share:  # little is left, beside the errors of rounding
-        ledger_sum(ledger)
     if ledger.limited == 0:
+        ledger.shares = 0
+        ledger.pulled = 0
         ledger.utility = 0
         ledger.sizes = 0
+    elif ledger.shares * UNSTEADY < account.share:        # little, beside the errors of rounding
+        ledger_sum(ledger)
 
 
 cdef inline void account_end(Ledger* ledger, Account* account, int64_t held) noexcept nogil:

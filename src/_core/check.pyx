@@ -42,7 +42,7 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
     """One namespace and those below it."""
     cdef Core* core = &store.core
     cdef uint32_t i = node.order.oldest, before = NONE, own = 0, stale = 0, in_heap = 0, link, t
-    cdef uint32_t young = 0
+    cdef uint32_t young = 0, lagging = 0, lagging_weight = 0
     cdef int64_t weight = 0, own_weight = 0, entries, pending = node.own_pending, demand = 0
     cdef int64_t places = 0
     cdef int64_t n_children = 0
@@ -144,7 +144,15 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
             check_that(node.by_entries.keys[node_heap_index(child, BY_ENTRIES)]
                        <= -node_ratio_locked(child, BY_ENTRIES, 0),
                        f"{label}: a child is fuller than its key")
+            lagging += (node.by_entries.keys[node_heap_index(child, BY_ENTRIES)]
+                        < -node_ratio_locked(child, BY_ENTRIES, 0))
+        if node_heap_index(child, BY_WEIGHT) != NONE:
+            lagging_weight += (node.by_weight.keys[node_heap_index(child, BY_WEIGHT)]
+                               != -node_ratio_locked(child, BY_WEIGHT, 0))
         child = child.next
+    check_that(lagging <= LAGGING and lagging_weight <= LAGGING,
+               f"{label}: {lagging} children are less full than their keys, by weight "
+               f"{lagging_weight}")
     check_that(n_children == node.children_count
                and (node.children == NULL or n_children == len(<dict>node.children)),
                f"{label}: children miscounted")
@@ -180,7 +188,7 @@ cdef int check_ledger_locked(Core* core, Node* node) except -1:
     cdef Ledger* ledger = node.ledger
     cdef Account* account = ledger.cursor
     cdef Node* child = node.child
-    cdef uint32_t _, n, limited = 0, lenders = 0, parked = 0, hash
+    cdef uint32_t _, n, limited = 0, lenders = 0, parked = 0, lagging = 0, hash
     cdef int64_t held = 0
     cdef double shares = 0, pulled = 0, utility = 0, sizes = 0
     label = node_label(node)
@@ -227,11 +235,14 @@ cdef int check_ledger_locked(Core* core, Node* node) except -1:
             check_that(ledger.by_pull.keys[node_heap_index(child, BY_PULL)]
                        <= -account_ratio_locked(account, 0),
                        f"{label}: a tenant is fuller than its key by pull")
+            lagging += (ledger.by_pull.keys[node_heap_index(child, BY_PULL)]
+                        < -account_ratio_locked(account, 0))
         else:
             check_that(child.entries == 0 or account.parked_next != NULL,
                        f"{label}: a tenant is neither in the heap nor parked")
         child = child.next
     check_that(parked == 0, f"{label}: the parked are miscounted")
+    check_that(lagging <= LAGGING, f"{label}: {lagging} tenants are less full than their keys")
     check_that(lenders == ledger.lenders, f"{label}: the lenders are miscounted")
     for n in range(ledger.ghosts.buckets * GHOSTS_A_BUCKET if ledger.ghosts != NULL else 0):
         hash = ledger.ghosts.slots[n].hash

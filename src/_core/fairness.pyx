@@ -13,15 +13,33 @@ cdef inline void node_raise_by_locked(Core* core, Node* node, Ranking by) noexce
     cdef double key = -node_ratio_locked(node, by, 0)
     cdef uint32_t index = node_heap_index(node, by)
     if index == NONE:
-        if node.entries > node.reserved:
+        if node.entries > node.reserved and key < 0:
             heap_push(core.nodes, by, heap, key, node.id)
     elif key < heap.keys[index]:
         heap_rekey(core.nodes, by, heap, index, key)
 
 
+cdef void node_lower_by_locked(Core* core, Node* node, Ranking by) noexcept nogil:
+    """Let the parent, which has many children, know that the namespace holds less.
+
+    With few children the search for the fullest corrects the keys that it meets. With many, one
+    search could meet a hundred thousand of them.
+    """
+    cdef Node* parent = node.parent
+    cdef Heap* heap = &parent.by_entries if by == BY_ENTRIES else &parent.by_weight
+    cdef double key = -node_ratio_locked(node, by, 0)
+    cdef uint32_t index = node_heap_index(node, by)
+    if index == NONE:
+        return
+    if node.entries <= node.reserved or key == 0:
+        heap_remove(core.nodes, by, heap, index)
+    else:
+        heap_rekey(core.nodes, by, heap, index, key)
+
+
 cdef inline void node_add_locked(Core* core, Node* node, int64_t entries,
                                  int64_t weight) noexcept nogil:
-    """Count what came or went, here and above. The heaps need to know only of what came."""
+    """Count what came or went, here and above."""
     cdef Node* below = node
     relaxed_store_u32(&node.own, <uint32_t>(<int64_t>node.own + entries))
     node.own_weight += weight
@@ -34,6 +52,10 @@ cdef inline void node_add_locked(Core* core, Node* node, int64_t entries,
             node_raise_by_locked(core, node, BY_ENTRIES)
             if core.slab.weighs:
                 node_raise_by_locked(core, node, BY_WEIGHT)
+        elif unlikely(node.parent.children_count > LAGGING):
+            node_lower_by_locked(core, node, BY_ENTRIES)
+            if core.slab.weighs:
+                node_lower_by_locked(core, node, BY_WEIGHT)
         node = node.parent
     if unlikely(core.tenant_depth > 0):
         ledger_add_locked(core, below, entries)

@@ -3,6 +3,7 @@
 # One law holds for every heap of the core: a key is never greater than the true one. A search
 # for the least looks at the top. If the top's key is out of date, it is corrected, and the search
 # looks again. So a deadline that moves later, or a count that goes down, costs nothing at first.
+# Of many children only a few may have a key that is out of date, so that no search is long.
 #
 # Two kinds of members are in heaps: entries by deadline, and the children of a namespace. Children
 # are ordered by their earliest deadline, by entries for their share, or by weight for their share.
@@ -24,6 +25,7 @@ cdef struct Member:               # a child, as heaps know it; a Node begins wit
     uint32_t rank                 # order of creation
 
 cdef enum:
+    LAGGING = 64                  # children whose keys may be out of date
     ARITY = 4
     AHEAD = 8                     # entries that are asked for before they are needed
 

@@ -29,6 +29,7 @@ cdef enum:
     TRIED = 8                     # parked accounts that an eviction looks at
     ROUNDS = 32                   # visits to each of the limited while all entries are evicted
     RETRY = 1024                  # evictions after which ghosts are tried again when memory was out
+    MOST_SEARCHED = 128           # accounts in the heap that one search corrects or parks
 
 
 cdef inline Node* node_towards_locked(Node* node, Node* top) noexcept nogil:
@@ -84,13 +85,16 @@ cdef double account_floor_locked(Node* top, Account* account) noexcept nogil:
 # ---------------------------------------------------------------------------- the heap and the ring
 
 cdef void account_raise_locked(Core* core, Node* top, Account* account) noexcept nogil:
-    """Let the heap, or the ring of the parked, know that a tenant holds more, or pulls less."""
+    """Let the heap, or the ring of the parked, know that a tenant holds more, or pulls less.
+
+    The heap of many tenants is told of the opposite as well: see node_lower_by_locked.
+    """
     cdef Ledger* ledger = top.ledger
     cdef Node* node = <Node*>account.tenant
     cdef uint32_t index = node_heap_index(node, BY_PULL)
     cdef double key = -account_ratio_locked(account, 0)
     if index != NONE:
-        if key < ledger.by_pull.keys[index]:
+        if key < ledger.by_pull.keys[index] or top.children_count > LAGGING:
             heap_rekey(core.nodes, BY_PULL, &ledger.by_pull, index, key)
     elif node.entries > account_floor_locked(top, account):
         account_unpark(ledger, account)
@@ -109,7 +113,8 @@ cdef void ledger_add_locked(Core* core, Node* node, int64_t entries) noexcept no
         return
     if node.account.limited:
         node.parent.ledger.held += entries
-    if entries > 0:
+    if entries > 0 or (node.parent.children_count > LAGGING
+                       and node_heap_index(node, BY_PULL) != NONE):
         account_raise_locked(core, node.parent, node.account)
 
 
@@ -142,11 +147,15 @@ cdef void accounts_unpark_locked(Core* core, Node* top) noexcept nogil:
 
 
 cdef Node* account_fullest_locked(Core* core, Node* top) noexcept nogil:
-    """Of the tenants in the heap, all above their floor, the fullest by pull; NULL: it is empty."""
+    """Of the tenants in the heap that are above their floor, the fullest by pull; NULL: none is
+    found. A floor may have risen since a tenant came into the heap."""
     cdef Heap* heap = &top.ledger.by_pull
     cdef Node* child
     cdef double key
-    while heap.n:
+    cdef int _
+    for _ in range(MOST_SEARCHED):
+        if heap.n == 0:
+            break
         child = core.nodes[heap.ids[0]]
         key = -account_ratio_locked(child.account, 0)
         if child.entries <= account_floor_locked(top, child.account):

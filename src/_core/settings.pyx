@@ -292,6 +292,10 @@ cdef void node_apply_locked(Store store, Node* node, Settings* settings) noexcep
         node_raise_by_locked(core, ancestor, BY_ENTRIES)
         if core.slab.weighs:
             node_raise_by_locked(core, ancestor, BY_WEIGHT)
+        if ancestor.parent.children_count > LAGGING:      # or more is reserved than before
+            node_lower_by_locked(core, ancestor, BY_ENTRIES)
+            if core.slab.weighs:
+                node_lower_by_locked(core, ancestor, BY_WEIGHT)
         ancestor = ancestor.parent
 
 

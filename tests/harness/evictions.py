@@ -22,6 +22,8 @@ ROUND = 2_500
 CHECKED = 50
 """Operations between two recounts of everything."""
 PATHS: list[tuple[str, ...]] = [(), ("a",), ("b",), ("b", "c")]
+WIDTHS = [1, 2, 4]
+"""How many of the paths a cache uses."""
 TAGS: list[Any] = [(), (), (), ("t",), ("u",), ("t", "u")]
 TTLS = [None, None, 3, 30]
 POLICIES: list[dict[str, Any]] = [
@@ -58,7 +60,7 @@ class Round(SideBySide):
     def __init__(self, draw: random.Random) -> None:  # no steps of a Hypothesis machine here
         self.draw = draw
         self.bound = draw.choice([8, 20, 40, 100, 300])
-        self.paths = PATHS[: draw.choice([1, 2, 4])]
+        self.paths = PATHS[: draw.choice(WIDTHS)]
         self.weighs = draw.random() < 0.3
         self.skew = draw.choice([0.5, 1.0, 2.0])
         self.begun = 0
