@@ -80,7 +80,7 @@ cdef Kind look_up(Store store, Node* node, object view, object key, uint32_t has
                 kind = MISS
         if kind == MISS:
             node.counters.misses += 1
-            if unlikely(core.ghosts != NULL):
+            if unlikely(core.notes_misses):
                 miss_note_locked(core, node, hash, now)
         else:
             Py_INCREF(<object>e.value)            # the caller's

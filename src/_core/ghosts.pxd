@@ -17,6 +17,12 @@ cdef struct Ghost:
     uint32_t out                  # evictions of the namespace when it was evicted
     float deadline                # seconds since `begun`; INFINITY: never
 
+# What ghosts tell of a namespace: see haunting. All 0 while the cache has none.
+cdef struct Haunted:
+    int64_t misses                # those that tell something
+    int64_t[3] near               # those with a ghost in the next quarter, quarter, half of room
+    uint32_t out                  # evictions, by which ghosts tell how deep they lie
+
 cdef struct Ghosts:
     Ghost* slots                  # buckets of four
     uint32_t buckets              # a power of two

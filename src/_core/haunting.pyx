@@ -26,6 +26,7 @@ cdef int ghosts_fit_locked(Core* core, double now) noexcept nogil:
             memset(&core.nodes[n].haunted, 0, sizeof(Haunted))
     ghosts_free(core.ghosts)
     core.ghosts = made
+    core.notes_misses = True
     return 0
 
 

@@ -6,7 +6,8 @@
 # would have been a hit with so much more room. These misses, for the room, are its utility. Within
 # its fair share: it would have been a hit by max-min fairness. It is a lost hit, and is paid for:
 #
-#   credit   grows by max_loss with each other miss, up to a bound; a lost hit takes one.
+#   credit   grows by max_loss with each other miss, up to a bound; a lost hit takes one. Misses
+#            before the first eviction count too: the fair share would have missed as well.
 #   floor    entries of a tenant that are not taken while another is above its own: the fair share
 #            where there is no credit, the guaranteed part of it where credit is full.
 #   pull     by which a share counts: it grows where the utility is above the mean, and shrinks
@@ -299,17 +300,22 @@ cdef void ledger_miss_locked(Node* node, uint32_t hash, double now) noexcept nog
     cdef Ledger* ledger
     cdef Account* account
     cdef Ghost* ghost
-    cdef double fair
+    cdef double fair, most
     cdef int64_t depth
     while node != NULL and node.account == NULL:
         node = node.parent
-    if node == NULL or node.parent.ledger.ghosts == NULL:
+    if node == NULL:
         return
     ledger = node.parent.ledger
     account = node.account
     fair = account_fair_locked(node.parent, account)
     if isinf(fair):
+        if account.out == 0:                      # it holds all that it ever stored
+            account.credit += ledger.max_loss     # bounded as soon as there is a fair share
         return
+    if ledger.ghosts == NULL:
+        return
+    most = account_most_credit(ledger, fair)
     ghost = NULL
     if ghosts_take_part(ledger.ghosts, hash):
         ghost = ghosts_find(ledger.ghosts, hash, node.id)
@@ -322,15 +328,16 @@ cdef void ledger_miss_locked(Node* node, uint32_t hash, double now) noexcept nog
             elif depth * 4 <= node.entries:
                 account.near[1] += ledger.ghosts.sample
             if <double>node.entries < fair and <double>(node.entries + depth) <= fair:
-                account.credit -= ledger.ghosts.sample
+                account.credit = fmin(account.credit, most) - ledger.ghosts.sample
                 node.counters.lost_hits += ledger.ghosts.sample
                 return
-    account.credit = fmin(account.credit + ledger.max_loss, account_most_credit(ledger, fair))
+    account.credit = fmin(account.credit + ledger.max_loss, most)
 
 
 cdef inline void miss_note_locked(Core* core, Node* node, uint32_t hash, double now) noexcept nogil:
-    """Note a miss where there are ghosts."""
-    ghost_miss_locked(core, node, hash, now)
+    """Note a miss where misses are noted."""
+    if core.ghosts != NULL:
+        ghost_miss_locked(core, node, hash, now)
     if core.tenant_depth:
         ledger_miss_locked(node, hash, now)
 

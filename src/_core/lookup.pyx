@@ -48,7 +48,7 @@ cdef object look(Store store, Node* node, object key, bint counts):
             node_guard(store, node)
             if counts:
                 node.counters.misses += 1
-                if unlikely(core.ghosts != NULL):
+                if unlikely(core.notes_misses):
                     miss_note_locked(core, node, hash, now)
     finally:
         lock_release(&core.lock)
@@ -222,7 +222,7 @@ cdef Py_ssize_t pass_look_locked(Core* core, Node* node, PyObject** keys, uint32
     node.counters.hits += hits
     if counts_misses:
         node.counters.misses += done - hits
-        if unlikely(core.ghosts != NULL):
+        if unlikely(core.notes_misses):
             for n in range(done):
                 if values[n] == NULL:
                     miss_note_locked(core, node, hashes[n], now)

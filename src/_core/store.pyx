@@ -188,6 +188,7 @@ cdef int store_open(Store store, bint weighs, uint32_t tenant_depth=0,
     core.slab.weighs = weighs
     core.tenant_names = 1
     core.tenant_depth = tenant_depth
+    core.notes_misses = tenant_depth > 0
     core.max_loss = max_loss
     core.max_idle = 10_000
     core.max_pending_age = 30.0

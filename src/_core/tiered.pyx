@@ -158,7 +158,7 @@ def _tally(Namespace namespace not None, str name not None, int64_t number=1, ke
     lock_acquire(&core.lock)
     if name == "misses":
         counters.misses += number
-        if hash and core.ghosts != NULL:
+        if hash and core.notes_misses:
             miss_note_locked(core, namespace.node, hash, now)
     elif name == "hits":
         counters.tier_hits += number

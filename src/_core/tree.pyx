@@ -43,12 +43,6 @@ cdef enum:
     TIMED = 1                     # an entry with an end to its TTL has been here
     SLIDING = 2                   # one whose deadline hits renew has been here
 
-# What ghosts tell of a namespace: see haunting. All 0 while the cache has none.
-cdef struct Haunted:
-    int64_t misses                # those that tell something
-    int64_t[3] near               # those with a ghost in the next quarter, quarter, half of room
-    uint32_t out                  # evictions, by which ghosts tell how deep they lie
-
 cdef struct Node:
     Member member                 # comes first: heaps know it by that
     # The fields that a hit touches share a cache line.
@@ -165,6 +159,7 @@ cdef struct Core:
     uint64_t draws                # the state of the random numbers that jitter draws
     uint64_t lives                # numbers of Node.life handed out
     Walk* walks                   # those under way; each belongs to its Survey
+    bint notes_misses             # there are ghosts, or tenants share by utility
     Ghosts* ghosts                # owned; NULL until advice is asked for
     PyObject* place_newest        # Loads that have a place, by age: see loads. Borrowed
     PyObject* place_oldest

@@ -215,6 +215,39 @@ def test_lost_hits_are_bounded_at_every_moment(seed: int, max_loss: float) -> No
             cache._check()
 
 
+def test_misses_before_the_first_eviction_earn_credit() -> None:
+    """A tenant that fills a cache by misses may lend from the first eviction on."""
+    cache = shared(200)
+    scanning, other = cache.namespace("scan"), cache.namespace("other")
+    for number in range(160):
+        ask(scanning, number)
+    assert accounts(cache)["scan"][4] == pytest.approx(160 * 0.05)
+    scanning.set("no miss", 1)
+    assert accounts(cache)["scan"][4] == pytest.approx(160 * 0.05)
+    for number in range(2_000):  # There is room all the time.
+        ask(other, number)
+        other.delete(number)
+    assert accounts(cache)["other"][4] == pytest.approx(2_000 * 0.05)
+    cache._check()
+
+
+def test_credit_of_before_the_first_eviction_is_bounded_as_any_other() -> None:
+    cache = shared(200)
+    looping, scanning = cache.namespace("loop"), cache.namespace("scan")
+    for number in range(4_000):
+        ask(looping, -1 - number)
+        looping.delete(-1 - number)
+    for number, key in zip(range(12_000), loop(96), strict=False):
+        evicted = cache.stats().evictions
+        if not ask(looping, key) and evicted:
+            _, fair, _, _, credit, _ = accounts(cache)["loop"]
+            assert credit <= max(4, fair / 4) + 1  # The fair share follows the store.
+        ask(scanning, number)
+        ask(scanning, -1 - number)
+    stats = looping.stats()
+    assert stats.lost_hits <= 0.05 * stats.misses + 0.5 * stats.fair_entries
+
+
 # ------------------------------------------------------------------------------------- attackers
 
 ATTACKERS: dict[str, Callable[[random.Random, int], Iterator[Any]]] = {

@@ -301,10 +301,13 @@ class Ledger:
     def miss(self, node: Node, hashed: int, now: float) -> bool:
         """Note a miss in a namespace; whether it is a lost hit."""
         account = self.tenant(node)
-        if account.is_own or not self.sample:
+        if account.is_own:
             return False
         fair, held = self.fair(account), self.held(account)
         if math.isinf(fair):
+            account.credit += self.max_loss * (account.out == 0)
+            return False
+        if not self.sample:
             return False
         if hashed % self.sample == 0:
             bucket = self.bucket(hashed)
@@ -319,7 +322,7 @@ class Ledger:
                     elif depth * 4 <= held:
                         account.near[1] += self.sample
                     if held < fair and held + depth <= fair:
-                        account.credit -= self.sample
+                        account.credit = min(account.credit, self.most_credit(fair)) - self.sample
                         return True
                 break
         account.credit = min(account.credit + self.max_loss, self.most_credit(fair))
