@@ -1,16 +1,18 @@
 # Advice: the hit rate that more room would give.
 
 
-cdef void node_haunted_total_locked(Node* node, Haunted* into, bint* is_tinylfu) noexcept nogil:
+cdef void node_haunted_total_locked(Core* core, Node* node, Haunted* into,
+                                    bint* is_tinylfu) noexcept nogil:
     """Add what was noted in the namespace and below it. Costs O(namespaces below)."""
     cdef Node* child = node.child
     cdef int k
+    cdef Haunted* haunted = node_haunted_locked(core, node)
     is_tinylfu[0] = is_tinylfu[0] or node.is_tinylfu
-    into.misses += node.haunted.misses
+    into.misses += haunted.misses
     for k in range(3):
-        into.near[k] += node.haunted.near[k]
+        into.near[k] += haunted.near[k]
     while child != NULL:
-        node_haunted_total_locked(child, into, is_tinylfu)
+        node_haunted_total_locked(core, child, into, is_tinylfu)
         child = child.next
 
 
@@ -30,7 +32,7 @@ cdef object advice_of(Store store, Node* node):
     try:
         if core_is_closed(core):
             raise closed_error()
-        node_haunted_total_locked(node, &haunted, &is_tinylfu)
+        node_haunted_total_locked(core, node, &haunted, &is_tinylfu)
         if is_tinylfu:
             raise ConfigurationError(
                 'advice: is told of eviction="lru" alone; a namespace here or below has "tinylfu"')

@@ -22,6 +22,7 @@ cdef struct Haunted:
     int64_t misses                # those that tell something
     int64_t[3] near               # those with a ghost in the next quarter, quarter, half of room
     uint32_t out                  # evictions, by which ghosts tell how deep they lie
+    uint32_t of                   # the ghosts that tell it, as Core.ghosts_made numbers them
 
 cdef struct Ghosts:
     Ghost* slots                  # buckets of four

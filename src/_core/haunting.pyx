@@ -9,7 +9,6 @@ cdef int ghosts_fit_locked(Core* core, double now) noexcept nogil:
     cdef int64_t most = core.root.max_entries
     cdef int64_t likely = max(core.root.entries * 2, <int64_t>MOST_GHOSTS)
     cdef int64_t span, wanted
-    cdef uint32_t n
     cdef Ghosts* made
     if most < 0 or most > likely:
         most = likely
@@ -21,13 +20,19 @@ cdef int ghosts_fit_locked(Core* core, double now) noexcept nogil:
     made = ghosts_new(most, now)
     if made == NULL:
         return -1
-    for n in range(core.nodes_used if core.ghosts != NULL else 0):
-        if core.nodes[n] != NULL:
-            memset(&core.nodes[n].haunted, 0, sizeof(Haunted))
     ghosts_free(core.ghosts)
     core.ghosts = made
+    core.ghosts_made += 1                         # so that what is told of each namespace is void
     core.notes_misses = True
     return 0
+
+
+cdef inline Haunted* node_haunted_locked(Core* core, Node* node) noexcept nogil:
+    """What the ghosts of now have told of the namespace."""
+    if node.haunted.of != core.ghosts_made:
+        memset(&node.haunted, 0, sizeof(Haunted))
+        node.haunted.of = core.ghosts_made
+    return &node.haunted
 
 
 cdef Ghost* ghost_slot_locked(Core* core, Node* node, uint32_t hash) noexcept nogil:
@@ -43,7 +48,8 @@ cdef Ghost* ghost_slot_locked(Core* core, Node* node, uint32_t hash) noexcept no
         owner = core.nodes[bucket[k].node] if bucket[k].hash else NULL
         if owner == NULL:
             return &bucket[k]
-        depth = <double><uint32_t>(owner.haunted.out - bucket[k].out) / (<double>owner.own + 1)
+        depth = (<double><uint32_t>(node_haunted_locked(core, owner).out - bucket[k].out)
+                 / (<double>owner.own + 1))
         if depth > deepest:
             deepest = depth
             chosen = &bucket[k]
@@ -53,12 +59,13 @@ cdef Ghost* ghost_slot_locked(Core* core, Node* node, uint32_t hash) noexcept no
 cdef void ghost_leave_locked(Core* core, Node* node, Entry* e) noexcept nogil:
     """Note that an entry of the namespace is evicted, for lack of room."""
     cdef Ghost* ghost
-    node.haunted.out += 1
+    cdef Haunted* haunted = node_haunted_locked(core, node)
+    haunted.out += 1
     if ghosts_take_part(core.ghosts, e.hash):
         ghost = ghost_slot_locked(core, node, e.hash)
         ghost.hash = e.hash
         ghost.node = node.id
-        ghost.out = node.haunted.out
+        ghost.out = haunted.out
         ghost.deadline = <float>(e.deadline - core.ghosts.begun)
 
 
@@ -66,7 +73,8 @@ cdef inline void ghosts_part_locked(Core* core, Node* node) noexcept nogil:
     """Let ghosts of before a clear() lie too deep to tell: no room would have kept them."""
     cdef int64_t most = core.root.max_entries
     # The count has 32 bits: four steps of the largest size would bring it round.
-    node.haunted.out += <uint32_t>(APART if most < 0 else min(2 * most, <int64_t>APART))
+    node_haunted_locked(core, node).out += <uint32_t>(
+        APART if most < 0 else min(2 * most, <int64_t>APART))
 
 
 cdef void ghost_miss_locked(Core* core, Node* node, uint32_t hash, double now) noexcept nogil:
@@ -75,7 +83,7 @@ cdef void ghost_miss_locked(Core* core, Node* node, uint32_t hash, double now) n
     Where entries were evicted before there were ghosts, misses tell nothing until as many have been
     evicted as the namespace holds.
     """
-    cdef Haunted* haunted = &node.haunted
+    cdef Haunted* haunted = node_haunted_locked(core, node)
     cdef Ghost* ghost
     cdef uint64_t depth
     cdef bint told = node.counters.evictions <= haunted.out or haunted.out >= node.own

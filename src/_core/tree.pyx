@@ -161,6 +161,7 @@ cdef struct Core:
     Walk* walks                   # those under way; each belongs to its Survey
     bint notes_misses             # there are ghosts, or tenants share by utility
     Ghosts* ghosts                # owned; NULL until advice is asked for
+    uint32_t ghosts_made          # how often there were new ones
     PyObject* place_newest        # Loads that have a place, by age: see loads. Borrowed
     PyObject* place_oldest
     PyObject* fills               # first of what is being brought from the tier: see lease

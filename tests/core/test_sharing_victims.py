@@ -96,6 +96,25 @@ def test_where_all_is_guaranteed_the_victims_are_those_of_fair_shares(
     assert len(told[0]) > 1_000
 
 
+def test_a_bound_on_weight_evicts_by_fair_shares() -> None:
+    told = []
+    for sharing in ("fair", "utility"):
+        cache, clock = new_cache(max_entries=10_000, sharing=sharing, **WEIGHED)
+        removed = removals(cache)
+        draw = random.Random(11)
+        for number in range(6_000):
+            tenant = cache.namespace(draw.choice("abbc"))
+            if tenant.get(number % 90) is None:
+                tenant.set(number % 90, draw.choice([1, 2, 5]))
+            clock.advance(0.01)
+        cache._check()
+        stats = cache.stats()
+        assert stats.lost_hits == stats.lent == stats.borrowed == 0
+        told.append(removed)
+    assert told[0] == told[1]
+    assert len(told[0]) > 1_000
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     "settings", [{}, WEIGHED, {"max_idle_namespaces": 0}], ids=["entries", "weights", "forgotten"]
