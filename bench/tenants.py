@@ -317,6 +317,9 @@ def main() -> None:
         parser.error("give both --web and --orm")
     if not (options.web or options.prefix or options.twitter):
         parser.error("give --web and --orm, --prefix, or --twitter")
+    for path in (options.web, options.orm, options.prefix, options.twitter):
+        if path is not None and not Path(path).exists():
+            parser.error(f"{path}: no such file")
     ways = options.sharing.split(",")
     if not set(ways) <= set(SHARING):
         parser.error(f"--sharing: of {', '.join(SHARING)}, with commas between them")
@@ -330,7 +333,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    for needed in sys.argv[1:]:
-        if not needed.startswith("-") and not Path(needed).exists():
-            sys.exit(f"{needed}: no such file")
     main()
