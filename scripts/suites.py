@@ -5,9 +5,9 @@ and closes with its own report. Here each line is shown at once, with its interp
 reasons for skipped tests and pytest's summaries stand together at the end.
 
 A suite is divided by the folders of `tests`. The parts of all suites form one queue, from which one
-more run at a time than there are processors, since tests of servers mostly wait. pytest-xdist would
-run them within workers that have threads of their own: from Python 3.12 on a fork warns there, and
-a warning fails a test.
+more run at a time than there are processors, since the tests of the tier mostly wait. pytest-xdist
+would run them within workers that have threads of their own: from Python 3.12 on a fork warns
+there, and a warning fails a test.
 """
 
 from __future__ import annotations
@@ -20,9 +20,23 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
+
+ROUNDS = (
+    # The tier's tests wait for half of their time, and take the longest. So they begin first, each
+    # beside tests that compute: a queue that ends with them leaves processors idle.
+    ("tier", "harness"),
+    ("tools",),
+    ("core",),
+    ("contrib",),
+    ("page",),
+    # Short ones are one part: each part imports the frameworks anew, for seconds.
+    ("loading+wrapping+watching",),
+)
+"""The parts, the longest first; in a round each suite has all of its parts in the queue."""
 
 LEFT_OUT = ("SKIPPED", "XFAIL", "XPASS", "LEFT OUT")
 """The beginning of the lines that give the reason for what was not tested: pytest's, and ours."""
@@ -52,10 +66,10 @@ class Suite:
         return self._nox("", "--install-only")
 
     def run(self, part: str, prepared: Future[bool], arguments: Sequence[str]) -> None:
-        """Run a part: the tests of one folder, or of all where `part` is empty."""
+        """Run a part: the tests of some folders, or of all where `part` is empty."""
         if prepared.result():
-            folder = [str(TESTS / part)] if part else []
-            self._nox(part, "--", *self.options, *arguments, *folder)
+            folders = [str(TESTS / folder) for folder in part.split("+") if folder]
+            self._nox(part, "--", *self.options, *arguments, *folders)
 
     @property
     def summary(self) -> str:
@@ -93,16 +107,13 @@ class Suite:
         return status == 0
 
 
-def parts_of_suite(arguments: Sequence[str]) -> list[str]:
-    """Return the folders of tests, largest first; one empty name where a path is asked for."""
+def rounds_of_parts(arguments: Sequence[str]) -> list[Sequence[str]]:
+    """Return the rounds, with any other folder at the end; one empty name for a path asked for."""
     if any(Path(argument.partition("::")[0]).exists() for argument in arguments):
-        return [""]
-    sizes = {
-        folder.name: sum(path.stat().st_size for path in folder.rglob("*.py"))
-        for folder in TESTS.iterdir()
-        if folder.is_dir()
-    }
-    return sorted(filter(sizes.get, sizes), key=lambda name: -sizes[name])
+        return [[""]]
+    named = {folder for part in chain(*ROUNDS) for folder in part.split("+")}
+    others = {path.parent.relative_to(TESTS).parts[:1] for path in TESTS.rglob("test_*.py")}
+    return [*ROUNDS, *sorted(other for other in others if named.isdisjoint(other))]
 
 
 def run_side_by_side(suites: list[Suite], arguments: Sequence[str]) -> None:
@@ -113,8 +124,9 @@ def run_side_by_side(suites: list[Suite], arguments: Sequence[str]) -> None:
         prepared = [pool.submit(suite.prepare) for suite in suites]
         ran = [
             pool.submit(suite.run, part, ready, arguments)
+            for parts in rounds_of_parts(arguments)
             for suite, ready in zip(suites, prepared, strict=True)
-            for part in parts_of_suite(arguments)
+            for part in parts
         ]
         try:
             for future in ran:
