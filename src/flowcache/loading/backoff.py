@@ -47,7 +47,9 @@ def stamp_of(namespace: Any, key: Hashable) -> tuple[float, float] | None:
     margin = 1e-6 if namespace._store().tier is None else LATENCY
     before = namespace._now()
     held = namespace._held(key)
-    return None if held is None else (before + held[1] - margin, namespace._now() + held[1] + margin)
+    return (
+        None if held is None else (before + held[1] - margin, namespace._now() + held[1] + margin)
+    )
 
 
 def last_failure(namespace: Any, key: Hashable) -> Failure | None:
