@@ -159,7 +159,7 @@ def place_of_argument(function: Callable[..., Any], name: Any) -> tuple[int, boo
         own = signature(function, follow_wrapped=False).parameters
         wrapped = signature(function).parameters
     except ValueError:
-        raise TypeError(f"tenant: the parameters of {function!r} are not known") from None
+        raise TypeError(f"tenant: the parameters of {shown(function)} are not known") from None
     named = own.get(name)
     kinds = [parameter.kind for parameter in own.values()]
     if named is None and Parameter.VAR_KEYWORD in kinds and name in wrapped:
@@ -204,7 +204,7 @@ def signature_to_bind(function: Callable[..., Any]) -> Signature:
     try:
         return signature(function, follow_wrapped=False)
     except ValueError:
-        raise TypeError(f"bind: the parameters of {function!r} are not known") from None
+        raise TypeError(f"bind: the parameters of {shown(function)} are not known") from None
 
 
 cached_functions: weakref.WeakValueDictionary[int, Cached[..., Any]] = weakref.WeakValueDictionary()

@@ -10,6 +10,7 @@ from typing import Any
 from flowcache import EntryTooHeavyError, Namespace, TenantNotSetError, _core
 from flowcache._core import Tenants
 from flowcache.coroutines import check_sync, plain_result
+from flowcache.reports import shown
 from flowcache.tenancy import current_tenant
 
 __all__ = [
@@ -68,13 +69,13 @@ class TenantNamespaces:
         if tenant is not None and tenant != "current" and not callable(tenant):
             raise TypeError(
                 f"{name_of('tenant')}: must be None, 'current' or a callable without arguments, "
-                f"got {tenant!r}"
+                f"got {shown(tenant)}"
             )
         if callable(tenant):
             check_sync(tenant, name_of("tenant"))
         if on_no_tenant not in ON_NO_TENANT:
             raise ValueError(
-                f"{name_of('on_no_tenant')}: must be 'raise' or 'shared', got {on_no_tenant!r}"
+                f"{name_of('on_no_tenant')}: must be 'raise' or 'shared', got {shown(on_no_tenant)}"
             )
         self.root = root
         self.fixed = root.namespace(SHARED, *below) if tenant is None else None

@@ -25,6 +25,7 @@ from dogpile.cache.region import CacheRegion, RegionInvalidationStrategy
 from dogpile.util import NameRegistry
 
 from flowcache import ConfigurationError, Namespace, TierUnavailableError, _core
+from flowcache.reports import shown
 
 from ._namespaces import TenantNamespaces, check_cache, set_many_or_warn, set_or_warn
 from ._tiers import own_cache
@@ -268,7 +269,7 @@ def positive(name: str, value: Any) -> float:
     """Check a duration in seconds that is more than 0."""
     seconds = _core.duration(value, name)
     if not 0 < seconds < math.inf:
-        raise ValueError(f"{name}: must be more than 0 seconds, got {value!r}")
+        raise ValueError(f"{name}: must be more than 0 seconds, got {shown(value)}")
     return seconds
 
 

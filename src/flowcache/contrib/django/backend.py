@@ -29,6 +29,7 @@ from flowcache.contrib._namespaces import (
     set_or_warn,
 )
 from flowcache.coroutines import at_call
+from flowcache.reports import shown
 
 from .locks import Lock
 from .patterns import escape, prefix_of, regex_of
@@ -608,7 +609,7 @@ class FlowCache(BaseCache):
         if prefix is None and self._is_tiered:
             raise ConfigurationError(
                 f"pattern: with OPTIONS['TIER'] it must be a prefix and '*', such as 'abc*', since "
-                f"no other pattern can travel to other processes; or use tags; got {pattern!r}"
+                f"no other pattern can travel to other processes; or use tags; got {shown(pattern)}"
             )
         return whole, prefix
 
@@ -638,12 +639,12 @@ class FlowCache(BaseCache):
 
 def no_int(key: Any) -> TypeError:
     """Return the error for a counter whose value is no ``int``."""
-    return TypeError(f"key: the value of {key!r} is no int")
+    return TypeError(f"key: the value of {shown(key)} is no int")
 
 
 def not_found(key: Any) -> ValueError:
     """Return Django's error for a counter that is absent."""
-    return ValueError(f"Key {key!r} not found")
+    return ValueError(f"Key {shown(key)} not found")
 
 
 def found_count(key: Any, delta: int, result: int | None) -> int:

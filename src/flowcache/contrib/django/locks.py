@@ -10,6 +10,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from flowcache import FlowcacheError
+from flowcache.reports import shown
 
 __all__ = ["HeldLocks", "Lock", "LockError"]
 
@@ -141,7 +142,7 @@ class Lock:
         """Acquire the lock, or raise ``LockError``."""
         if self.acquire():
             return self
-        raise LockError(f"the lock was not to be had within blocking_timeout: {self._name!r}")
+        raise LockError(f"the lock was not to be had within blocking_timeout: {shown(self._name)}")
 
     def __exit__(
         self,
@@ -171,5 +172,5 @@ def seconds(name: str, value: Any, *, least: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: must be seconds as an int or a float, got {type(value).__name__}")
     if not value >= least:
-        raise ValueError(f"{name}: must be at least {least:g}, got {value!r}")
+        raise ValueError(f"{name}: must be at least {least:g}, got {shown(value)}")
     return float(value)

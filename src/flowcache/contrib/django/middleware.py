@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 
 from flowcache.contrib._request import Exempt, Refusal, Source, latin_1, unknown
 from flowcache.contrib.wsgi import refuse_awaitable
+from flowcache.reports import shown
 from flowcache.tenancy import no_tenant, tenant
 
 __all__ = ["TenantMiddleware"]
@@ -109,12 +110,12 @@ def read_setting(*, is_async: bool) -> tuple[Source, Exempt]:
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(
             f"{SETTING}: must be a dict with one of header, subdomain_of, path_part and tenant_of, "
-            f"got {given!r}"
+            f"got {shown(given)}"
         )
     for name in given:
         if name not in ACCEPTED:
             raise ImproperlyConfigured(
-                f"{SETTING}[{name!r}]: unknown; accepted: {', '.join(ACCEPTED)}"
+                f"{SETTING}[{shown(name)}]: unknown; accepted: {', '.join(ACCEPTED)}"
             )
     options = {name: given.get(name) for name in SOURCES}
     for name in CALLABLES:

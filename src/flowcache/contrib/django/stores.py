@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 
 from flowcache import Cache, Limits, Namespace, create_cache
 from flowcache.contrib._tiers import derived_keys, signing_tier
+from flowcache.reports import shown
 
 from .locks import HeldLocks
 
@@ -93,11 +94,11 @@ def open_store(location: str, given: Any) -> tuple[Store, dict[str, Any]]:
     for name in given:
         if name not in known:
             accepted = ", ".join(known)
-            raise ImproperlyConfigured(f"OPTIONS[{name!r}]: unknown; accepted: {accepted}")
+            raise ImproperlyConfigured(f"OPTIONS[{shown(name)}]: unknown; accepted: {accepted}")
     options = {**known, **given}
     if options["SERIALIZER"] not in (PICKLE, None):
         raise ImproperlyConfigured(
-            f"OPTIONS['SERIALIZER']: must be 'pickle' or None, got {options['SERIALIZER']!r}"
+            f"OPTIONS['SERIALIZER']: must be 'pickle' or None, got {shown(options['SERIALIZER'])}"
         )
     if not isinstance(options["IGNORE_TIER_ERRORS"], bool):
         raise ImproperlyConfigured(
@@ -121,7 +122,7 @@ def open_store(location: str, given: Any) -> tuple[Store, dict[str, Any]]:
     for name, value in of_store.items():
         if value != store.options[name]:
             # A URL is not shown: it may hold a password.
-            differ = f"is {value!r} here and {store.options[name]!r} for"
+            differ = f"is {shown(value)} here and {shown(store.options[name])} for"
             if name == "TIER":
                 differ = "differs from that of"
             raise ImproperlyConfigured(

@@ -11,6 +11,7 @@ from django.db import connection
 from django.utils.module_loading import import_string
 
 from flowcache import TenantNotSetError
+from flowcache.reports import shown
 
 __all__ = ["schema_name", "tenant_from"]
 
@@ -59,5 +60,5 @@ def tenant_from(setting: Any) -> Any:
     except ImportError as error:
         raise ImproperlyConfigured(
             f"OPTIONS['TENANT']: must be None, 'current', 'django-tenants', a callable or the "
-            f"dotted path of one, got {setting!r}: {error}"
+            f"dotted path of one, got {shown(setting)}: {error}"
         ) from error
