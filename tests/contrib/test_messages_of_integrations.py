@@ -86,3 +86,39 @@ def test_the_options_of_two_aliases_that_differ() -> None:
         with pytest.raises(ImproperlyConfigured) as told:
             open_store("one", {"WEIGHER": len, "TENANT_LIMITS": {long: 5}})
     assert len(str(told.value)) < 1_000
+
+
+def fields(record: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name.startswith("flowcache_")}
+
+
+def test_the_record_of_a_value_that_is_too_heavy_has_fields(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = {"MAX_WEIGHT": 10, "WEIGHER": lambda key, value: 100}
+    with caches_of(default={"LOCATION": "crm", "OPTIONS": limits}):
+        cache.set("secret-key", "a secret value")
+        cache.add("secret-key", "a secret value")
+        cache.set_many({"secret-key": "a secret value"})
+    told = [record for record in caplog.records if record.name == "flowcache"]
+    assert len(told) == 3
+    for record in told:
+        assert fields(record) == {
+            "flowcache_event": "not_stored",
+            "flowcache_cache": "django:crm",
+            "flowcache_namespace": ["shared", "[]"],
+            "flowcache_tenant": "shared",
+        }
+        assert "secret" not in record.getMessage()
+
+
+def test_the_record_of_a_change_that_is_passed_over_has_fields(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("valkey", reason="the client of the tier cannot be installed here")
+    options = {"TIER": "valkey://127.0.0.1:1/0", "IGNORE_TIER_ERRORS": True}
+    with caches_of(default={"LOCATION": "crm", "OPTIONS": options}):
+        cache.set("secret-key", "a secret value")
+    told = [fields(record) for record in caplog.records if "passed over" in record.getMessage()]
+    assert told == [{"flowcache_event": "not_confirmed", "flowcache_cache": "django:crm"}]
+    assert "secret" not in caplog.text

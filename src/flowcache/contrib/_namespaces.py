@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from flowcache import EntryTooHeavyError, Namespace, TenantNotSetError, _core
 from flowcache._core import Tenants
 from flowcache.coroutines import check_sync, plain_result
-from flowcache.reports import shown
+from flowcache.reports import report, shown
 from flowcache.tenancy import current_tenant
 
 __all__ = [
@@ -26,8 +25,6 @@ __all__ = [
     "set_many_or_warn",
     "set_or_warn",
 ]
-
-logger = logging.getLogger("flowcache")
 
 ON_NO_TENANT = ("raise", "shared")
 
@@ -129,6 +126,18 @@ def tenant_of_context() -> str | None:
     return current_tenant.get(None)
 
 
+def warn_not_stored(namespace: Namespace[Any], error: EntryTooHeavyError) -> None:
+    """Log that a value is too heavy for its namespace."""
+    report(
+        "WARNING",
+        "not stored: %s",
+        error,
+        event="not_stored",
+        cache=namespace._store().name,
+        path=namespace.path,
+    )
+
+
 def set_or_warn(
     namespace: Namespace[Any],
     key: Hashable,
@@ -146,7 +155,7 @@ def set_or_warn(
         namespace.set(key, value, ttl=ttl, tags=tags)
     except EntryTooHeavyError as error:
         namespace.delete(key)
-        logger.warning("not stored: %s", error)
+        warn_not_stored(namespace, error)
         return False
     return True
 
@@ -163,7 +172,7 @@ def add_or_warn(
     try:
         return namespace.add(key, value, ttl=ttl, tags=tags)
     except EntryTooHeavyError as error:
-        logger.warning("not stored: %s", error)
+        warn_not_stored(namespace, error)
         return False
 
 
@@ -211,7 +220,7 @@ async def aset_or_warn(
         await namespace.aset(key, value, ttl=ttl, tags=tags)
     except EntryTooHeavyError as error:
         await namespace.adelete(key)
-        logger.warning("not stored: %s", error)
+        warn_not_stored(namespace, error)
         return False
     return True
 
@@ -228,7 +237,7 @@ async def aadd_or_warn(
     try:
         return await namespace.aadd(key, value, ttl=ttl, tags=tags)
     except EntryTooHeavyError as error:
-        logger.warning("not stored: %s", error)
+        warn_not_stored(namespace, error)
         return False
 
 

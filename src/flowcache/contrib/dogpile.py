@@ -11,7 +11,6 @@ region_invalidator=TenantInvalidation(region),
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import threading
@@ -25,14 +24,12 @@ from dogpile.cache.region import CacheRegion, RegionInvalidationStrategy
 from dogpile.util import NameRegistry
 
 from flowcache import ConfigurationError, Namespace, TierUnavailableError, _core
-from flowcache.reports import shown
+from flowcache.reports import report, shown
 
 from ._namespaces import TenantNamespaces, check_cache, set_many_or_warn, set_or_warn
 from ._tiers import own_cache
 
 __all__ = ["FlowCacheBackend", "TenantInvalidation"]
-
-logger = logging.getLogger("flowcache")
 
 CACHE_ARGUMENTS = (
     "max_entries",
@@ -218,7 +215,7 @@ class FleetMutex:
                     break
             except TierUnavailableError as error:
                 # It may be there all the same, and is then to be released.
-                logger.warning("a mutex of this process alone: %s", error)
+                self._warn("a mutex of this process alone: %s", error)
                 break
             if not wait:
                 return False
@@ -233,9 +230,19 @@ class FleetMutex:
             if token and self._namespace.get(self._key) == token:
                 self._namespace.delete(self._key)
         except TierUnavailableError as error:
-            logger.warning("a mutex ends by its lock_timeout: %s", error)
+            self._warn("a mutex ends by its lock_timeout: %s", error)
         finally:
             self._mutex.release()
+
+    def _warn(self, message: str, error: TierUnavailableError) -> None:
+        report(
+            "WARNING",
+            message,
+            error,
+            event="mutex_not_confirmed",
+            cache=self._namespace._store().name,
+            path=self._namespace.path,
+        )
 
     def locked(self) -> bool:
         """Return whether the mutex is acquired, by any process."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import pickle
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
@@ -29,7 +28,7 @@ from flowcache.contrib._namespaces import (
     set_or_warn,
 )
 from flowcache.coroutines import at_call
-from flowcache.reports import shown
+from flowcache.reports import report, shown
 
 from .locks import Lock
 from .patterns import escape, prefix_of, regex_of
@@ -37,8 +36,6 @@ from .stores import PICKLE, open_store
 from .tenants import tenant_from
 
 __all__ = ["FlowCache"]
-
-logger = logging.getLogger("flowcache")
 
 T = TypeVar("T")
 
@@ -573,7 +570,7 @@ class FlowCache(BaseCache):
         except TierUnavailableError as error:
             if not self._ignores_tier_errors:
                 raise
-            logger.warning("passed over: %s", error)
+            self._pass_over(error)
             return None
 
     async def _acall(
@@ -585,8 +582,12 @@ class FlowCache(BaseCache):
         except TierUnavailableError as error:
             if not self._ignores_tier_errors:
                 raise
-            logger.warning("passed over: %s", error)
+            self._pass_over(error)
             return None
+
+    def _pass_over(self, error: TierUnavailableError) -> None:
+        """Log what the tier did not confirm."""
+        report("WARNING", "passed over: %s", error, event="not_confirmed", cache=self.store.name)
 
     @property
     def _goes_one_by_one(self) -> bool:
