@@ -413,7 +413,7 @@ class Engine:
         if reply[0] == b"bounded":
             raise _bounded("incr")
         if reply[0] == b"other":
-            raise TypeError("incr: the value that is held is no int")
+            raise TypeError("key: its value is no int of 64 bits, so the tier counts nothing there")
         if reply[0] == b"range":
             raise OverflowError("delta: a counter in the tier has 64 bits")
         return int(reply[2])

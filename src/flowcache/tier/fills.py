@@ -21,7 +21,7 @@ from .codec import UnencodableError
 from .engine import seal
 from .forking import renew_after_forks
 from .held import Held
-from .layout import Layout
+from .layout import Layout, equal_key
 
 if TYPE_CHECKING:
     from .items import Found, Item
@@ -62,6 +62,11 @@ class Fills:
     def item(self, namespace: Space, key: Hashable) -> Item | None:
         """Return a key's names in the tier; None for a key that stays in the process."""
         return self.engine.items.item(namespace.path, key)
+
+    def equal_item(self, namespace: Space, key: Hashable) -> Item | None:
+        """Return the names in the tier of a key that is one with a key that stays here."""
+        equal = equal_key(key)
+        return None if equal is None else self.item(namespace, equal)
 
     def read_item(self, namespace: Space, key: Hashable) -> Item | None:
         """Return the same, to read with; None too where nothing is held, as it is switched off."""

@@ -166,6 +166,7 @@ class Front(Fills):
             key, value, (seconds, grace, _, tags) = setting
             item = self.item(namespace, key)
             if item is None:
+                yield from self._remove_equal(namespace, key)
                 Namespace.set(
                     namespace, key, value, ttl=plain(seconds), tags=tags, stale=window(grace)
                 )
@@ -278,10 +279,14 @@ class Front(Fills):
         """Return whether it was stored, and what is held now."""
         seconds, grace, stale_ok, tags = terms
         item = self.item(namespace, key)
+        held = Namespace.peek(namespace, key, MISSING)
+        if item is not None and held is not MISSING and self.stays_here(item, held):
+            return False, held
         sealed = None if item is None else self.sealed(namespace, item, value, tags)
         if item is None or sealed is None or seconds <= 0:
-            if item is not None:
-                found = yield from self.found(namespace, key, item)
+            there = item or self.equal_item(namespace, key)
+            if there is not None:
+                found = yield from self.found(namespace, there.key, there)
                 if found is not None and found.is_fresh(monotonic()):
                     return False, found.value
             is_stored = Namespace.add(
@@ -334,7 +339,14 @@ class Front(Fills):
     ) -> Steps[int]:
         """Add to a counter, which is held in the tier alone."""
         item = self.item(namespace, key)
-        if item is None or _core._is_off(namespace):
+        held = Namespace.peek(namespace, key, MISSING)
+        if (
+            item is None
+            or _core._is_off(namespace)
+            or (held is not MISSING and self.stays_here(item, held))
+        ):
+            if item is None:
+                yield from self._remove_equal(namespace, key)
             return Namespace.incr(namespace, key, delta, default=default, ttl=ttl)
         for name, number in (("delta", delta), ("default", default)):
             if type(number) is not int:
@@ -351,13 +363,24 @@ class Front(Fills):
     def steps_delete(self, namespace: Space, key: Hashable, /, *, wait: Any = None) -> Steps[bool]:
         """Remove a key here and there; true if it was fresh in either."""
         check_wait(wait)
-        item = self.item(namespace, key)
+        item = self.item(namespace, key) or self.equal_item(namespace, key)
         if item is None:
             return Namespace.delete(namespace, key)
         held = yield from self._remove(namespace, [item])
         if wait is not None:
             yield from self._await_drop(namespace, key)
         return bool(held)
+
+    def _remove_equal(self, namespace: Space, key: Hashable) -> Steps[None]:
+        """Remove in the tier what a write here is about to replace, under an equal key."""
+        item = self.equal_item(namespace, key)
+        if item is not None:
+            try:
+                yield from self.engine.delete_many([item])
+            except BaseException:
+                drop(namespace, key)
+                raise
+            _core._fence_key(namespace, key)
 
     def _remove(self, namespace: Space, items: list[Item]) -> Steps[int]:
         """Remove keys in one round trip; how many of them were fresh, here or there."""
@@ -391,7 +414,7 @@ class Front(Fills):
 
     def _await_drop(self, namespace: Space, key: Hashable) -> Steps[None]:
         """Wait until each process has dropped a key (rule 11)."""
-        item = self.item(namespace, key)
+        item = self.item(namespace, key) or self.equal_item(namespace, key)
         if item is not None:
             yield from self.engine.drop_in_fleet(item)
 
@@ -403,7 +426,7 @@ class Front(Fills):
         removed = 0
         items: list[Item] = []
         for key in dict.fromkeys(listed):
-            item = self.item(namespace, key)
+            item = self.item(namespace, key) or self.equal_item(namespace, key)
             if item is None:
                 removed += Namespace.delete(namespace, key)
             else:
@@ -415,9 +438,11 @@ class Front(Fills):
     def steps_pop(self, namespace: Space, key: Hashable, /, default: Any = UNSET) -> Steps[Any]:
         """Remove a key and return its fresh value; the tier decides who gets it."""
         item = self.item(namespace, key)
-        if item is None:
-            return Namespace.pop(namespace, key, *(() if default is UNSET else (default,)))
         held = Namespace.peek(namespace, key, MISSING)
+        if item is None:
+            if held is not MISSING:
+                yield from self._remove_equal(namespace, key)
+            return Namespace.pop(namespace, key, *(() if default is UNSET else (default,)))
         drop(namespace, key)
         try:
             popped = yield from self.engine.pop(item)
@@ -443,11 +468,18 @@ class Front(Fills):
         held = Namespace.peek(namespace, key, MISSING)
         if held is not MISSING and self.stays_here(item, held):
             return Namespace.touch(namespace, key, ttl)
+        is_there = False
         try:
-            return (yield from self.engine.touch(item, plain(seconds)))
-        finally:
+            is_there = yield from self.engine.touch(item, plain(seconds))
+        except BaseException:
             drop(namespace, key)
+            raise
+        finally:
             self.note_errors(namespace)
+        if not is_there:  # A full server drops values; what is held here is still valid.
+            return Namespace.touch(namespace, key, plain(min(seconds, self._local_ttl)))
+        drop(namespace, key)
+        return True
 
     # Invalidating
 
@@ -501,7 +533,7 @@ class Front(Fills):
 
     def steps_expire(self, namespace: Space, key: Hashable, /) -> Steps[bool]:
         """End the freshness of a key in every process; true if it was fresh here or there."""
-        item = self.item(namespace, key)
+        item = self.item(namespace, key) or self.equal_item(namespace, key)
         if item is None:
             return Namespace.expire(namespace, key)
         held, there = expire(namespace, key), False

@@ -20,8 +20,10 @@ from __future__ import annotations
 import struct
 from base64 import urlsafe_b64encode
 from binascii import b2a_base64, crc_hqx
+from contextlib import suppress
 from hashlib import blake2b
-from math import isnan
+from math import isfinite, isnan
+from numbers import Number
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +44,7 @@ __all__ = [
     "decode_key",
     "encode_fields",
     "encode_key",
+    "equal_key",
     "mark",
     "plain_name",
     "slot_of",
@@ -85,6 +88,29 @@ def encode_key(key: object) -> bytes | None:
         return None
     encoded = b"".join(pieces)
     return encoded if len(encoded) <= LONGEST else None
+
+
+def equal_key(key: Any) -> Any:
+    """Return the key that can travel and is one with a key that stays here; None without one.
+
+    A member of a `StrEnum` stays in the process and is one key with its text there, as `1` is with
+    `Decimal(1)`. Runs the key's own comparison.
+    """
+    found: Any = None
+    if isinstance(key, str):
+        found = str.__str__(key)
+    elif isinstance(key, bytes):
+        found = bytes.__add__(key, b"")
+    elif isinstance(key, tuple):
+        items = [one if encode_key(one) else equal_key(one) for one in tuple.__iter__(key)]
+        found = tuple(items)
+    elif isinstance(key, Number):
+        with suppress(TypeError, ValueError, OverflowError):
+            real: Any = key.real if isinstance(key, complex) else key
+            found = float(real)
+            if found != real and isfinite(found):  # Else an int of any size could take any time.
+                found = int(real)
+    return found if encode_key(found) and hash(found) == hash(key) and found == key else None
 
 
 def encode_fields(fields: tuple[object, ...]) -> bytes:
