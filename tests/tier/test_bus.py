@@ -16,8 +16,9 @@ from flowcache.errors import TierUnavailableError
 from flowcache.tier.bus import BEAT, LATE
 from flowcache.tier.layout import Bucket
 from flowcache.tier.message import Kind, Message
+from flowcache.tier.resp import pack
 from harness.fleet import LONG, Hearing, Member, confirmed, settable
-from harness.servers import Server, sentinel, server, wait_until
+from harness.servers import STARTS_WITHIN, Server, sentinel, server, wait_until
 
 Make = Callable[..., Member]
 LEASE = 2.0
@@ -311,10 +312,61 @@ def test_a_message_that_cannot_be_read_is_a_gap(own_server: Server, member: Make
     one, other = joined(member, own_server)
     bucket = one.item_of("k").place.bucket
     own_server.call("SPUBLISH", bucket.bus, b"1-1 nonsense")
-    wait_until(lambda: one.bus._lines[id(one.servers.all[0])].wire is not None)
-    one.join(one.item_of("k"))
+    for each in (one, other):
+        wait_until(lambda each=each: bucket_of(each) in each.hearing.heard)
     other.join(one.item_of("k")).run(other.clear(one.item_of("k").place))
     wait_until(lambda: one.hearing.messages)
+
+
+NONSENSE = (
+    b"nonsense",
+    Message(Kind.DROP, ("tenant:acme", 1), "k", b"m", b"o").encode(),  # type: ignore[arg-type]
+    Message(Kind.TAGS_ANY, ("tenant:acme",), "tag", b"m", b"o").encode(),
+    Message(Kind.TAGS_ALL, ("tenant:acme",), (1, None), b"m", b"o").encode(),
+    Message(Kind.EXPIRE_TAGS, ("tenant:acme",), None, b"m", b"o").encode(),
+    Message(Kind.PREFIX, ("tenant:acme",), b"p", b"m", b"o").encode(),
+    Message(Kind.CLEAR, ("tenant:acme",), None, b"m", b"o").encode().replace(b"\x03", b"\x63", 1),
+)
+
+
+def test_nonsense_in_the_log_is_cleared_over_and_not_replayed(
+    own_server: Server, member: Make
+) -> None:
+    one, other = joined(member, own_server)
+    bucket = one.item_of("k").place.bucket
+    told = (
+        b"local id = redis.call('XADD', KEYS[1], '*', 'm', ARGV[1]) "
+        b"return redis.call('SPUBLISH', KEYS[2], id .. ' ' .. ARGV[1])"
+    )
+    for data in NONSENSE:
+        cleared = one.hearing.heard.count(bucket)
+        wire = one.servers.all[0].dial()
+        wire.ask(pack(b"EVAL", told, 2, bucket.log, bucket.bus, data), patience=STARTS_WITHIN)
+        wire.close()
+        wait_until(lambda cleared=cleared: one.hearing.heard.count(bucket) > cleared)
+    other.join(one.item_of("k")).run(other.clear(one.item_of("k").place))
+    wait_until(lambda: one.hearing.messages)
+
+
+def bucket_of(one: Member) -> Any:
+    return one.item_of("k").place.bucket
+
+
+def test_a_bus_whose_thread_cannot_be_started_is_begun_by_a_later_call(
+    own_server: Server, member: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = member(own_server)
+    item = one.item_of("k")
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        assert one.run(one.read(item)) is None
+        assert "can't start" in str(one.bus.trouble)
+    one.join(item).put(item, "v")
+    assert one.value_of(item) == "v"
 
 
 # Doubt

@@ -119,6 +119,8 @@ class Bus:
         """Begin as a new member in the child of a fork; until it hears, nothing is served."""
         for line in self._lines.values():
             line.close()
+        if self._wake is not None:
+            self._wake.close()
         self._start()
         self._follower.lend(0.0)
 
@@ -127,7 +129,7 @@ class Bus:
     def follow(self, bucket: Bucket) -> Bell:
         """Follow a bucket from now on; the bell rings when it is live."""
         following = self._following.get(bucket.number)
-        if following is None:
+        if following is None or self._thread is None:
             with self._lock:
                 following = self._following.setdefault(bucket.number, Following(bucket))
                 self._begin()
@@ -226,7 +228,13 @@ class Bus:
         self._wake.setblocking(False)
         args = weakref.ref(self), ours, self._wake, self._lines
         self._thread = threading.Thread(target=_run, args=args, name="flowcache-bus", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # There are too many, or the interpreter is at its end.
+            ours.close()
+            self._wake.close()
+            self._thread = self._wake = None
+            self._troubles.note(None, UnreachableError(str(error)))
 
     def _tell(self, what: Callable[[], None]) -> None:
         self._inbox.append(what)
@@ -274,9 +282,11 @@ class Bus:
     def _heard(self, line: Line, selector: selectors.BaseSelector) -> None:
         try:
             line.read(lambda push: self._pushed(line, push))
-        except (ServerError, ValueError) as error:
+        except ServerError as error:
             self._lose(line, selector, error)
-        except Exception as error:  # A follower that raises: its entries cannot be trusted.
+        except Exception as error:
+            # A message that is none, or a follower that raises: its entries cannot be trusted. The
+            # gap ends with a clear, for a replay could come upon that very message again.
             logger.exception("the bus could not apply what it heard; it begins again")
             for following in line.following.values():
                 following.last = b""
@@ -331,8 +341,12 @@ class Bus:
                     wire.sock.setblocking(False)
             except (ServerError, ConfigurationError) as error:
                 trouble = error
-                if wire is not None:
-                    wire.close()
+            except Exception as error:  # Else the line would wait for its connection for ever.
+                logger.exception("the tier: a connection could not be opened")
+                trouble = UnreachableError(f"{type(error).__name__}: {error}")
+            if trouble is not None and wire is not None:
+                wire.close()
+                wire = None
             bus = reference()
             if bus is None or bus._closed:
                 if wire is not None:

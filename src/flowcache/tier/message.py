@@ -31,6 +31,9 @@ class Kind(IntEnum):
     """A lease that others wait for was given back; `data` is the key. Voids nothing."""
 
 
+TAGGED = (Kind.TAGS_ANY, Kind.TAGS_ALL, Kind.EXPIRE_TAGS)
+
+
 class Message(NamedTuple):
     """One message. `member` sent it, and `operation` is its name for it."""
 
@@ -56,4 +59,10 @@ class Message(NamedTuple):
         kind, path, about, member, operation, is_awaited = fields
         if type(path) is not tuple or type(member) is not bytes or type(operation) is not bytes:
             raise ValueError("message: its fields are of other types")
-        return cls(Kind(kind), path, about, member, operation, bool(is_awaited))
+        kind = Kind(kind)
+        is_tags = type(about) is tuple and all(type(tag) is str for tag in about)
+        if not all(type(name) is str for name in path) or (
+            (kind in TAGGED and not is_tags) or (kind is Kind.PREFIX and type(about) is not str)
+        ):
+            raise ValueError("message: what it covers is of another type")
+        return cls(kind, path, about, member, operation, bool(is_awaited))

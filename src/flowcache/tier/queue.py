@@ -91,7 +91,10 @@ class Queue:
                 self._sender = threading.Thread(
                     target=send, args=(weakref.ref(self),), name="flowcache-queue", daemon=True
                 )
-                self._sender.start()
+                try:
+                    self._sender.start()
+                except RuntimeError:  # There are too many threads. The next call tries again.
+                    self._sender = None
 
     def _is_empty(self) -> bool:
         """Tell if nothing waits: the thread then ends."""
