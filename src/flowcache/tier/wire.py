@@ -11,6 +11,7 @@ import importlib
 import select
 import socket
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError
@@ -170,6 +171,13 @@ class Dialer:
                 "url_or_client: must begin with valkey://, valkeys://, redis://, rediss:// or "
                 f"unix://, got {_without_secret(target)!r}"
             )
+        else:
+            try:
+                _ = urlsplit(target).port  # No client library is imported yet.
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"url_or_client: {_without_secret(target)!r} is no URL: {error}"
+                ) from None
         self._target = target
         self._connect_patience = connect_patience
         self._make: Callable[[Address | None], Any] | None = None
@@ -196,7 +204,10 @@ class Dialer:
 
     def _dial(self, address: Address | None, patience: float) -> Wire:
         assert self._make is not None
-        connection = self._make(address)
+        try:
+            connection = self._make(address)
+        except (TypeError, ValueError) as error:
+            raise self._unsound(error) from error
         for name in ("socket_connect_timeout", "socket_timeout"):
             setattr(connection, name, min(patience, getattr(connection, name, None) or patience))
         try:
@@ -205,6 +216,11 @@ class Dialer:
             # That of the library is no builtin TimeoutError.
             kind = LateError if type(error).__name__ == "TimeoutError" else UnreachableError
             raise kind(f"{self._where(address)}: {error}") from error
+        except UnicodeError as error:  # The host's name is none.
+            raise self._unsound(error) from error
+        except Exception as error:  # A user's own provider of credentials, say.
+            named = f"{type(error).__name__}: {error}"
+            raise UnreachableError(f"{self._where(address)}: {named}") from error
         wire = Wire(connection, address)
         try:
             self._greet(wire, patience)
@@ -230,6 +246,8 @@ class Dialer:
                 f"tier: {self._where(wire.address)} must be Valkey or Redis 7.0 or newer, and let "
                 f"this user call HELLO and INFO: {refused}"
             )
+        if not isinstance(hello, dict) or not isinstance(info, bytes):
+            raise UnreachableError("it answers as no Valkey and no Redis does")
         told = {key.decode(): value for key, value in hello.items()}
         wire.version = told["version"].decode()
         wire.mode = told["mode"].decode()
@@ -264,7 +282,10 @@ class Dialer:
             url = self._target
             scheme, rest = url.split("://", 1)
             url = {"redis": "valkey", "rediss": "valkeys"}.get(scheme, scheme) + "://" + rest
-            pool = library.ConnectionPool.from_url(url)
+            try:
+                pool = library.ConnectionPool.from_url(url)
+            except ValueError as error:
+                raise self._unsound(error) from error
         else:
             pool = _pool_of(self._target)
             library = importlib.import_module(type(self._target).__module__.partition(".")[0])
@@ -288,6 +309,10 @@ class Dialer:
             return kind(**in_cluster | {"host": address[0], "port": address[1]})
 
         self._make = make
+
+    def _unsound(self, error: Exception) -> ConfigurationError:
+        """Return the error of a target of which no connection can be made."""
+        return ConfigurationError(f"url_or_client: {self._where(None)}: {error}")
 
     def _where(self, address: Address | None) -> str:
         if address is not None:
