@@ -16,6 +16,8 @@ __all__ = ["Found", "Item", "Items", "all_tags_item", "prefix_item", "soft_end"]
 _CORE: Final = (b"i", b"p", b"f", b"q")
 _KIND, _NUMBER, _PATH, _LENGTH = 1, 16, MARK, 8
 _ITEM: Final = _KIND + _NUMBER + _PATH + _LENGTH
+LONGEST_ITEM: Final = 85 * MARK
+"""Bytes of a prefix, or of the digests of tags, that a record lists for each invalidation."""
 
 
 class Item:
@@ -242,12 +244,18 @@ def soft_end(deadline: float, last: float, soft: int, now: float) -> tuple[float
 
 
 def prefix_item(place: Place, prefix: str) -> bytes:
-    """Return the invalidation of a prefix, for a record's list; a script adds its number."""
-    data = prefix.encode("utf-8", "surrogatepass")
+    """Return the invalidation of a prefix, for a record's list; a script adds its number.
+
+    What is left out of a long one only lets it cover more.
+    """
+    data = prefix[:LONGEST_ITEM].encode("utf-8", "surrogatepass")[:LONGEST_ITEM]
     return b"p" + place.marks[-1] + b"%08x" % len(data) + data
 
 
 def all_tags_item(place: Place, tags: tuple[str, ...]) -> bytes:
-    """Return the invalidation of what bears all of some tags, for a record's list."""
-    data = b"".join(sorted({tag_mark(tag) for tag in tags}))
+    """Return the invalidation of what bears all of some tags, for a record's list.
+
+    What is left out of many only lets it cover more.
+    """
+    data = b"".join(sorted({tag_mark(tag) for tag in tags}))[:LONGEST_ITEM]
     return b"a" + place.marks[-1] + b"%08x" % len(data) + data

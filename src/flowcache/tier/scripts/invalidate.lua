@@ -31,6 +31,7 @@ if ARGV[8] ~= '' then
   redis.call('HSET', KEYS[1], 'q', list)
 end
 -- Beyond the bound the older half of the markers goes and the floor rises to the highest of them.
+-- What is left of that height tells no more than the floor does: one call may name any number of tags.
 if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[6]) + 5 then
   local all, markers = redis.call('HGETALL', KEYS[1]), {}
   for i = 1, #all, 2 do
@@ -39,11 +40,13 @@ if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[6]) + 5 then
     end
   end
   table.sort(markers, function(a, b) return a[2] < b[2] end)
-  local half = math.floor(#markers / 2)
-  for i = 1, half do
-    redis.call('HDEL', KEYS[1], markers[i][1])
+  local floor = math.max(record.f, markers[math.floor(#markers / 2)][2])
+  for i = 1, #markers do
+    if markers[i][2] <= floor then
+      redis.call('HDEL', KEYS[1], markers[i][1])
+    end
   end
-  redis.call('HSET', KEYS[1], 'f', text(math.max(record.f, markers[half][2])))
+  redis.call('HSET', KEYS[1], 'f', text(floor))
 end
 if ARGV[5] == '1' then
   redis.call('PEXPIRE', KEYS[1], RECORD_LIFE, 'GT')
