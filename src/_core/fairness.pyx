@@ -37,6 +37,17 @@ cdef void node_lower_by_locked(Core* core, Node* node, Ranking by) noexcept nogi
         heap_rekey(core.nodes, by, heap, index, key)
 
 
+cdef void node_empty_heaps_locked(Core* core, Node* node) noexcept nogil:
+    """Take the children, all of which are to be emptied, out of the heaps by what they hold."""
+    cdef uint32_t k
+    for k in range(node.by_entries.n):
+        heap_place(core.nodes, BY_ENTRIES, node.by_entries.ids[k], NONE)
+    for k in range(node.by_weight.n):
+        heap_place(core.nodes, BY_WEIGHT, node.by_weight.ids[k], NONE)
+    node.by_entries.n = 0
+    node.by_weight.n = 0
+
+
 cdef inline void node_add_locked(Core* core, Node* node, int64_t entries,
                                  int64_t weight) noexcept nogil:
     """Count what came or went, here and above."""

@@ -123,6 +123,7 @@ cdef int64_t clear_locked(Store store, Node* node, double now) noexcept:
     """Remove all of a namespace and of those below it, and fence its running loads."""
     cdef int64_t removed = 0
     cdef Node* child = node.child
+    node_empty_heaps_locked(&store.core, node)
     while child != NULL:                          # first those below: see node_cut_off_locked
         if child.entries or child.pending:
             removed += clear_locked(store, child, now)
