@@ -38,15 +38,22 @@ table = dict.fromkeys(stored, 1)
 def load(): ...
 async def aload(): ...
 for key in keys + new: hash(key)
-def crowd(tenants, new, **settings):
-    # Each holds two or three, and the cache is full: each store finds the victim's tenant anew.
+def full(tenants, **settings):
     cache = create_cache(max_entries=tenants * 5 // 2, **settings)
     spaces = [cache.namespace(str(n)) for n in range(tenants)]
     for n, space in enumerate(spaces):
         for key in range(2 + n % 2):
             space.set(key, 1)
+    return cache, spaces
+def crowd(tenants, new, **settings):
+    # Each holds two or three, and the cache is full: each store finds the victim's tenant anew.
+    cache, spaces = full(tenants, **settings)
     for n, key in enumerate(new):
         spaces[n * 7919 % tenants].set(key, 1)
+def among(tenants, new, call, **settings):
+    cache, spaces = full(tenants, **settings)
+    for n, key in enumerate(new):
+        call(cache, spaces[n * 7919 % tenants], n, key)
 tiny = create_cache(max_entries={SIZE}, eviction="tinylfu").namespace("tenant:acme")
 for key in stored:
     tiny.set(key, 1)
@@ -152,6 +159,21 @@ CASES = {
     "  by utility: set that evicts": "put = lent.set\n    for key in new: put(key, 1)",
 }
 
+BESIDE = {
+    "get, miss": "space.get(key)",
+    "set that evicts": "space.set(key, 1)",
+    "delete and set": "(space.delete(0), space.set(0, 1))",
+    "clear and set": "(space.clear(), space.set(0, 1))",
+    "configure": "space.configure(share=1 / (1 + n % 3))",
+}
+"""Calls for one of many namespaces, whose count they must hardly depend on."""
+for count in (1_000, 100_000):
+    for sharing in ("fair", "utility"):
+        for beside, call in BESIDE.items():
+            CASES[f"{count:,} namespaces, {sharing}: {beside}"] = (
+                f"among({count}, new, lambda cache, space, n, key: {call}, sharing={sharing!r})"
+            )
+
 
 def instructions(program: str, calls: int) -> int:
     with tempfile.TemporaryDirectory() as scratch:
@@ -198,7 +220,7 @@ def main() -> None:
         return known[program, calls]
 
     for name in options.cases or CASES:
-        print(f"{name:<30}{a_call(CASES[name], count):>8.0f}", flush=True)
+        print(f"{name:<46}{a_call(CASES[name], count):>8.0f}", flush=True)
 
 
 if __name__ == "__main__":
