@@ -22,10 +22,12 @@ MARKS = ("pytest.mark.skip", "pytest.mark.skipif", "pytest.mark.xfail")
 def reasons(tree: ast.AST) -> Iterator[tuple[int, str | None]]:
     """Yield the line of each skip, and its reason."""
     for node in ast.walk(tree):
+        if not isinstance(node, ast.Call | ast.Attribute):
+            continue
         name = ast.unparse(node.func if isinstance(node, ast.Call) else node)
         if not isinstance(node, ast.Call):
             # A mark that is not called has no reason. `skipif` without a condition is an error.
-            if isinstance(node, ast.Attribute) and name == "pytest.mark.skip":
+            if name == "pytest.mark.skip":
                 calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call)]
                 if all(call.func is not node for call in calls):
                     yield node.lineno, None
