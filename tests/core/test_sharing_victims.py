@@ -148,6 +148,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
 }
 
 
+@pytest.mark.once  # About the model, whose verdict no interpreter changes.
 @pytest.mark.usefixtures("only_shared")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_model_that_is_changed_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
