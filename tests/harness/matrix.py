@@ -243,10 +243,10 @@ def perform(call: calls.Call, scene: Scene, unraisable: list[Any]) -> None:
 
 
 def run(
-    most: int, seconds: float, *, with_stale: bool, every: int, part: str = ""
+    most: int, seconds: float, *, with_stale: bool, every: int, first: int = 0, part: str = ""
 ) -> tuple[int, set[tuple[str, str]]]:
     """Run all cases up to the n-th visit of each guest; how many, and which places were met."""
-    cases, met = 0, set()
+    cases, taken, met = 0, 0, set()
     unraisable: list[Any] = []
     gc.freeze()  # The collections after each case are to see what the case left, and no module.
     sys.unraisablehook = lambda report: unraisable.append(report.exc_value)
@@ -269,8 +269,9 @@ def run(
                         if place == "collection" and what not in IN_COLLECTIONS:
                             continue
                         cases += 1
-                        if cases % every:
+                        if cases % every != first:
                             continue
+                        taken += 1
                         faulthandler.dump_traceback_later(seconds, exit=True)
                         scene = Scene(stale=stale)
                         scene.armed = (place, nth, action)
@@ -288,7 +289,7 @@ def run(
                             print(f"FAULT: {name}: {place} {nth} {what}, stale={stale}")
                             raise
     faulthandler.cancel_dump_traceback_later()
-    return cases // every, met
+    return taken, met
 
 
 def main() -> int:
@@ -298,11 +299,17 @@ def main() -> int:
     parser.add_argument("--stale", action="store_true", help="with stale entries as well")
     parser.add_argument("--calls", default="", help="only those whose name has this in it")
     parser.add_argument("--every", type=int, default=1, help="take each n-th case only (1)")
+    parser.add_argument("--first", type=int, default=0, help="the first case to take (0: the n-th)")
     options = parser.parse_args()
     faulthandler.enable()
     logging.getLogger("flowcache").setLevel(logging.CRITICAL)
     cases, met = run(
-        options.visits, 60, with_stale=options.stale, every=options.every, part=options.calls
+        options.visits,
+        60,
+        with_stale=options.stale,
+        every=options.every,
+        first=options.first % options.every,
+        part=options.calls,
     )
     print(f"{cases:,} cases: {len(CALLS)} calls, {len(met)} places in them, {len(ACTIONS)} actions")
     return 0
