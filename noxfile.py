@@ -55,8 +55,10 @@ NOT_ONCE = ("-m", "not once")
 ONCE_ELSEWHERE = (
     f"the tests marked `once`, which say nothing about an interpreter and run on {FIRST}: the "
     "distributions, the stub, imports, most of the replay, the tier's model, the faults of its "
-    "servers, broken examples"
+    "servers, broken examples; two thirds of the model's examples and of the guests' cases"
 )
+FEWER_EXAMPLES = {"FLOWCACHE_EXAMPLES": "40"}
+"""On CI a machine of the model takes the same examples on each interpreter, 120 on the first."""
 NO_PACKAGING = ("-m", "not packaging")
 """The tests that build the distributions do not depend on a switch of a build."""
 OTHER_TOOLS = (
@@ -151,6 +153,7 @@ def test(session: nox.Session) -> None:
     suites = [Suite(version) for version in FOUND]
     for suite in suites[1:]:
         suite.options, suite.left_out = NOT_ONCE, [ONCE_ELSEWHERE]
+        suite.variables = FEWER_EXAMPLES
     run_side_by_side(suites, session.posargs)
     say(f"\nran on: {census}")
     for suite in suites:

@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -54,6 +54,7 @@ class Suite:
 
     version: str
     options: Sequence[str] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     """How many tests passed, failed, were skipped and so on."""
@@ -81,7 +82,7 @@ class Suite:
         """Run the session, printing its lines as they come; True if it succeeded."""
         process = subprocess.Popen(
             [sys.executable, "-m", "nox", "-s", f"test-{self.version}", *arguments],
-            env=os.environ | {"PYTHONS": self.version, "FLOWCACHE_PART": part},
+            env={**self.variables, **os.environ, "PYTHONS": self.version, "FLOWCACHE_PART": part},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
