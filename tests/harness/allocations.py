@@ -16,6 +16,7 @@ import ctypes
 import faulthandler
 import gc
 import logging
+import re
 import sys
 from collections import Counter
 from typing import Any
@@ -148,7 +149,10 @@ that these calls keep are not judged: CPython 3.11 itself leaks the arguments of
 frame or cells it has no memory for.
 """
 
-
+FRAMELESS = re.compile(
+    r"error return without exception set|<function .* returned NULL without setting an exception"
+)
+"""CPython 3.11's errors for a Python function's frame without memory. Compiled ones have none."""
 TINY = {"default_ttl": 30.0, "max_entries": 6, "eviction": "tinylfu"}
 SHARED = {"default_ttl": None, "max_entries": 6, "sharing": "utility"}
 
@@ -163,6 +167,8 @@ def attempt(call: calls.Call, scene: Scene, nth: int, burst: int) -> tuple[str, 
         outcome = "raised"
     except RuntimeError as error:  # CPython's error for a lock without memory.
         outcome = "raised" if str(error) == "can't allocate lock" else repr(error)
+    except SystemError as error:
+        outcome = "raised" if FRAMELESS.match(str(error)) else repr(error)
     except BaseException as error:
         outcome = f"raised {type(error).__name__}"
         other = error
