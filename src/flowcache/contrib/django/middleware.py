@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -41,7 +42,8 @@ class TenantMiddleware:
     one, is answered with 400, a request for an unknown tenant with 404.
 
     It must stand before every middleware that uses a cache. The tenant is current for the view, and
-    for a streamed response's parts. Raises ``ImproperlyConfigured`` that names the setting.
+    for a streamed response's parts and its end. Raises ``ImproperlyConfigured`` that names the
+    setting.
     """
 
     sync_capable = True
@@ -144,32 +146,52 @@ def answer(refusal: Refusal) -> HttpResponse:
 
 
 def within(block: Block, response: Any) -> Any:
-    """Return a response whose parts, if it is streamed, are made in such a block too."""
+    """Return a response whose parts, if it is streamed, are made in such a block too.
+
+    So is the end of the code that makes them, if the stream is closed or dropped early: it would
+    run for the tenant that is current then.
+    """
     if getattr(response, "streaming", False):
-        parts = response.streaming_content
-        response.streaming_content = (
-            parts_within_async(block, parts) if response.is_async else parts_within(block, parts)
-        )
+        # Not `streaming_content`, which refers to the response: the collector, which ends the
+        # objects of a cycle in any order, would have to end both.
+        source = response._iterator
+        closers = response._resource_closers
+        closers[:] = [partial(close_within, block, closer) for closer in closers]
+        wrap = parts_within_async if response.is_async else parts_within
+        response.streaming_content = wrap(block, source)
     return response
 
 
-def parts_within(block: Block, parts: Iterable[bytes]) -> Iterator[bytes]:
-    iterator = iter(parts)
-    while True:
-        with block():
-            try:
-                part = next(iterator)
-            except StopIteration:
-                return
-        yield part
+def close_within(block: Block, closer: Callable[[], object]) -> None:
+    with block():
+        closer()
 
 
-async def parts_within_async(block: Block, parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    iterator = aiter(parts)
-    while True:
-        with block():
-            try:
-                part = await anext(iterator)
-            except StopAsyncIteration:
-                return
-        yield part
+def parts_within(block: Block, source: Iterator[Any]) -> Iterator[Any]:
+    try:
+        while True:
+            with block():
+                try:
+                    part = next(source)
+                except StopIteration:
+                    return
+            yield part
+    finally:
+        # The response closes all others, some of which can be closed only once.
+        if isinstance(source, GeneratorType):
+            close_within(block, source.close)
+
+
+async def parts_within_async(block: Block, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    try:
+        while True:
+            with block():
+                try:
+                    part = await anext(source)
+                except StopAsyncIteration:
+                    return
+            yield part
+    finally:
+        if isinstance(source, AsyncGeneratorType):
+            with block():
+                await source.aclose()
