@@ -110,7 +110,7 @@ def work():
         yield
 
     with engine.queue._lock:
-        engine.queue._waiting = {"none": (place.unit, send)}
+        engine.queue._waiting = {"none": (place.unit, place.bucket, send)}
     assert engine.queue.blocks(place)  # As a read asks, which sends nothing itself.
     sent.wait()
     while engine.queue.blocks(place):

@@ -189,7 +189,11 @@ class Engine:
         """Follow a bucket before a write, and send the invalidations that wait for it."""
         yield from self.live(place.bucket)
         if self.queue.blocks(place):
-            yield from self.queue.flush()
+            try:
+                yield from self.queue.flush()
+            except TierUnavailableError:
+                if self.queue.blocks(place):
+                    raise
 
     def _discard(self, item: Item, data: bytes) -> Steps[None]:
         """Remove an unreadable value, if it is still the same. It is a miss in either case."""

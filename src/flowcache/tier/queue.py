@@ -19,7 +19,7 @@ from flowcache.errors import ConfigurationError, TierUnavailableError
 from .forking import renew_after_forks
 
 if TYPE_CHECKING:
-    from .layout import Place
+    from .layout import Bucket, Place
     from .steps import Steps
 
 __all__ = ["Queue"]
@@ -37,7 +37,7 @@ class Queue:
     def __init__(self, most: int, run: Callable[[Steps[None]], None]) -> None:
         self._most = most
         self._run = run
-        self._waiting: dict[Hashable, tuple[Unit, Callable[[], Steps[Any]]]] = {}
+        self._waiting: dict[Hashable, tuple[Unit, Bucket | None, Callable[[], Steps[Any]]]] = {}
         self.blocked: frozenset[Unit] = frozenset()
         """The tenants that wait for one; None among them: all."""
         self.renew()
@@ -60,23 +60,36 @@ class Queue:
 
     def add(self, place: Place, what: Hashable, steps: Callable[[], Steps[Any]]) -> bool:
         """Keep an invalidation; False if there is no room, so that its caller has to repeat it."""
-        unit = None if place.is_above else place.unit
+        unit, bucket = (None, None) if place.is_above else (place.unit, place.bucket)
         with self._lock:
             if what not in self._waiting and len(self._waiting) >= self._most:
                 return False
-            self._waiting[what] = unit, steps
-            self.blocked = frozenset(one for one, _ in self._waiting.values())
+            self._waiting[what] = unit, bucket, steps
+            self.blocked = frozenset(kept[0] for kept in self._waiting.values())
         self._begin()
         return True
 
     def flush(self) -> Steps[None]:
-        """Send what waits; raises `TierUnavailableError` if it is not confirmed."""
+        """Send what waits; raises `TierUnavailableError` if some of it is not confirmed.
+
+        A primary that has failed once is asked no more, and holds up no other primary's tenants.
+        """
+        failed: dict[Bucket | None, TierUnavailableError] = {}
         for what, kept in list(self._waiting.items()):
-            yield from kept[1]()
+            bucket, steps = kept[1:]
+            if bucket in failed:
+                continue
+            try:
+                yield from steps()
+            except TierUnavailableError as error:
+                failed[bucket] = error
+                continue
             with self._lock:
                 if self._waiting.get(what) is kept:
                     del self._waiting[what]
-                    self.blocked = frozenset(one for one, _ in self._waiting.values())
+                    self.blocked = frozenset(kept[0] for kept in self._waiting.values())
+        for first in failed.values():
+            raise first
 
     def close(self) -> None:
         """Keep nothing any more."""
