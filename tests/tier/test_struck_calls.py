@@ -103,7 +103,7 @@ def leases(server: Server, name: str) -> Any:
 def test_a_load_that_ends_leaves_no_lease(
     new_server: Server, make: Any, request: pytest.FixtureRequest, call: Callable[[Any], Any]
 ) -> None:
-    name = f"struck{hash(request.node.name) & 0xFFFF}"
+    name = f"struck-{request.node.callspec.id}".replace(" ", "-")
     cache = make(new_server, name=name)
     for number in itertools.count(1):
         namespace = cache.namespace(f"tenant:{number}")
