@@ -1,7 +1,7 @@
 # How often keys were stored lately, about: a count-min sketch of four-bit counters for a namespace.
 #
 # A line is one line of the processor's cache: 127 counters and the epoch in which it was last
-# halved. A hash has three counters, all in one line, and its count is the least of them. After
+# halved. A hash has two counters, both in one line, and its count is the lesser of them. After
 # 240 adds a line, the epoch ends and every line is halved: at once when it is touched, or by a
 # cursor that goes over one line an add. So no line is more than one epoch behind.
 #
@@ -65,14 +65,13 @@ cdef inline SketchLine* sketch_line(Sketch* sketch, uint32_t n) noexcept nogil:
 
 
 cdef inline SketchLine* sketch_find(Sketch* sketch, uint32_t hash, uint32_t* k) noexcept nogil:
-    """The line of a hash, and its three counters there."""
+    """The line of a hash, and its two counters there."""
     cdef uint64_t mixed = hash * <uint64_t>0x9E3779B97F4A7C15
     cdef uint32_t n = <uint32_t>(mixed >> 32) & sketch.mask
     if n >= sketch.filled:
         n &= sketch.mask >> 1
     k[0] = <uint32_t>((((mixed >> 2) & 1023) * COUNTERS) >> 10)
     k[1] = <uint32_t>((((mixed >> 12) & 1023) * COUNTERS) >> 10)
-    k[2] = <uint32_t>((((mixed >> 22) & 1023) * COUNTERS) >> 10)
     return sketch_line(sketch, n)
 
 
@@ -85,17 +84,14 @@ cdef inline void sketch_ask(Sketch* sketch, uint32_t hash) noexcept nogil:
 
 
 cdef inline unsigned int line_least(SketchLine* line, uint32_t* k) noexcept nogil:
-    cdef unsigned int least = line_count(line, k[0])
+    cdef unsigned int one = line_count(line, k[0])
     cdef unsigned int other = line_count(line, k[1])
-    if other < least:
-        least = other
-    other = line_count(line, k[2])
-    return other if other < least else least
+    return other if other < one else one
 
 
 cdef inline unsigned int sketch_count(Sketch* sketch, uint32_t hash) noexcept nogil:
     """How often the hash was added lately, about."""
-    cdef uint32_t[3] k
+    cdef uint32_t[2] k
     cdef SketchLine* line = sketch_find(sketch, hash, k)
     return line_least(line, k)
 
@@ -136,7 +132,7 @@ cdef void sketch_fold(Sketch* sketch) noexcept nogil:
 
 cdef void sketch_add(Sketch* sketch, uint32_t hash) noexcept nogil:
     """Count the hash once, and do a step of what is left to do."""
-    cdef uint32_t[3] k
+    cdef uint32_t[2] k
     cdef SketchLine* line
     cdef uint32_t most = sketch.wanted
     if sketch.filled != most:
@@ -148,7 +144,6 @@ cdef void sketch_add(Sketch* sketch, uint32_t hash) noexcept nogil:
     line = sketch_find(sketch, hash, k)
     line_raise(line, k[0])
     line_raise(line, k[1])
-    line_raise(line, k[2])
     sketch.adds += 1
     if sketch.adds >= <uint64_t>ADDS_A_LINE * most:
         sketch.adds = 0

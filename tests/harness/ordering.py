@@ -51,15 +51,13 @@ class Sketch:
         return number & ((1 << (number.bit_length() - 1)) - 1)
 
     def find(self, hashed: int) -> tuple[Line, list[int]]:
-        """The line of a hash, and its three counters there."""
+        """The line of a hash, and its two counters there."""
         mixed = hashed * 0x9E3779B97F4A7C15 & (1 << 64) - 1
         bits = (len(self.lines) - 1).bit_length()
         number = (mixed >> 32) & ((1 << bits) - 1)
         if number >= len(self.lines):
             number = self.parent(number)
-        return self.line(number), [
-            (mixed >> shift & 1023) * COUNTERS >> 10 for shift in (2, 12, 22)
-        ]
+        return self.line(number), [(mixed >> shift & 1023) * COUNTERS >> 10 for shift in (2, 12)]
 
     def count(self, hashed: int) -> int:
         line, counters = self.find(hashed)
