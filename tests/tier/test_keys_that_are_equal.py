@@ -130,10 +130,10 @@ def test_a_counter_says_what_it_cannot_count(pair: tuple[Any, Any]) -> None:
 
 
 def test_a_touch_reaches_what_the_server_has_dropped(new_server: Any, make: Any) -> None:
-    cache = make(new_server, name="dropped", tier={"local_ttl": 50})
+    cache = make(new_server, name="touched", tier={"local_ttl": 50})
     namespace = cache.namespace("tenant:acme")
     namespace.set("k", "v", ttl=20)
-    for name in new_server.call("KEYS", "fc1:dropped:*:v:*"):
+    for name in new_server.call("KEYS", "fc1:touched:*:v:*"):
         new_server.call("DEL", name)
     assert namespace.touch("k", 1000) is True
     assert 20 < namespace.ttl("k") <= 50
