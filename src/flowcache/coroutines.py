@@ -122,15 +122,21 @@ def at_call(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
     """Decorate a coroutine function: it runs in the context of its call, wherever it is awaited.
 
     Under whichever tenant the result is awaited, the call works for the tenant for which it was
-    made. The context is a copy: what the function sets in it, its caller does not see.
+    made. The context is a copy: what the function sets in it, its caller does not see. The result
+    is a coroutine function for `inspect` and for `asyncio`.
     """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return InContext(copy_context(), function(*args, **kwargs))
 
-    if KNOWS_MARKS in sys.modules:
+    if sys.version_info >= (3, 12):
         mark_as_async(call)
+    else:
+        # `inspect` knows no marks there, only this flag, as of `types.coroutine`. It tells nothing
+        # to the interpreter: an instruction in the code makes coroutines.
+        code = call.__code__  # type: ignore[attr-defined]
+        call.__code__ = code.replace(co_flags=code.co_flags | CO_COROUTINE)  # type: ignore[attr-defined]
     return call
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import warnings
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -57,7 +59,7 @@ def test_a_weigher_and_listeners_see_it_as_well() -> None:
     hears: Seen = []
     with create_cache(weigher=sees(weighs, 1)) as cache:
         mine = cache.for_current_tenant()
-        cache.subscribe(sees(hears, None))
+        cache.subscribe(sees(hears, None), kinds=("set", "hit", "miss"))
 
         async def run() -> None:
             with tenant("acme"):
@@ -110,6 +112,21 @@ def test_twins_go_wherever_coroutines_go() -> None:
 
         asyncio.run(run())
         assert asyncio.run(ns.aget("b")) == 2
+
+
+@pytest.mark.parametrize("module", ["inspect", "asyncio"])
+def test_twins_are_coroutine_functions_for_each_module_that_tells(module: str) -> None:
+    """flowcache is imported first: marks that need the module would be missing."""
+    program = (
+        "import flowcache, sys\n"
+        f"import {module}\n"
+        "ns = flowcache.create_cache().namespace('a')\n"
+        "cached = ns.cached(abs)\n"
+        "for twin in (ns.aget, type(ns).aset, ns.aclear, cached.ainvalidate):\n"
+        f"    assert {module}.iscoroutinefunction(twin), twin\n"
+        f"assert not {module}.iscoroutinefunction(ns.get)\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
 
 def test_wrong_arguments_raise_at_the_call() -> None:
