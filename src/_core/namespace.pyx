@@ -142,7 +142,7 @@ dictionary look-up a name where the namespaces exist.
 
         ``kinds``: one kind or several of hit, miss, stale_hit, set, remove, load, load_error,
         refresh, sweep; all by default. Listeners run after the change is complete; one that raises
-        is logged.
+        is logged. No tenant is current in a listener that hears of ``remove``.
         """
         return face.subscribe(self, listener, kinds)
 

@@ -52,8 +52,20 @@ def dispatch(
     seconds: float,
     cache: str,
 ) -> None:
-    """Call each listener; log an exception and go on with the next."""
+    """Call each listener; log an exception and go on with the next.
+
+    An entry may be removed by a call of another tenant: one that needs its room, or one that tells
+    what a thread beside it removed. So listeners hear of removals without a tenant.
+    """
     event = Event(kind, path, key, cause, value, error, seconds, cache)
+    if kind == "remove":
+        with _core.TenantBlock():
+            tell(listeners, event)
+    else:
+        tell(listeners, event)
+
+
+def tell(listeners: list[Listener], event: Event) -> None:
     for listener in listeners:
         try:
             plain_result(listener(event), "listener")
@@ -61,11 +73,11 @@ def dispatch(
             report(
                 "ERROR",
                 "a listener for %r raised",
-                kind,
+                event.kind,
                 event="listener_failed",
                 error=raised,
-                cache=cache,
-                path=path,
+                cache=event.cache,
+                path=event.path,
             )
 
 

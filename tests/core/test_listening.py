@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+from flowcache.events import Event
+from flowcache.tenancy import current_tenant, tenant
 from harness.support import new_cache
 
 
@@ -50,3 +52,41 @@ def test_a_namespace_is_forgotten_once_it_has_no_listener_any_more() -> None:
     del end
 
     assert list(cache.namespaces()) == []
+
+
+def test_a_listener_hears_of_a_removal_without_a_tenant() -> None:
+    """Acme's listener would store acme's value for beta, whose store evicts it."""
+    told: list[tuple[Any, ...]] = []
+    cache, _ = new_cache(max_entries=2)
+    with cache:
+        mine = cache.for_current_tenant()
+
+        def hear(event: Event) -> None:
+            told.append((event.cause, event.key, current_tenant.get(None)))
+            mine.set("last", event.value)  # Raises without a tenant.
+
+        with tenant("acme"):
+            mine.set_many({"a": 1, "b": 2})
+            mine.subscribe(hear, kinds="remove")
+        with tenant("beta"):
+            mine["c"] = 3
+            cache.namespace("tenant:acme").delete("b")
+            assert current_tenant.get() == "beta"
+            assert "last" not in mine
+    assert told == [("evicted", "a", None), ("deleted", "b", None)]
+
+
+def test_a_listener_hears_of_other_calls_for_the_tenant_of_the_call() -> None:
+    told: list[tuple[Any, ...]] = []
+    cache, _ = new_cache()
+    with cache:
+        mine = cache.for_current_tenant()
+        cache.subscribe(
+            lambda event: told.append((event.kind, current_tenant.get(None))),
+            kinds=("miss", "set", "load", "hit"),
+        )
+        with tenant("acme"):
+            mine.fetch("a", lambda: 1)
+            mine.get("a")
+    assert {kind for kind, _ in told} == {"miss", "set", "load", "hit"}
+    assert {name for _, name in told} == {"acme"}
