@@ -647,6 +647,13 @@ if TYPE_CHECKING:
     class Decorator(Protocol):
         """The decorator that `cached(...)` returns."""
 
+        @overload
+        def __call__(self, function: classmethod[S, P, R], /) -> CachedClassMethod[P, R]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, function: staticmethod[P, R], /
+        ) -> staticmethod[P, R]: ...
+        @overload
         def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
 
 

@@ -222,6 +222,16 @@ class Tools:
         return len(name) + limit
 
 
+def named(cls: type, name: str) -> Contact:
+    return Contact(name)
+
+
+class Made:
+    by_options = ns.cached(ttl=60)(classmethod(named))
+    by_function = ns.cached(classmethod(named))
+    static = ns.cached(ttl=60)(staticmethod(load_many))
+
+
 def takes(function: Callable[[str, int], list[Contact]]) -> None:
     function("acme", 3)
 
@@ -248,6 +258,10 @@ async def wrapped(client: Client) -> None:
     assert_type(Tools.count("x"), int)
     assert_type(Tools.total(name="x"), int)
     assert_type(Tools.total.invalidate("x", limit=4), bool)
+    assert_type(Made.by_options("Ada"), Contact)
+    assert_type(Made().by_function("Ada"), Contact)
+    assert_type(Made.by_options.invalidate("Ada"), bool)
+    assert_type(Made.static(["Ada"]), dict[str, Contact])
     assert_type(ns.wrap(load)(), Contact)
     assert_type(ns.wrap(client.find.__wrapped__)("Ada"), Contact)
     assert_type(await ns.wrap(aload, ttl=3)(), Contact)
