@@ -42,8 +42,10 @@ class TenantMiddleware:
     methods (``"OPTIONS"``) that are served without a tenant. Calls that need one raise there.
 
     ``current_tenant`` is set until the application has ended, background tasks and streamed
-    responses included. Other scopes (``lifespan``) pass untouched. An exception of ``tenant_of`` or
-    ``is_known`` goes to the server, and the application does not run.
+    responses included. A generator that the application leaves half read, as its client has gone,
+    ends for whichever tenant is current where it is collected: call ``resolve()`` at its beginning,
+    and use that namespace at its end. Other scopes (``lifespan``) pass untouched. An exception of
+    ``tenant_of`` or ``is_known`` goes to the server, and the application does not run.
 
     Raises ``TypeError`` or ``ValueError`` that names the argument.
     """
