@@ -14,12 +14,18 @@ rules follow from that, for code that is suspended, collected, cancelled or copi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    MutableMapping,
+)
 from contextvars import copy_context
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from . import _core, twins, wrapping
-from .coroutines import is_async, makes_generators, plain_result
+from .coroutines import InContext, is_async, makes_generators, plain_result
 from .errors import InvalidNamespaceError, TenantScopeWarning
 from .reports import shown
 
@@ -97,7 +103,9 @@ def carry(function: Callable[P, R], /) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         made = context.copy().run(function, *args, **kwargs)
-        if isinstance(made, CoroutineType):
+        if type(made) is InContext:
+            return made
+        if isinstance(made, Coroutine):
             made.close()
             raise TypeError("function: returned a coroutine, which runs where it is awaited")
         refuse_generator(made)
@@ -131,20 +139,24 @@ class Block(_core.TenantBlock):
     def _awaits(self, function: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> Any:
             with Block(*self._tenant):
-                return await function(*args, **kwargs)
+                made = await function(*args, **kwargs)
+            refuse_generator(made)
+            return made
 
         return call
 
     def _calls(self, function: Callable[..., Any]) -> Callable[..., Any]:
         async def finish(made: Any) -> Any:
             with Block(*self._tenant):
-                return await made
+                result = await made
+            refuse_generator(result)
+            return result
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with Block(*self._tenant):
                 made = function(*args, **kwargs)
             # A coroutine has not begun: it runs where it is awaited, in any context.
-            if isinstance(made, CoroutineType):
+            if isinstance(made, Coroutine):
                 return finish(made)
             refuse_generator(made)
             return made
@@ -153,11 +165,13 @@ class Block(_core.TenantBlock):
 
 
 def refuse_generator(made: object) -> None:
-    """Raise `TypeError` if a function returned a generator, whose body has not run yet."""
-    if isinstance(made, (GeneratorType, AsyncGeneratorType)):
-        raise TypeError(
-            "function: returned a generator, whose body runs when the call has returned"
-        )
+    """Raise `TypeError` if a function returned a generator, whose body has not run yet.
+
+    A `map` or a `filter` is one in other words. Compiled code has generators of its own types.
+    """
+    if isinstance(made, (Generator, AsyncGenerator, map, filter)):
+        kind = "generator" if not isinstance(made, (map, filter)) else type(made).__name__
+        raise TypeError(f"function: returned a {kind}, whose body runs when the call has returned")
 
 
 def default_path(tenant: str) -> str:

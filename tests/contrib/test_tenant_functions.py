@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
 
-from flowcache import InvalidNamespaceError
+from flowcache import InvalidNamespaceError, create_cache
 from flowcache.tenancy import carry, current_tenant, no_tenant, tenant
 from harness.tenant_support import in_a_thread, now, rows
 
@@ -101,6 +101,71 @@ def test_generators_are_refused_at_once_and_behind_a_plain_function_when_they_re
         hidden: Any = decorate(behind_a_plain_one(function))
         with pytest.raises(TypeError, match=r"^function: returned a generator"):
             hidden(*(["acme"] if function is rows else []))
+
+
+class Compiled(Coroutine[Any, Any, Any]):
+    """A coroutine of another type than CPython's, as compiled code makes them."""
+
+    def send(self, value: Any) -> Any:
+        raise StopIteration(now())
+
+    def throw(self, *error: Any) -> Any:
+        raise error[0]
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        yield from ()
+        return now()
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+class CompiledGenerator(Generator[Any, Any, Any]):
+    def send(self, value: Any) -> Any:
+        return now()
+
+    def throw(self, *error: Any) -> Any:
+        raise error[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (CompiledGenerator, "generator"),
+        (lambda: map(now, []), "map"),
+        (lambda: filter(now, []), "filter"),
+    ],
+    ids=["compiled", "map", "filter"],
+)
+def test_all_that_runs_after_the_call_is_refused(make: Callable[[], Any], kind: str) -> None:
+    async def awaited() -> Any:
+        return make()
+
+    said = f"^function: returned a {kind}, whose body runs"
+    for decorate in (tenant("acme"), no_tenant(), carry):
+        with pytest.raises(TypeError, match=said):
+            decorate(behind_a_plain_one(make))()
+    for function in (awaited, behind_a_plain_one(awaited)):
+        with pytest.raises(TypeError, match=said):
+            asyncio.run(tenant("acme")(function)())
+
+
+def test_a_coroutine_of_compiled_code_has_the_tenant_of_its_call() -> None:
+    made = tenant("acme")(behind_a_plain_one(Compiled))()
+    with tenant("beta"):
+        assert asyncio.run(made) == "acme"
+    with pytest.raises(TypeError, match=r"^function: returned a coroutine"):
+        carry(behind_a_plain_one(Compiled))()
+
+
+def test_a_twin_knows_its_context_behind_carry() -> None:
+    with create_cache() as cache:
+        mine = cache.for_current_tenant()
+        with tenant("acme"):
+            mine["plan"] = "gold"
+            ask = carry(lambda: mine.aget("plan"))
+        with tenant("beta"):
+            assert asyncio.run(ask()) == "gold"
 
 
 @pytest.mark.parametrize("wrong", [None, "acme", 7, int])
