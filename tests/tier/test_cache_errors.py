@@ -153,12 +153,23 @@ def test_processes_have_to_agree(new_server: Server, make: Make) -> None:
         other.close()
 
 
+class OnlySigns(JsonCodec):
+    def sign(self, name: bytes, header: bytes, body: bytes, /) -> bytes:
+        return body
+
+
+class Misnamed(JsonCodec):
+    name: Any = 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"url_or_client": "http://127.0.0.1"}, ConfigurationError, "url_or_client: must begin"),
         ({"url_or_client": 7}, ConfigurationError, "url_or_client: must be a URL"),
         ({"codec": object()}, TypeError, "codec: must have methods"),
+        ({"codec": OnlySigns()}, TypeError, "codec: must have both of the methods sign and verify"),
+        ({"codec": Misnamed()}, TypeError, "codec: its name must be a str, got int"),
         ({"buckets": 0}, ValueError, "buckets: must be an int from 1"),
         ({"buckets": True}, TypeError, "buckets: must be an int"),
         ({"lease": 0.1}, ValueError, "lease: must be at least 1.5 seconds"),
@@ -226,6 +237,51 @@ def test_a_codec_that_raises(new_server: Server, make: Make) -> None:
     here.set("out", "out")
     assert (here.get("out"), there.get("out")) == ("out", None)
     assert there.fetch("out", lambda: "loaded") == "loaded"
+
+
+class Signing(MsgpackCodec):
+    """A codec whose signatures fail, or are none, as its test says."""
+
+    name = "signing"
+    signs: Any = b"signed:"
+    verifies: Any = 7
+
+    def sign(self, name: bytes, header: bytes, body: bytes, /) -> Any:
+        return self._give(self.signs) or self.signs + body
+
+    def verify(self, name: bytes, header: bytes, signed: bytes, /) -> Any:
+        return self._give(self.verifies) or signed[self.verifies :]
+
+    def _give(self, told: Any) -> Any:
+        if isinstance(told, Exception):
+            raise told
+        return told if isinstance(told, str) else None
+
+
+@pytest.mark.parametrize("fault", [LookupError("the vault is sealed"), "text"], ids=repr)
+def test_a_signature_that_cannot_be_made_or_checked(
+    new_server: Server, make: Make, fault: Any
+) -> None:
+    codec, reads = Signing(), Signing()
+    here = make(new_server, tier={"codec": codec}).namespace("tenant:acme")
+    there = make(new_server, tier={"codec": reads}).namespace("tenant:acme")
+    here.set("k", "sound")
+    assert there.get("k") == "sound"
+    codec.signs = fault
+    here.set("in", "in")
+    assert here.fetch("loaded", lambda: "in") == "in"
+    assert here.add("added", "in")
+    assert [here.get(key) for key in ("in", "loaded", "added")] == ["in"] * 3
+    assert [there.get(key) for key in ("in", "loaded", "added")] == [None] * 3
+    assert here.stats().untiered == 3
+    there.clear()
+    codec.signs = b"signed:"
+    here.set_many({"k": 1.5, "l": 2.5, "m": 3.5})
+    reads.verifies = fault
+    assert there.get("k") is None
+    assert there.fetch("l", lambda: "anew") == "anew"
+    assert there.pop("m", "none") == "none"
+    assert there.stats().tier_errors >= 2
 
 
 @pytest.mark.parametrize("codec", [MsgpackCodec(), JsonCodec(), PickleCodec(keys=[b"0" * 16])])

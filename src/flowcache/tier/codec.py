@@ -39,6 +39,7 @@ __all__ = [
     "PickleCodec",
     "UndecodableError",
     "UnencodableError",
+    "check_codec",
     "codec_mark",
 ]
 
@@ -70,8 +71,8 @@ class Codec(Protocol):
     """The protocol of `codec=`. `encode` raises for a value that `decode` would not return equal.
 
     A codec may have two methods more, `sign(name, header, body)` and `verify(name, header,
-    signed)`, which return bytes; `verify` raises `UndecodableError`. Any exception of `decode` is a
-    miss.
+    signed)`, which return bytes; `verify` raises `UndecodableError`. Any exception of `decode` or
+    `verify` is a miss, and with any of `encode` or `sign` the value stays in the process.
     """
 
     def encode(self, value: Any, /) -> bytes:
@@ -83,11 +84,29 @@ class Codec(Protocol):
         ...
 
 
+def check_codec(codec: object) -> None:
+    """Raise `TypeError` for an object that is no codec."""
+    if not isinstance(codec, Codec):
+        raise TypeError(
+            "codec: must have methods encode and decode, as MsgpackCodec() has, "
+            f"got {type(codec).__name__}"
+        )
+    signs = [callable(getattr(codec, name, None)) for name in ("sign", "verify")]
+    if signs[0] != signs[1]:
+        raise TypeError(
+            "codec: must have both of the methods sign and verify, or none; "
+            f"{type(codec).__name__} has one"
+        )
+    name = getattr(codec, "name", "")
+    if not isinstance(name, str):
+        raise TypeError(f"codec: its name must be a str, got {type(name).__name__}")
+
+
 def codec_mark(codec: Codec) -> bytes:
     """Return the four bytes that tell values of one codec from those of another."""
     kind = type(codec)
     name = getattr(codec, "name", f"{kind.__module__}.{kind.__qualname__}")
-    return mark(name.encode())[:4]
+    return mark(name.encode("utf-8", "surrogatepass"))[:4]
 
 
 # MessagePack

@@ -140,7 +140,7 @@ class Envelope:
             )
         )
         if codec is not COUNTER and self._sign is not None:
-            body = self._sign(name, header, body)
+            body = self._signed(self._sign, name, header, body, value)
         return header + body
 
     def _encode(self, value: object) -> bytes:
@@ -152,6 +152,19 @@ class Envelope:
             raise UnencodableError(
                 type(value), f"codec: encode() raised {type(error).__name__}: {error}"
             ) from error
+
+    def _signed(self, sign: Sign, name: bytes, header: bytes, body: bytes, value: object) -> bytes:
+        try:
+            signed = sign(name, header, body)
+        except UnencodableError:
+            raise
+        except Exception as error:
+            raise UnencodableError(
+                type(value), f"codec: sign() raised {type(error).__name__}: {error}"
+            ) from error
+        if type(signed) is not bytes:
+            raise UnencodableError(type(value), f"codec: sign() returned a {type(signed).__name__}")
+        return signed
 
     def open(self, place: Place, encoded_key: bytes, data: bytes) -> Packed:
         """Take a value apart; `UndecodableError` if it is not one of this path and key."""
@@ -202,7 +215,7 @@ class Envelope:
             except ValueError:
                 raise UndecodableError("the counter is no number") from None
         if self._verify is not None:
-            body = self._verify(name, packed.header, body)
+            body = self._verified(self._verify, name, packed.header, body)
         if packed.packing == _DEFLATED:
             body = _inflate(body, packed.length)
         elif packed.packing != _PLAIN:
@@ -217,6 +230,19 @@ class Envelope:
             raise UndecodableError(
                 f"codec: decode() raised {type(error).__name__}: {error}"
             ) from error
+
+    def _verified(self, verify: Sign, name: bytes, header: bytes, signed: bytes) -> bytes:
+        try:
+            body = verify(name, header, signed)
+        except UndecodableError:
+            raise
+        except Exception as error:
+            raise UndecodableError(
+                f"codec: verify() raised {type(error).__name__}: {error}"
+            ) from error
+        if type(body) is not bytes:
+            raise UndecodableError(f"codec: verify() returned a {type(body).__name__}")
+        return body
 
 
 def _tags(encoded: bytes) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from flowcache import _core
 from flowcache.errors import ConfigurationError
 from flowcache.reports import shown
 
-from .codec import Codec, MsgpackCodec
+from .codec import Codec, MsgpackCodec, check_codec
 from .engine import Engine
 from .envelope import Envelope
 from .layout import SLOTS, plain_name
@@ -73,11 +73,7 @@ class ValkeyTier:
         self._dialer = Dialer(url_or_client)
         is_cluster = getattr(url_or_client, "nodes_manager", None) is not None
         self.codec: Codec = MsgpackCodec() if codec is None else codec
-        if not isinstance(self.codec, Codec):
-            raise TypeError(
-                "codec: must have methods encode and decode, as MsgpackCodec() has, "
-                f"got {type(codec).__name__}"
-            )
+        check_codec(self.codec)
         self.buckets = whole(buckets, "buckets", 1, SLOTS) or (IN_CLUSTER if is_cluster else 1)
         self.lease = seconds(lease, "lease", SHORTEST_LEASE)
         self.local_ttl = None if local_ttl is None else seconds(local_ttl, "local_ttl", 0.001)
