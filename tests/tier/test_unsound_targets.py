@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from flowcache import create_cache
 from flowcache.errors import ConfigurationError, TierUnavailableError
 from flowcache.tier import ValkeyTier
-from harness.fleet import PATIENT, run
-from harness.servers import Server
+from harness.fleet import PATIENT, confirmed, run
+from harness.servers import Server, wait_until
 
 
 @pytest.mark.parametrize(
@@ -71,3 +73,73 @@ def test_credentials_that_cannot_be_had_are_a_server_out_of_reach(new_server: Se
             cache.connect()
         assert namespace.get("k") is None
         assert namespace.fetch("k", lambda: "v") == "v"
+
+
+def uses(client: Any, other: Any) -> None:
+    """Store with one client, closed at once as is its pool, and read with the other."""
+    client.close()
+    pool = getattr(client, "connection_pool", None)
+    if pool is not None:
+        pool.disconnect()
+    settings: Any = {"name": f"given {uuid4()}"}
+    with (
+        create_cache(tier=ValkeyTier(client, **PATIENT), **settings) as here,  # type: ignore[arg-type]
+        create_cache(tier=ValkeyTier(other, **PATIENT), **settings) as there,  # type: ignore[arg-type]
+    ):
+        confirmed(here.connect)
+        confirmed(there.connect)
+        confirmed(lambda: here.namespace("tenant:acme").set("k", "v"))
+        wait_until(lambda: there.namespace("tenant:acme").get("k") == "v")
+
+
+@pytest.mark.parametrize("name", ["valkey.Valkey", "redis.Redis"])
+def test_clients_with_settings_of_their_own(any_server: Server, name: str) -> None:
+    package, _, kind = name.partition(".")
+    library = importlib.import_module(package)
+    client = getattr(library, kind)
+
+    class Traced(client):  # type: ignore[misc]
+        """A client of the user's own class, as tracing makes it."""
+
+    url = any_server.url.replace("valkey:", f"{package}:")
+    for made in (
+        Traced(port=any_server.port),
+        Traced.from_url(url, protocol=2, decode_responses=True, client_name="mine"),
+        client(port=any_server.port, protocol=3, health_check_interval=1, db=0),
+        client(connection_pool=library.BlockingConnectionPool.from_url(url, max_connections=1)),
+        client(port=any_server.port, single_connection_client=True, encoding="utf-16"),
+    ):
+        uses(made, url)
+
+
+def test_clients_that_cannot_do_are_refused_by_name(new_server: Server) -> None:
+    import valkey
+    import valkey.asyncio
+
+    class Traced(valkey.asyncio.Valkey):  # type: ignore[misc]
+        """A client for tasks, of the user's own class."""
+
+    class Other:
+        """An object of another library, which has a pool as well."""
+
+        connection_pool = object()
+
+    for target, said in ((Traced(), "give the sync client"), (Other(), "got Other")):
+        with pytest.raises(ConfigurationError, match=rf"^url_or_client: .*{said}"):
+            ValkeyTier(target)
+
+    class Fake(valkey.Connection):  # type: ignore[misc]
+        """A connection to no server, as fakes for tests have it."""
+
+        def connect(self) -> None:
+            self._sock = object()
+
+        def disconnect(self, *_: object) -> None:
+            self._sock = None
+
+    pool = valkey.ConnectionPool(connection_class=Fake)
+    tier = ValkeyTier(valkey.Valkey(connection_pool=pool), **PATIENT)  # type: ignore[arg-type]
+    with create_cache(tier=tier) as cache:
+        for call in (cache.connect, lambda: cache.namespace("t").get("k")):
+            with pytest.raises(ConfigurationError, match=r"^url_or_client: .* have no socket"):
+                call()

@@ -221,6 +221,11 @@ class Dialer:
         except Exception as error:  # A user's own provider of credentials, say.
             named = f"{type(error).__name__}: {error}"
             raise UnreachableError(f"{self._where(address)}: {named}") from error
+        if not isinstance(getattr(connection, "_sock", None), socket.socket):
+            raise ConfigurationError(
+                f"url_or_client: connections of {type(self._target).__name__} have no socket; give "
+                "a client of valkey-py or redis-py itself, or a URL"
+            )
         wire = Wire(connection, address)
         try:
             self._greet(wire, patience)
@@ -288,7 +293,7 @@ class Dialer:
                 raise self._unsound(error) from error
         else:
             pool = _pool_of(self._target)
-            library = importlib.import_module(type(self._target).__module__.partition(".")[0])
+            library = importlib.import_module(_library_of(self._target))
         base = getattr(library.exceptions, "ValkeyError", None) or library.exceptions.RedisError
         self._errors = (OSError, base)
         settings: dict[str, Any] = dict(getattr(pool, "connection_kwargs", None) or {})
@@ -337,19 +342,24 @@ def _told(info: bytes) -> dict[bytes, bytes]:
 
 def _pool_of(client: Any) -> Any:
     """Return the connection factory of a client; `ConfigurationError` for an object without one."""
-    module = type(client).__module__
-    if ".asyncio" in module or ".aio" in module:
+    if any(".asyncio" in kind.__module__ for kind in type(client).__mro__):
         raise ConfigurationError(
             "url_or_client: give the sync client, or the URL; tasks get connections all the same"
         )
     for name in ("connection_pool", "nodes_manager"):
         pool = getattr(client, name, None)
-        if pool is not None:
+        if pool is not None and _library_of(client):
             return pool
     raise ConfigurationError(
         "url_or_client: must be a URL, or a client of valkey-py or redis-py, "
         f"got {type(client).__name__}"
     )
+
+
+def _library_of(client: Any) -> str:
+    """Return the package of a client's class, or of the one that it is derived from; or none."""
+    packages = [kind.__module__.partition(".")[0] for kind in type(client).__mro__]
+    return next((one for one in packages if one in ("valkey", "redis")), "")
 
 
 def _without_secret(url: str) -> str:
