@@ -192,6 +192,9 @@ def test_memory_that_is_full_lets_invalidations_through(member: Make) -> None:
         one.run(one.clear(item.place))
         assert one.value_of(item) is None
         one.run(one.delete(item))
+        late = member(full)  # It joins the fleet, for the shape is there to be read.
+        late.join(item).run(late.clear(item.place))
+        late.close()
         full.call("CONFIG", "SET", "maxmemory", 0)
         one.put(item, "x")
         assert one.value_of(item) == "x"

@@ -260,7 +260,9 @@ class Servers:
 def check_shape(wire: Wire, name: bytes, shape: bytes) -> None:
     """Compare the settings that all processes of a fleet must share; the first one writes them."""
     try:
-        (held,) = wire.ask(pack(b"SET", name, shape, b"NX", b"GET"), patience=1.0)
+        (held,) = wire.ask(pack(b"GET", name), patience=1.0)
+        if held is None:  # Written only then: a server that is full refuses that.
+            (held,) = wire.ask(pack(b"SET", name, shape, b"NX", b"GET"), patience=1.0)
     except SlowError as error:
         raise LateError(str(error)) from error
     if isinstance(held, ReplyError):
