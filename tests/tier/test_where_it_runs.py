@@ -133,7 +133,7 @@ def test_tls_with_a_user_and_a_password(
     encrypted: tuple[Server, int], certificate: tuple[Path, Path], make: Make
 ) -> None:
     spoken, port = encrypted
-    rights = "~fc1:* &fc1:* +@read +@write +@scripting +@pubsub +info +hello +wait +time"
+    rights = "~fc1:* &fc1:* +@all -@dangerous -@admin +info"
     spoken.call("ACL", "SETUSER", "flowcache", "on", ">se:cret@", *rights.split())
     where = f"127.0.0.1:{port}/0?ssl_ca_certs={certificate[0]}"
     target = f"valkeys://flowcache:se%3Acret%40@{where}"

@@ -27,7 +27,10 @@ if type(counted) == 'table' and counted.err then
   else
     redis.call('DEL', KEYS[1])
   end
-  return {'range', replid}
+  if string.find(counted.err, 'range', 1, true) or string.find(counted.err, 'overflow', 1, true) then
+    return {'range', replid}
+  end
+  return counted  -- This user may not call INCRBY.
 end
 counted = redis.call('GET', KEYS[1])
 unlink(KEYS[4], ARGV[3], '')
