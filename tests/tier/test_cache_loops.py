@@ -6,15 +6,20 @@ import asyncio
 import gc
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from flowcache import (
+    TierUnavailableError,
     WouldBlockError,
     _core,
 )
 from flowcache.tier.namespace import READS, WRITES
+from harness.fleet import Make
+from harness.servers import server
 
 
 def test_a_blocking_call_on_a_loops_thread_names_its_twin(pair: tuple[Any, Any]) -> None:
@@ -72,6 +77,28 @@ def test_cancelling_does_not_stop_a_write(pair: tuple[Any, Any]) -> None:
     one_cache = one_of(one)
     asyncio.run(use())
     assert other.get("k") in (1, None)
+
+
+def test_an_end_on_one_loop_does_not_wait_for_a_write_of_another(make: Make) -> None:
+    with server() as running, ThreadPoolExecutor(1) as threads:
+        cache = make(running)
+        namespace, began = cache.namespace("tenant:acme"), threading.Event()
+
+        async def write() -> None:
+            task = asyncio.ensure_future(namespace.aset("k", 1))
+            while not cache.tier._writes:
+                await asyncio.sleep(0)
+            began.set()
+            with suppress(TierUnavailableError):
+                await task
+
+        with running.stopped():
+            writing = threads.submit(asyncio.run, write())
+            began.wait()
+            asyncio.run(cache.tier.finish_writes())
+            assert not writing.done()
+        writing.result()
+        cache.close()
 
 
 def one_of(namespace: Any) -> Any:

@@ -632,9 +632,12 @@ class Front(Fills):
         self.engine.close()
 
     async def finish_writes(self) -> None:
-        """Wait for writes whose callers were cancelled."""
-        if self._writes:
-            await asyncio.wait(set(self._writes))
+        """Wait for writes of this loop, those too whose callers were cancelled."""
+        loop = asyncio.get_running_loop()
+        # A task of another loop may not be waited for here: it ends there.
+        own = [task for task in self._writes.copy() if task.get_loop() is loop]
+        if own:
+            await asyncio.wait(own)
 
     async def aclose(self) -> None:
         """Leave the fleet and end the connections, those of this loop as well."""
