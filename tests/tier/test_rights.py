@@ -56,7 +56,7 @@ def url_of(server: Server, database: int = 0) -> str:
 @pytest.mark.parametrize("database", [0, 3])
 def test_each_call_works(limited: Server, make: Make, database: int) -> None:
     settings = {"tier": {"unit_stores": 1000}}
-    use(*(make(url_of(limited, database), **settings) for _ in range(2)))
+    use(*(make(url_of(limited, database) + "?client_name=mine", **settings) for _ in range(2)))
     assert refusals(limited) == []
 
 
