@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial, wraps
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
-from types import FunctionType, GeneratorType, MethodType
+from types import CodeType, FunctionType, GeneratorType, MethodType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ def flags_of(function: Any) -> int:
     """Return the flags of a function's code, be it bound or in a `partial`; 0 for other objects."""
     while isinstance(function, (MethodType, partial)):
         function = function.__func__ if isinstance(function, MethodType) else function.func
-    return function.__code__.co_flags if isinstance(function, FunctionType) else 0
+    if not isinstance(function, FunctionType):
+        return 0
+    code = function.__code__
+    return code.co_flags | CO_COROUTINE if code is CALLED else code.co_flags
 
 
 def is_async(loader: object) -> bool:
@@ -140,8 +143,12 @@ def at_call(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
     return call
 
 
-class InContext(Coroutine):  # type: ignore[type-arg]
-    """A coroutine each step of which runs in one context."""
+CALLED: CodeType = next(one for one in at_call.__code__.co_consts if isinstance(one, CodeType))
+"""The code of all functions that `at_call` makes. Before 3.12 a `partial` shows no mark."""
+
+
+class Stepped:
+    """The steps of a coroutine, each of which runs in one context."""
 
     __slots__ = ("_context", "_coroutine")
 
@@ -158,15 +165,30 @@ class InContext(Coroutine):  # type: ignore[type-arg]
     def close(self) -> None:
         self._context.run(self._coroutine.close)
 
-    def __await__(self) -> Self:
-        return self
+    def __getattr__(self, name: str) -> Any:
+        """Read an attribute of the coroutine: its name, its frame."""
+        return getattr(self._coroutine, name)
+
+
+class InContext(Stepped, Coroutine):  # type: ignore[type-arg]
+    """A coroutine each step of which runs in one context.
+
+    It is no iterator, as no coroutine is: a loop over a call that lacks its `await` raises.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __await__(self) -> Awaited:
+        return Awaited(self._context, self._coroutine)
+
+
+class Awaited(Stepped):
+    """The iterator that `await` takes of such a coroutine."""
+
+    __slots__ = ()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
         return self._context.run(self._coroutine.send, None)
-
-    def __getattr__(self, name: str) -> Any:
-        """Read an attribute of the coroutine: its name, its frame."""
-        return getattr(self._coroutine, name)

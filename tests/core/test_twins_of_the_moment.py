@@ -11,8 +11,10 @@ import gc
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -216,3 +218,42 @@ class TestCoroutinesAtTheCall:
 
         asyncio.run(run())
         assert ends == ["acme"]
+
+    def test_it_is_no_iterator(self) -> None:
+        """A loop over a call that lacks its `await` is an error, and not an empty loop."""
+        with create_cache() as cache:
+            awaitable: Any = cache.namespace("a").aget_many(["k"])
+            for take in (iter, list, dict, next):
+                with pytest.raises(TypeError):
+                    take(awaitable)
+            awaitable.close()
+
+    def test_it_can_be_referred_to_weakly(self) -> None:
+        with create_cache() as cache:
+            awaitable = cache.namespace("a").aget("k")
+            reference = weakref.ref(awaitable)
+            assert reference() is awaitable
+            awaitable.close()
+            del awaitable
+            assert reference() is None
+
+    def test_a_debugger_finds_its_frame_through_those_that_await_it(self) -> None:
+        @coroutines.at_call
+        async def call() -> None:
+            await asyncio.sleep(0)
+
+        async def outer() -> None:
+            await call()
+
+        outermost: Any = outer()
+        outermost.send(None)
+        assert outermost.cr_await.cr_frame.f_code.co_name == "call"
+        outermost.close()
+
+    def test_its_function_is_known_as_async(self) -> None:
+        with create_cache() as cache:
+            ns = cache.namespace("a")
+            assert coroutines.is_async(ns.aget)
+            assert coroutines.is_async(partial(ns.aget, "k"))
+            with pytest.raises(TypeError, match="tags: must be a plain function"):
+                ns.wrap(str, tags=partial(ns.aget, "k"))
