@@ -7,6 +7,7 @@ behind, and the process holds no value that the tier has not.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -118,6 +119,30 @@ def test_a_load_that_ends_leaves_no_lease(
         if len(seen) < number:
             break
     assert number > 2
+
+
+@pytest.mark.parametrize("name", ["afetch", "arefresh", "afetch_many"])
+def test_a_load_that_is_closed_renews_its_lease_no_more(
+    new_server: Server, make: Any, name: str
+) -> None:
+    """As with a task whose loop ended first: it can ask for nothing, and its lease runs out."""
+    namespace = make(new_server, name="closed").namespace("tenant:acme")
+    bus = engine_of(namespace).bus
+    loop = asyncio.new_event_loop()
+
+    async def load(*_: Any) -> Any:
+        asyncio.get_running_loop().stop()
+        await asyncio.Event().wait()
+
+    keys: Any = KEYS if name == "afetch_many" else "a"
+    task = loop.create_task(getattr(namespace, name)(keys, load))
+    loop.run_forever()
+    assert bus._held
+    task._log_destroy_pending = False
+    loop.close()
+    del task, loop
+    gc.collect()
+    assert not bus._held
 
 
 def test_a_lease_that_was_granted_too_late_is_given_back(new_server: Server, make: Any) -> None:

@@ -254,6 +254,7 @@ class Tier(Front):
                 old = (MISSING if found is None else found.value,)
             produced = yield Produce(loader, old, around(namespace, item.key))
         except GeneratorExit:
+            self._renew_no_more((item, given))
             raise
         except BaseException:
             yield from self._give_back((item, given))
@@ -313,12 +314,16 @@ class Tier(Front):
 
     def _give_back(self, *given: tuple[Item, Found | Grant | None]) -> Steps[None]:
         """Give leases back: none of them is renewed from now on, whatever ends this."""
-        for _, one in given:
-            if isinstance(one, Grant):
-                self.engine.bus.hold_no_more(one.token)
+        self._renew_no_more(*given)
         for item, one in given:
             if isinstance(one, Grant):
                 yield from self.engine.release(item, one)
+
+    def _renew_no_more(self, *given: tuple[Item, Found | Grant | None]) -> None:
+        """Let leases run out: of a call that is closed, which can ask the server for nothing."""
+        for _, one in given:
+            if isinstance(one, Grant):
+                self.engine.bus.hold_no_more(one.token)
 
     def _take(self, namespace: Space, load: Any, found: Found, terms: Terms) -> Loaded[Any]:
         """Return what another process loaded, to be held here until it ends there."""
@@ -416,6 +421,7 @@ class Tier(Front):
                 yield from self._finish_many(namespace, loads, given, produced, found, terms)
                 found.update({key: produced[key] for key in bare if key in produced})
         except GeneratorExit:
+            self._renew_no_more(*given.values())
             raise
         except BaseException:
             yield from self._give_back(*given.values())
