@@ -19,7 +19,7 @@ from flowcache.tier.link import Ask, ThreadLink
 from flowcache.tier.resp import pack
 from flowcache.tier.wire import Dialer, Wire
 from harness.fleet import PATIENT
-from harness.servers import Server
+from harness.servers import Server, wait_until
 
 HARD = PATIENT["hard_timeout"]
 STEPS = {"exchange", "_follow", "_lead", "_end", "_exchange", "_drop"}
@@ -122,6 +122,43 @@ def test_a_follower_that_is_struck_hands_the_lead_over(new_server: Server) -> No
             waits.set()
             leader.join()
         struck = len(seen) >= line
+        assert is_well(link), (line, seen)
+        link.close()
+    assert line > 20
+
+
+def test_a_leader_that_is_struck_wakes_the_next(new_server: Server) -> None:
+    """The one that waits has a patience that the test has not."""
+    dialer = Dialer(new_server.url)
+    links: list[ThreadLink] = []
+    line, struck = 0, True
+    while struck:
+        line += 1
+        followers: list[threading.Thread] = []
+        answers: list[Any] = []
+
+        def follow(link: ThreadLink, answers: list[Any] = answers) -> None:
+            answers.append(link.exchange(echo("follows", 600.0)).replies)
+
+        def dial(
+            follow: Callable[[ThreadLink], None] = follow,
+            followers: list[threading.Thread] = followers,
+        ) -> Wire:
+            if not followers:
+                (link,) = links
+                followers.append(threading.Thread(target=follow, args=(link,), daemon=True))
+                followers[0].start()
+                wait_until(lambda: link._waiting)
+            return dialer.dial()
+
+        link = ThreadLink(dial, HARD)
+        links[:] = [link]
+        with suppress(Struck), struck_at(line, lambda _: None) as seen:
+            link.exchange(echo("struck"))
+        struck = len(seen) >= line
+        for follower in followers:
+            follower.join(30)
+        assert answers == [[b"follows"]] * len(followers), (line, seen)
         assert is_well(link), (line, seen)
         link.close()
     assert line > 20

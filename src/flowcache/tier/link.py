@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
+from contextlib import suppress
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -380,8 +381,10 @@ class ThreadLink:
                 self._waiting.remove(ask)
             if self._leader is ask:
                 self._leader = self._waiting[0] if self._waiting else None
-                if self._leader is not None and self._leader.gate is not None:
-                    self._leader.gate.release()
+            heir = self._leader
+            if heir is not None and heir.gate is not None:  # It has not taken the lead yet.
+                with suppress(RuntimeError):  # Its gate is open, unless an interrupt came before.
+                    heir.gate.release()
 
     def _exchange(self, batch: Batch) -> None:
         wire, unread = self._wire, self._unread
