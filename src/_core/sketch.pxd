@@ -143,7 +143,8 @@ cdef void sketch_add(Sketch* sketch, uint32_t hash) noexcept nogil:
             most = max(sketch.filled, sketch.wanted)
     line = sketch_find(sketch, hash, k)
     line_raise(line, k[0])
-    line_raise(line, k[1])
+    if k[0] != k[1]:                              # they are one for a key of 127
+        line_raise(line, k[1])
     sketch.adds += 1
     if sketch.adds >= <uint64_t>ADDS_A_LINE * most:
         sketch.adds = 0

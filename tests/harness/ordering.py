@@ -75,7 +75,7 @@ class Sketch:
             if self.cursor >= len(self.lines):
                 self.cursor = 0
         line, counters = self.find(hashed)
-        for counter in counters:
+        for counter in set(counters):  # They may be one.
             line.counts[counter] = min(MOST_COUNTED, line.counts[counter] + 1)
         self.adds += 1
         if self.adds >= ADDS_A_LINE * max(self.wanted, len(self.lines)):
