@@ -147,8 +147,11 @@ cdef int check_node_locked(Store store, Node* node, int64_t* links) except -1:
             lagging += (node.by_entries.keys[node_heap_index(child, BY_ENTRIES)]
                         < -node_ratio_locked(child, BY_ENTRIES, 0))
         if node_heap_index(child, BY_WEIGHT) != NONE:
+            check_that(node.by_weight.keys[node_heap_index(child, BY_WEIGHT)]
+                       <= -node_ratio_locked(child, BY_WEIGHT, 0),
+                       f"{label}: a child is heavier than its key")
             lagging_weight += (node.by_weight.keys[node_heap_index(child, BY_WEIGHT)]
-                               != -node_ratio_locked(child, BY_WEIGHT, 0))
+                               < -node_ratio_locked(child, BY_WEIGHT, 0))
         child = child.next
     check_that(lagging <= LAGGING and lagging_weight <= LAGGING,
                f"{label}: {lagging} children are less full than their keys, by weight "
