@@ -223,16 +223,21 @@ class Bus:
     def _begin(self) -> None:
         if self._thread is not None or self._closed:
             return
-        ours, self._wake = socket.socketpair()
+        ours, wake = socket.socketpair()
         ours.setblocking(False)
-        self._wake.setblocking(False)
-        args = weakref.ref(self), ours, self._wake, self._lines
-        self._thread = threading.Thread(target=_run, args=args, name="flowcache-bus", daemon=True)
+        wake.setblocking(False)
+        args = weakref.ref(self), ours, wake, self._lines
+        thread = threading.Thread(target=_run, args=args, name="flowcache-bus", daemon=True)
+        if self._wake is not None:  # A finalizer or a signal handler has begun it meanwhile.
+            ours.close()
+            wake.close()
+            return
+        self._wake, self._thread = wake, thread
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError as error:  # There are too many, or the interpreter is at its end.
             ours.close()
-            self._wake.close()
+            wake.close()
             self._thread = self._wake = None
             self._troubles.note(None, UnreachableError(str(error)))
 

@@ -295,8 +295,9 @@ class Bounded(dict[K, V]):
         made = self._make(key)
         with self._lock:
             made = self.setdefault(key, made)
-            if len(self) > self._most:
-                del self[next(iter(self))]
+            while len(self) > self._most:
+                with suppress(RuntimeError):  # A call within this one has changed it.
+                    self.pop(next(iter(self)), None)
         return made
 
 

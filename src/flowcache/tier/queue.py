@@ -65,7 +65,7 @@ class Queue:
             if what not in self._waiting and len(self._waiting) >= self._most:
                 return False
             self._waiting[what] = unit, bucket, steps
-            self.blocked = frozenset(kept[0] for kept in self._waiting.values())
+            self._block()
         self._begin()
         return True
 
@@ -87,9 +87,16 @@ class Queue:
             with self._lock:
                 if self._waiting.get(what) is kept:
                     del self._waiting[what]
-                    self.blocked = frozenset(kept[0] for kept in self._waiting.values())
+                    self._block()
         for first in failed.values():
             raise first
+
+    def _block(self) -> None:
+        """Block the tenants that wait, with the lock held; a call within this one may add some."""
+        told: tuple[object, ...] | None = None
+        while told != (waiting := tuple(self._waiting.values())):
+            self.blocked = frozenset(kept[0] for kept in waiting)
+            told = waiting
 
     def close(self) -> None:
         """Keep nothing any more."""
