@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial, wraps
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
-from types import CodeType, FunctionType, GeneratorType, MethodType
+from types import FunctionType, GeneratorType, MethodType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +40,7 @@ def flags_of(function: Any) -> int:
     """Return the flags of a function's code, be it bound or in a `partial`; 0 for other objects."""
     while isinstance(function, (MethodType, partial)):
         function = function.__func__ if isinstance(function, MethodType) else function.func
-    if not isinstance(function, FunctionType):
-        return 0
-    code = function.__code__
-    return code.co_flags | CO_COROUTINE if code is CALLED else code.co_flags
+    return function.__code__.co_flags if isinstance(function, FunctionType) else 0
 
 
 def is_async(loader: object) -> bool:
@@ -141,10 +138,6 @@ def at_call(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
         code = call.__code__  # type: ignore[attr-defined]
         call.__code__ = code.replace(co_flags=code.co_flags | CO_COROUTINE)  # type: ignore[attr-defined]
     return call
-
-
-CALLED: CodeType = next(one for one in at_call.__code__.co_consts if isinstance(one, CodeType))
-"""The code of all functions that `at_call` makes. Before 3.12 a `partial` shows no mark."""
 
 
 class Stepped:
