@@ -50,7 +50,7 @@ def entered_at(number: int, module: Any, call: Callable[[], object]) -> Iterator
 
 def test_what_is_forgotten_twice_is_no_error() -> None:
     number, entered = 0, True
-    while entered:
+    while entered or number < 2:  # CPython 3.12 traces no instruction of a first run.
         number += 1
         held: Bounded[str, str] = Bounded(str.upper, 2)
         assert [held("a"), held("b")] == ["A", "B"]
@@ -66,7 +66,7 @@ def test_an_invalidation_within_another_is_kept_too(monkeypatch: pytest.MonkeyPa
     layout = Layout("nested", buckets=1, tenant_depth=1)
     outer, inner = (layout.place((name,)) for name in ("outer", "inner"))
     number, entered = 0, True
-    while entered:
+    while entered or number < 2:  # CPython 3.12 traces no instruction of a first run.
         number += 1
         queue = queue_module.Queue(9, lambda _: None)
         for name in ("first", "second"):
