@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "at_call",
     "check_sync",
+    "in_this_context",
     "is_async",
     "is_awaitable",
     "makes_generators",
@@ -128,7 +129,7 @@ def at_call(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        return InContext(copy_context(), function(*args, **kwargs))
+        return in_this_context(function(*args, **kwargs))
 
     if sys.version_info >= (3, 12):
         mark_as_async(call)
@@ -138,6 +139,11 @@ def at_call(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
         code = call.__code__  # type: ignore[attr-defined]
         call.__code__ = code.replace(co_flags=code.co_flags | CO_COROUTINE)  # type: ignore[attr-defined]
     return call
+
+
+def in_this_context(coroutine: Coroutine[Any, Any, R]) -> Coroutine[Any, Any, R]:
+    """Return a coroutine that runs in a copy of the present context, wherever it is awaited."""
+    return InContext(copy_context(), coroutine)
 
 
 class Stepped:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flowcache import _core
 from flowcache._core import lease_time as monotonic
-from flowcache.coroutines import is_async, is_awaitable, plain_result, refuse_one_use
+from flowcache.coroutines import (
+    in_this_context,
+    is_async,
+    is_awaitable,
+    plain_result,
+    refuse_one_use,
+)
 from flowcache.errors import EntryTooHeavyError, WouldBlockError
 from flowcache.loading import Loaded
 from flowcache.loading.deadlock import current_load
@@ -128,7 +134,7 @@ class Tier(Front):
                 return answered(namespace, key, found)
             return await loading.begin()
 
-        return afetch()
+        return in_this_context(afetch())
 
     def refresh(self, namespace: Space, key: Hashable, loader: Any, /, **options: Any) -> Any:
         """Load a key though it be fresh; the others drop it."""
@@ -203,7 +209,7 @@ class Tier(Front):
             loaded = await Namespace.afetch_many(namespace, rest, through, **without(options))
             return merged(namespace, listed, found, loaded)
 
-        return afetch_many()
+        return in_this_context(afetch_many())
 
     # Looking there first
 
