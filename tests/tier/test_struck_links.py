@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -42,27 +43,42 @@ def strike() -> None:
     raise Struck
 
 
+class Line(NamedTuple):
+    number: int
+    seen: list[int]
+    """The lines that the call has come to."""
+
+
+def each_line() -> Iterator[Line]:
+    """Yield the first line of a call, the second and so on, until one call ends before its own."""
+    for number in itertools.count(1):
+        line = Line(number, [])
+        yield line
+        if len(line.seen) < number:
+            assert number > 20
+            return
+
+
 @contextmanager
 def struck_at(
-    line: int, passed: Callable[[str], object], strike: Callable[[], object] = strike
-) -> Iterator[list[int]]:
-    """Strike before the line of that number in a call; yield the lines seen, and tell of each."""
-    seen: list[int] = []
+    line: Line, passed: Callable[[str], object], strike: Callable[[], object] = strike
+) -> Iterator[None]:
+    """Strike before that line of a call, and tell of each line before it."""
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         code = frame.f_code
         if code.co_filename != link_module.__file__ or code.co_name not in STEPS:
             return None
         if event == "line" and frame.f_lineno not in LOCKS:
-            seen.append(frame.f_lineno)
+            line.seen.append(frame.f_lineno)
             passed(code.co_name)
-            if len(seen) == line:
+            if len(line.seen) == line.number:
                 strike()
         return trace
 
     sys.settrace(trace)
     try:
-        yield seen
+        yield
     finally:
         sys.settrace(None)
 
@@ -81,24 +97,18 @@ def is_well(link: ThreadLink) -> bool:
 
 def test_a_leader_that_is_struck_hands_the_lead_over(new_server: Server) -> None:
     dialer = Dialer(new_server.url)
-    line, struck = 0, True
-    while struck:
-        line += 1
+    for line in each_line():
         link = ThreadLink(dialer.dial, HARD)
         link.exchange(echo("open"))
-        with suppress(Struck), struck_at(line, lambda _: None) as seen:
+        with suppress(Struck), struck_at(line, lambda _: None):
             link.exchange(echo("struck"))
-        struck = len(seen) >= line
-        assert is_well(link), (line, seen)
+        assert is_well(link), line
         link.close()
-    assert line > 20
 
 
 def test_a_follower_that_is_struck_hands_the_lead_over(new_server: Server) -> None:
     dialer = Dialer(new_server.url)
-    line, struck = 0, True
-    while struck:
-        line += 1
+    for line in each_line():
         dials, waits = threading.Event(), threading.Event()
 
         def dial(dials: threading.Event = dials, waits: threading.Event = waits) -> Wire:
@@ -115,25 +125,21 @@ def test_a_follower_that_is_struck_hands_the_lead_over(new_server: Server) -> No
         try:
             with (
                 suppress(Struck),
-                struck_at(line, lambda name, follows=follows: follows.get(name, int)()) as seen,  # type: ignore[misc]
+                struck_at(line, lambda name, follows=follows: follows.get(name, int)()),  # type: ignore[misc]
             ):
                 link.exchange(echo("struck"))
         finally:
             waits.set()
             leader.join()
-        struck = len(seen) >= line
-        assert is_well(link), (line, seen)
+        assert is_well(link), line
         link.close()
-    assert line > 20
 
 
 def test_a_leader_that_is_struck_wakes_the_next(new_server: Server) -> None:
     """The one that waits has a patience that the test has not."""
     dialer = Dialer(new_server.url)
     links: list[ThreadLink] = []
-    line, struck = 0, True
-    while struck:
-        line += 1
+    for line in each_line():
         followers: list[threading.Thread] = []
         answers: list[Any] = []
 
@@ -153,23 +159,19 @@ def test_a_leader_that_is_struck_wakes_the_next(new_server: Server) -> None:
 
         link = ThreadLink(dial, HARD)
         links[:] = [link]
-        with suppress(Struck), struck_at(line, lambda _: None) as seen:
+        with suppress(Struck), struck_at(line, lambda _: None):
             link.exchange(echo("struck"))
-        struck = len(seen) >= line
         for follower in followers:
             follower.join(30)
-        assert answers == [[b"follows"]] * len(followers), (line, seen)
-        assert is_well(link), (line, seen)
+        assert answers == [[b"follows"]] * len(followers), line
+        assert is_well(link), line
         link.close()
-    assert line > 20
 
 
 def test_a_call_within_a_call_ends(new_server: Server) -> None:
     """A signal's handler, or a finalizer that the collector runs, may use the same cache."""
     dialer = Dialer(new_server.url)
-    line, struck = 0, True
-    while struck:
-        line += 1
+    for line in each_line():
         link = ThreadLink(dialer.dial, HARD)
         link.exchange(echo("open"))
         answers: list[Any] = []
@@ -179,13 +181,11 @@ def test_a_call_within_a_call_ends(new_server: Server) -> None:
             with suppress(ServerError):
                 answers.append(link.exchange(echo("inner", 0.01)).replies)
 
-        with struck_at(line, lambda _: None, call) as seen:
+        with struck_at(line, lambda _: None, call):
             assert link.exchange(echo("outer")).replies == [b"outer"]
-        struck = len(seen) >= line
         assert answers in ([], [[b"inner"]])
-        assert is_well(link), (line, seen)
+        assert is_well(link), line
         link.close()
-    assert line > 20
 
 
 @pytest.mark.parametrize("name", ["admits", "failed", "succeeded"])
