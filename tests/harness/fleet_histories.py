@@ -22,11 +22,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import mmap
 import os
 import pickle
 import random
-import struct
 import subprocess
 import sys
 import tempfile
@@ -43,6 +41,7 @@ from flowcache import Loaded, create_cache
 from flowcache.errors import TierUnavailableError
 from flowcache.tier import ValkeyTier
 from flowcache.tier.errors import ServerError
+from harness.board import SIZE, Board
 from harness.fleet import add_arguments_of_workers, confirmed
 from harness.fleet_faults import ClusterSite, Site
 from harness.fleet_mutants import MUTANTS
@@ -62,7 +61,6 @@ LEASE = 2.0
 SLACK = 0.1
 """Seconds by which clocks may be read late, beyond the lease."""
 THREADS, TASKS = 2, 3
-SLOT = struct.Struct("=q")
 ONE_HISTORY = 10_000
 """Calls of each of the histories in which a mutant is looked for."""
 PATIENCE = 120.0
@@ -110,14 +108,13 @@ class Upstream:
     """A version for each place, in a file that all processes map."""
 
     def __init__(self, path: str) -> None:
-        with open(path, "r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 4096)
-            self._file = os.dup(file.fileno())
+        self._board = Board(path)
+        self._file = os.open(path, os.O_RDWR)
         self._lock = threading.Lock()
 
     def version(self, place: int) -> int:
-        """Return the version now. Eight aligned bytes are read at once."""
-        return int(SLOT.unpack_from(self._memory, place * SLOT.size)[0])
+        """Return the version now."""
+        return self._board.get(place)
 
     def versions(self) -> tuple[int, ...]:
         """Return those of all places."""
@@ -129,7 +126,7 @@ class Upstream:
             os.lockf(self._file, os.F_LOCK, 0)
             try:
                 version = self.version(place) + 1
-                SLOT.pack_into(self._memory, place * SLOT.size, version)
+                self._board.put(place, version)
             finally:
                 os.lockf(self._file, os.F_ULOCK, 0)
         return version
@@ -529,7 +526,7 @@ def run(
             site = Site(stack, folder, processes, seed)
         urls = site.urls if site else [stack.enter_context(server()).url] * processes
         upstream = folder / "upstream"
-        upstream.write_bytes(b"\0" * 4096)
+        upstream.write_bytes(bytes(SIZE))
         outs = [folder / f"out{number}" for number in range(processes)]
         fleet = []
         for number, out in enumerate(outs):

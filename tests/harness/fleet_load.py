@@ -17,10 +17,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import mmap
 import os
 import random
-import struct
 import subprocess
 import sys
 import tempfile
@@ -37,6 +35,7 @@ from typing import Any, NamedTuple
 from flowcache import create_cache
 from flowcache.errors import TierUnavailableError
 from flowcache.tier import ValkeyTier
+from harness.board import SIZE, Board
 from harness.fleet import add_arguments_of_workers, confirmed
 from harness.fleet_faults import Site
 from harness.servers import Cluster, cluster, wait_until
@@ -50,7 +49,6 @@ SLACK = 0.1
 PROCESSES, TASKS, THREADS = 4, 64, 8
 INVALIDATES = 0.02
 """Of calls; the others read."""
-SLOT = struct.Struct("=q")
 ENDS_WITHIN = 120.0
 FIELDS = (
     "ready",
@@ -71,20 +69,8 @@ FIELDS = (
 PACE, STOP = 0, 1
 
 
-class Board:
-    """Numbers that all processes share, in a file that they map. Each is written by one of them."""
-
-    def __init__(self, path: str) -> None:
-        with open(path, "r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 1 << 16)
-
-    def get(self, at: int) -> int:
-        """Return a number. Eight aligned bytes are read at once."""
-        return int(SLOT.unpack_from(self._memory, at * SLOT.size)[0])
-
-    def put(self, at: int, number: int) -> None:
-        """Write a number."""
-        SLOT.pack_into(self._memory, at * SLOT.size, number)
+class Sheet(Board):
+    """What processes tell each other. Each number is written by one of them."""
 
     @staticmethod
     def version(place: int) -> int:
@@ -125,7 +111,7 @@ def memory_in_use() -> int:
 class Worker:
     """One process of the fleet."""
 
-    def __init__(self, number: int, board: Board, cache: Any) -> None:
+    def __init__(self, number: int, board: Sheet, cache: Any) -> None:
         self.number = number
         self.board = board
         self.cache = cache
@@ -143,11 +129,11 @@ class Worker:
         return bool(self.board.get(STOP))
 
     def load(self, place: int) -> tuple[int, int]:
-        return place, self.board.get(Board.version(place))
+        return place, self.board.get(Sheet.version(place))
 
     def floor(self, place: int) -> int:
         """Return the oldest version that a read that begins now may give."""
-        return max(self.floors.get(place, 0), self.board.get(Board.everywhere(place)))
+        return max(self.floors.get(place, 0), self.board.get(Sheet.everywhere(place)))
 
     def seen(self, place: int, floor: int, value: Any) -> None:
         if value is not None and (value[0] != place or value[1] < floor):
@@ -160,8 +146,8 @@ class Worker:
 
     def change(self, place: int) -> int:
         with self.lock:
-            version = self.board.get(Board.version(place)) + 1
-            self.board.put(Board.version(place), version)
+            version = self.board.get(Sheet.version(place)) + 1
+            self.board.put(Sheet.version(place), version)
         return version
 
     def returned(self, place: int, version: int) -> None:
@@ -265,7 +251,7 @@ class Worker:
             told = dict(self.counts) | {"longest": int(self.longest * 1e6)}
             while self.due and self.due[0][0] <= time.monotonic():
                 _, place, version = self.due.popleft()
-                at = Board.everywhere(place)
+                at = Sheet.everywhere(place)
                 self.board.put(at, max(self.board.get(at), version))
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         told |= {
@@ -277,7 +263,7 @@ class Worker:
             "tasks": len(asyncio.all_tasks(self.loop)) if self.loop is not None else 0,
         }
         for name, number in told.items():
-            self.board.put(Board.field(self.number, name), number)
+            self.board.put(Sheet.field(self.number, name), number)
 
     def run(self) -> None:
         """Call until the board says stop."""
@@ -288,7 +274,7 @@ class Worker:
         users.append(threading.Thread(target=self.in_loop, args=(self.number * 1000 + 100,)))
         for user in users:
             user.start()
-        self.board.put(Board.field(self.number, "ready"), 1)
+        self.board.put(Sheet.field(self.number, "ready"), 1)
         while any(user.is_alive() for user in users):
             self.tell()
             time.sleep(0.1)
@@ -302,7 +288,7 @@ def work(arguments: argparse.Namespace) -> int:
     )
     with create_cache(tier=tier, name="histories", default_ttl=60) as cache:
         confirmed(cache.connect)
-        Worker(arguments.worker, Board(arguments.board), cache).run()
+        Worker(arguments.worker, Sheet(arguments.board), cache).run()
     return 0
 
 
@@ -325,8 +311,8 @@ class Load:
     def __init__(self, urls: list[str], *, buckets: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fc-load-")
         path = Path(self._folder.name) / "board"
-        path.write_bytes(b"\0" * (1 << 16))
-        self.board = Board(str(path))
+        path.write_bytes(bytes(SIZE))
+        self.board = Sheet(str(path))
         self.moments: list[Moment] = []
         self.rate(0)
         paths = os.pathsep.join(part for part in sys.path if part)
@@ -349,7 +335,7 @@ class Load:
 
     def _of_each(self) -> tuple[dict[str, int], ...]:
         return tuple(
-            {name: self.board.get(Board.field(number, name)) for name in FIELDS}
+            {name: self.board.get(Sheet.field(number, name)) for name in FIELDS}
             for number in range(PROCESSES)
         )
 
