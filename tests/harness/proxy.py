@@ -343,14 +343,15 @@ class Proxy:
             done.set()
 
     def _close(self, selector: selectors.BaseSelector, passage: Passage, *, reset: bool) -> None:
-        with self._lock:
-            if passage not in self._passages:
-                return
-            self._passages.remove(passage)
+        # Only this thread closes. A connection counts until its client has been told of its end.
+        if passage not in self._passages:
+            return
         for half in passage.halves:
             with suppress(KeyError, ValueError):
                 selector.unregister(half.source)
         passage.close(reset=reset)
+        with self._lock:
+            self._passages.remove(passage)
 
     def _pass_on(self, selector: selectors.BaseSelector) -> float | None:
         """Pass on what is due; return the seconds until more is."""
