@@ -207,6 +207,38 @@ def until_unreachable(link: ThreadLink) -> None:
             link.exchange(echo("again", 0.05))
 
 
+def test_a_new_connection_owes_no_reply_of_the_one_before(own_server: Server, dialled: Any) -> None:
+    """A call lost patience, and then the fleet left the server: its reply never comes."""
+    dial, wires = dialled
+    link = ThreadLink(dial, PATIENT)
+    assert link.exchange(echo("first")).replies == [b"first"]
+    with own_server.stopped(), pytest.raises(SlowError):
+        link.exchange(echo("late", patience=0.05))
+    link.leave(wires[-1].replid)
+    assert link.exchange(echo("own", patience=5.0)).replies == [b"own"]
+    assert len(wires) == 2
+    link.close()
+
+
+def test_a_link_of_a_loop_that_is_opened_again_owes_no_reply(
+    own_server: Server, dialled: Any
+) -> None:
+    dial, wires = dialled
+
+    async def use() -> None:
+        link = LoopLink(asyncio.get_running_loop(), dial, PATIENT)
+        assert (await link.exchange(echo("first"))).replies == [b"first"]
+        with own_server.stopped():
+            with pytest.raises(SlowError):
+                await link.exchange(echo("late", patience=0.05))
+            link.close()
+        assert (await link.exchange(echo("own", patience=5.0))).replies == [b"own"]
+        link.close()
+
+    run(use())
+    assert len(wires) == 2
+
+
 def test_an_interrupt_leaves_no_reply_behind(own_server: Server, dialled: Any) -> None:
     dial, wires = dialled
     link = ThreadLink(dial, PATIENT)

@@ -391,6 +391,8 @@ class ThreadLink:
         if wire is not None and not unread and wire.is_open and not wire.is_quiet():
             wire.close()  # The server, or a machine between, ended it while it was idle.
         if wire is None or not wire.is_open:
+            # Replies that another connection owed never come: none may be taken for them.
+            self._drop(UnreachableError("the connection ended"))
             wire = self._wire = self._dial()
         batch.sent = monotonic()
         unread.append(batch)
@@ -531,6 +533,7 @@ class LoopLink:
         if wire is not None and self._is_closed:
             wire.close()
         elif wire is not None:
+            self._drop(UnreachableError("the connection ended"))  # As in a link of threads.
             self._wire = wire
             self._loop.add_reader(wire.sock, self._readable)
 
