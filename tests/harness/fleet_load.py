@@ -69,7 +69,7 @@ FIELDS = (
 PACE, STOP = 0, 1
 
 
-class Sheet(Board):
+class LoadBoard(Board):
     """What processes tell each other. Each number is written by one of them."""
 
     @staticmethod
@@ -111,7 +111,7 @@ def memory_in_use() -> int:
 class Worker:
     """One process of the fleet."""
 
-    def __init__(self, number: int, board: Sheet, cache: Any) -> None:
+    def __init__(self, number: int, board: LoadBoard, cache: Any) -> None:
         self.number = number
         self.board = board
         self.cache = cache
@@ -129,11 +129,11 @@ class Worker:
         return bool(self.board.get(STOP))
 
     def load(self, place: int) -> tuple[int, int]:
-        return place, self.board.get(Sheet.version(place))
+        return place, self.board.get(LoadBoard.version(place))
 
     def floor(self, place: int) -> int:
         """Return the oldest version that a read that begins now may give."""
-        return max(self.floors.get(place, 0), self.board.get(Sheet.everywhere(place)))
+        return max(self.floors.get(place, 0), self.board.get(LoadBoard.everywhere(place)))
 
     def seen(self, place: int, floor: int, value: Any) -> None:
         if value is not None and (value[0] != place or value[1] < floor):
@@ -146,8 +146,8 @@ class Worker:
 
     def change(self, place: int) -> int:
         with self.lock:
-            version = self.board.get(Sheet.version(place)) + 1
-            self.board.put(Sheet.version(place), version)
+            version = self.board.get(LoadBoard.version(place)) + 1
+            self.board.put(LoadBoard.version(place), version)
         return version
 
     def returned(self, place: int, version: int) -> None:
@@ -251,7 +251,7 @@ class Worker:
             told = dict(self.counts) | {"longest": int(self.longest * 1e6)}
             while self.due and self.due[0][0] <= time.monotonic():
                 _, place, version = self.due.popleft()
-                at = Sheet.everywhere(place)
+                at = LoadBoard.everywhere(place)
                 self.board.put(at, max(self.board.get(at), version))
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         told |= {
@@ -263,7 +263,7 @@ class Worker:
             "tasks": len(asyncio.all_tasks(self.loop)) if self.loop is not None else 0,
         }
         for name, number in told.items():
-            self.board.put(Sheet.field(self.number, name), number)
+            self.board.put(LoadBoard.field(self.number, name), number)
 
     def run(self) -> None:
         """Call until the board says stop."""
@@ -274,7 +274,7 @@ class Worker:
         users.append(threading.Thread(target=self.in_loop, args=(self.number * 1000 + 100,)))
         for user in users:
             user.start()
-        self.board.put(Sheet.field(self.number, "ready"), 1)
+        self.board.put(LoadBoard.field(self.number, "ready"), 1)
         while any(user.is_alive() for user in users):
             self.tell()
             time.sleep(0.1)
@@ -288,7 +288,7 @@ def work(arguments: argparse.Namespace) -> int:
     )
     with create_cache(tier=tier, name="histories", default_ttl=60) as cache:
         confirmed(cache.connect)
-        Worker(arguments.worker, Sheet(arguments.board), cache).run()
+        Worker(arguments.worker, LoadBoard(arguments.board), cache).run()
     return 0
 
 
@@ -312,7 +312,7 @@ class Load:
         self._folder = tempfile.TemporaryDirectory(prefix="fc-load-")
         path = Path(self._folder.name) / "board"
         path.write_bytes(bytes(SIZE))
-        self.board = Sheet(str(path))
+        self.board = LoadBoard(str(path))
         self.moments: list[Moment] = []
         self.rate(0)
         paths = os.pathsep.join(part for part in sys.path if part)
@@ -335,7 +335,7 @@ class Load:
 
     def _of_each(self) -> tuple[dict[str, int], ...]:
         return tuple(
-            {name: self.board.get(Sheet.field(number, name)) for name in FIELDS}
+            {name: self.board.get(LoadBoard.field(number, name)) for name in FIELDS}
             for number in range(PROCESSES)
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ def test_a_number_is_written_at_once(tmp_path: Path) -> None:
     path.write_bytes(bytes(SIZE))
     board = Board(str(path))
     board.put(3, ONES)
+    reader = os.getpid()
     writer = os.fork()
     if writer == 0:
         try:
-            while os.getppid() > 1:
+            while os.getppid() == reader:
                 board.put(3, TWOS)
                 board.put(3, ONES)
         finally:
@@ -34,6 +36,6 @@ def test_a_number_is_written_at_once(tmp_path: Path) -> None:
         while seen == {ONES}:  # The writer may not have begun.
             seen |= {board.get(3) for _ in range(EACH)}
     finally:
-        os.kill(writer, 9)
+        os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
     assert seen == {ONES, TWOS}

@@ -391,7 +391,8 @@ class ThreadLink:
         if wire is not None and not unread and wire.is_open and not wire.is_quiet():
             wire.close()  # The server, or a machine between, ended it while it was idle.
         if wire is None or not wire.is_open:
-            # Replies that another connection owed never come: none may be taken for them.
+            # `leave` and `close`, of any thread, leave batches behind: their replies do not come on
+            # the new connection, and would be taken from those of other calls.
             self._drop(UnreachableError("the connection ended"))
             wire = self._wire = self._dial()
         batch.sent = monotonic()
@@ -533,7 +534,8 @@ class LoopLink:
         if wire is not None and self._is_closed:
             wire.close()
         elif wire is not None:
-            self._drop(UnreachableError("the connection ended"))  # As in a link of threads.
+            # `close` leaves batches behind: their replies do not come on this connection.
+            self._drop(UnreachableError("the connection ended"))
             self._wire = wire
             self._loop.add_reader(wire.sock, self._readable)
 

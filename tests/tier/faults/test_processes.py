@@ -200,7 +200,7 @@ def test_a_clock_that_jumps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_connections_that_are_killed(each_bench: Bench) -> None:
-    """CLIENT KILL of each kind: the next calls take new connections."""
+    """CLIENT KILL of each kind: an idle connection that was ended costs no call anything."""
     link = each_bench.link()
     one, other = each_bench.space(link), each_bench.space()
     marker = Marker(one, other)
@@ -212,7 +212,7 @@ def test_connections_that_are_killed(each_bench: Bench) -> None:
         if "normal" in kinds:
             wait_until(lambda: link.count("commands") == 0)
         wait_until(lambda: is_in(one, "live") and is_in(other, "live"))
-        one.set("k", number)  # A connection that ended while it was idle costs no call anything.
+        one.set("k", number)
         wait_until(lambda number=number: other.get("k") == number)
         assert one.incr("count") == number
     marker.wait()
