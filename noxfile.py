@@ -25,7 +25,7 @@ from suites import Suite, closing_line, run_side_by_side
 
 nox.needs_version = ">=2025.2.9"
 nox.options.envdir = ".venv"
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = True
@@ -48,7 +48,6 @@ SUITE = ("test", "demo", "replay")
 # need them are skipped there, with this reason.
 NOT_FREE_THREADED = ("aiohttp", "gevent", "litestar", "msgspec", "mypy", "uvloop")
 SWITCHES = ("FLOWCACHE_DEBUG", "FLOWCACHE_SANITIZE", "FLOWCACHE_COVERAGE")
-QUIETLY = ("--quiet", "--quiet", "--disable-pip-version-check")
 
 NOT_ONCE = ("-m", "not once")
 """For every interpreter after the first: no tests that say nothing about an interpreter."""
@@ -79,14 +78,14 @@ def install(session: nox.Session, *extras: str, version: str = FIRST) -> Path:
     ]
     folder = ROOT / ".venv" / "build" / "-".join([version, *switches])
 
-    def pip(*arguments: object) -> None:
-        session.run_install("python", "-m", "pip", *QUIETLY, *map(str, arguments), log=False)
+    def build(*arguments: object) -> None:
+        session.run_install("uv", "build", "--quiet", *map(str, arguments), log=False)
 
-    wheel = build_wheel(folder, pip)
-    # pip would install an equal version again each time, or not at all.
+    wheel = build_wheel(folder, build)
+    # uv would install an equal version again each time, or not at all.
     record, built = environment(session) / "flowcache.txt", f"{wheel} {wheel.stat().st_mtime_ns}"
     if not record.exists() or record.read_text(encoding="utf-8") != built:
-        pip("install", "--no-deps", "--force-reinstall", wheel)
+        session.install("--quiet", "--no-deps", "--reinstall", str(wheel), log=False)
         record.write_text(built, encoding="utf-8")
     return folder
 
@@ -96,14 +95,14 @@ def install_requirements(
 ) -> None:
     """Install the requirements of the build and the extras, unless they are installed already.
 
-    nox asks pip each time, which takes seconds and the network.
+    nox asks uv each time, which takes the network.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     required = set(project["build-system"]["requires"])
     for extra in extras:
         required.update(project["project"]["optional-dependencies"][extra])
     # Without the GIL the newest release of some is a source that needs a Rust compiler, and an
-    # older one is a wheel. pip must choose the wheel.
+    # older one is a wheel. uv must choose the wheel.
     wheels = ["--only-binary", ":all:"] if free_threaded else []
     if free_threaded:
         required = {one for one in required if not one.startswith(NOT_FREE_THREADED)}
@@ -112,9 +111,7 @@ def install_requirements(
     if required <= known:
         return
     say(f"installing what {session.name} needs into {environment(session).relative_to(ROOT)}")
-    # An environment has no pip if its creation was interrupted.
-    session.run_install("python", "-m", "ensurepip", silent=True, log=False)
-    session.install(*QUIETLY, *wheels, *sorted(required), log=False)
+    session.install("--quiet", *wheels, *sorted(required), log=False)
     record.write_text(json.dumps(sorted(required | known)), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Install nox into .venv/nox, if it is not there yet, and run it in this process.
+"""Install nox and uv into .venv/nox, if they are not there yet, and run nox in this process.
 
     python3 scripts/bootstrap.py -s demo -- --serve
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv" / "nox"
 PYTHON = FOLDER / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 # The newest nox on CPython 3.11 and newer; noxfile.py names the oldest that it needs.
-REQUIREMENT = "nox>=2025.2.9"
+REQUIREMENT = "nox[uv]>=2025.2.9"
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def install_nox() -> None:
-    """Make an environment for nox, on the first interpreter that is found."""
+    """Make an environment for nox and uv, on the first interpreter that is found."""
     for version in VERSIONS:
         for interpreter in find_interpreters([version]).values():
             print(f"installing nox into .venv/nox, for Python {version}", flush=True)

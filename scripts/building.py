@@ -1,6 +1,6 @@
 """Build a wheel of flowcache outside the checkout, unless the last one has the same sources.
 
-nox would let pip build in the checkout. Builds of several interpreters would collide there, and
+nox would let uv build in the checkout. Builds of several interpreters would collide there, and
 each session would compile the core again. Here each interpreter, and each set of build switches,
 has a folder of its own, from which every session installs the same wheel.
 """
@@ -18,8 +18,8 @@ ASSETS = (".css", ".html", ".js", ".svg")
 SOURCE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".typed", ".lua", *ASSETS)
 
 
-def build_wheel(folder: Path, pip: Callable[..., object]) -> Path:
-    """Return a wheel of the current sources; `pip` runs pip with its arguments."""
+def build_wheel(folder: Path, build: Callable[..., object]) -> Path:
+    """Return a wheel of the current sources; `build` runs `uv build` with its arguments."""
     sources, target = folder / "sources", folder / "wheel"
     changes = changed_files(sources)
     if changes:
@@ -34,7 +34,7 @@ def build_wheel(folder: Path, pip: Callable[..., object]) -> Path:
         print(f"building flowcache in {folder.relative_to(ROOT)}", flush=True)
         # An interrupted run leaves no wheel in the folder that later runs read.
         unfinished = folder / "unfinished"
-        pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", unfinished, sources)
+        build("--wheel", "--no-build-isolation", "--out-dir", unfinished, sources)
         unfinished.rename(target)
     (wheel,) = target.glob("*.whl")
     return wheel

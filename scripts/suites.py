@@ -4,7 +4,7 @@ nox runs one session after another. Its `--parallel` shows the lines of a sessio
 and closes with its own report. Here each line is shown at once, with its interpreter before it. The
 reasons for skipped tests and pytest's summaries stand together at the end.
 
-A suite is divided by the folders of `tests`. The parts of all suites form one queue, from which one
+A suite is divided by the folders of `tests`. The parts of all suites form one queue, from which two
 more run at a time than there are processors, since the tests of the tier mostly wait. pytest-xdist
 would run them within workers that have threads of their own: from Python 3.12 on a fork warns
 there, and a warning fails a test.
@@ -118,8 +118,8 @@ def rounds_of_parts(arguments: Sequence[str]) -> list[Sequence[str]]:
 
 
 def run_side_by_side(suites: list[Suite], arguments: Sequence[str]) -> None:
-    """Run the parts of all suites, one more at a time than there are processors."""
-    with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
+    """Run the parts of all suites, two more at a time than there are processors."""
+    with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
         # All environments come before the first part in the queue, so that no part waits for one
         # that has not begun.
         prepared = [pool.submit(suite.prepare) for suite in suites]
