@@ -70,6 +70,14 @@ def test_a_room_is_read_in_one_sitting(room: str) -> None:
     assert len((SOURCE / room).read_text().splitlines()) <= most
 
 
+def test_no_file_is_long() -> None:
+    files = {path for kind in ("py", "pyi", "pxd", "pyx") for path in SOURCE.rglob(f"*.{kind}")}
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+
+    assert len(lines) > 80
+    assert {name: count for name, count in lines.items() if count > 700} == {}
+
+
 def test_the_map_names_every_room_in_its_place() -> None:
     page = (SOURCE.parent / "docs" / "design.md").read_text(encoding="utf-8")
     table = page[page.index("| floor |") :].partition("\n\n")[0]
