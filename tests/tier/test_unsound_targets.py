@@ -25,6 +25,13 @@ def test_what_is_no_url_is_refused_at_once(url: str) -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("url", ["secret@host", "user:secret@host:1/0", "http://u:secret@host"])
+def test_what_is_no_url_of_a_server_is_told_without_its_secret(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"url_or_client: must begin with .*@host") as told:
+        create_cache(tier=url)
+    assert "secret" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -364,6 +364,6 @@ def _library_of(client: Any) -> str:
 
 def _without_secret(url: str) -> str:
     """Return a URL without user and password."""
-    scheme, found, rest = url.partition("://")
-    userinfo, at, host = rest.rpartition("@")
-    return f"{scheme}{found}{'...@' if at else ''}{host if at else userinfo + rest}"
+    scheme, found, rest = url.partition("://") if "://" in url else ("", "", url)
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{found}{'...@' if at else ''}{host}"
