@@ -59,7 +59,7 @@ cdef Kind look_up(Store store, Node* node, object view, object key, uint32_t has
     cdef double now = store_sees(store, node)
     cdef Kind kind = MISS
     cdef Entry* e
-    cdef bint rests = (store.backs_off and options.stale_if_error >= 0
+    cdef bint rests = (store_backs_off(store) and options.stale_if_error >= 0
                        and face.is_backing_off(view, key))
     due[0] = False
     lock_acquire(&core.lock)
@@ -112,7 +112,7 @@ cdef object looked_up(Store store, Node* node, object view, object key, Options 
     """
     cdef PyObject* found = NULL
     cdef bint due = False
-    cdef bint in_place = in_task and store.backs_off and face.was_cut_off(view, key)
+    cdef bint in_place = in_task and store_backs_off(store) and face.was_cut_off(view, key)
     try:
         if look_up(store, node, view, key, key_hash(node, key), options, in_place, &found,
                    &due) == MISS:
@@ -191,14 +191,14 @@ cdef object load_begin(Store store, Node* node, object view, object key, Options
     cdef bint needless = False
     leave_room()
     node_guard(store, node)
-    if behind and store.backs_off and face.is_backing_off(view, key):
+    if behind and store_backs_off(store) and face.is_backing_off(view, key):
         return None
     load = load_new(key, options.tags)
     load.hash = key_hash(node, key)
     load.started = now
     load.background = behind
     load.leader = run
-    load.around_load = store.around_load
+    load.around_load = store_around_load(store)
     # No call waits for a background load: it takes a place even within another load.
     running = load_register(core, node, view, load, None if behind else load_waiting(), now)
     if running is not load:
@@ -299,7 +299,7 @@ cdef int load_complete(Store store, Node* node, object view, Load load, Options 
         load_finish(store, node, target, options, value, ttl, tags, keep, counted, stale)
     elif not load.is_fill:                        # beside a load that keeps the entry as it is
         load_count(&store.core, node, counted, False)
-    if store.backs_off:
+    if store_backs_off(store):
         face.forget_failures(view, load.key)
     # Now that no call can join it any more.
     load_settle(load, outcome_of(value, load.loss))

@@ -79,7 +79,7 @@ cdef Load load_lead_begin(Store store, Node* node, object view, object key, uint
     """Register a load for compiled code to lead; None if the call needs more than that."""
     cdef Load load
     cdef double now
-    if (options.timeout is not None or options.pass_old or store.around_load is not None
+    if (options.timeout is not None or options.pass_old or store_around_load(store) is not None
             or frames_left() < ROOM + 5):
         return None
     now = store_now(store)
@@ -165,7 +165,7 @@ cdef object load_lead(Store store, Node* node, object view, object key, uint32_t
     try:
         if not is_kept:
             return face.finish_led(load, options, value, error, seconds)
-        if store.backs_off:
+        if store_backs_off(store):
             face.forget_failures(view, key)
         if load.joined:
             face.settle_led(load, value)

@@ -27,10 +27,10 @@ cdef class Store:
     cdef Core core
     cdef readonly object clock        # None: the monotonic clock
     cdef readonly object weigher      # None: nothing is weighed
-    cdef public object around_load    # None, or makes a context manager around each loader
+    cdef object _around_load          # behind the lock: it may be assigned while others load
     cdef readonly object tier         # the second tier, None without one
     cdef readonly str name
-    cdef public bint backs_off        # a load behind a call has failed; the face knows of which key
+    cdef bint _backs_off              # a relaxed flag: see backs_off
     cdef object __weakref__
 
     def __cinit__(self):
@@ -47,6 +47,27 @@ cdef class Store:
 
     def __init__(self):
         raise TypeError("a Store is made by a Cache")
+
+    @property
+    def around_load(self):
+        """None, or makes a context manager around each loader."""
+        return store_around_load(self)
+
+    @around_load.setter
+    def around_load(self, around_load):
+        lock_acquire(&self.core.lock)
+        _before = self._around_load               # released without the lock: it may run code
+        self._around_load = around_load
+        lock_release(&self.core.lock)
+
+    @property
+    def backs_off(self):
+        """Whether a load behind a call has failed; the face knows of which key."""
+        return store_backs_off(self)
+
+    @backs_off.setter
+    def backs_off(self, bint backs_off):
+        relaxed_store_flag(&self._backs_off, backs_off)
 
     @property
     def tenant_depth(self):
@@ -82,6 +103,19 @@ cdef class Store:
         slab_free(&core.slab)
         table_free(&core.table)
         tags_free(&core.tags)
+
+
+cdef inline object store_around_load(Store store):
+    """What makes a context manager around each loader, or None."""
+    lock_acquire(&store.core.lock)
+    around = store._around_load
+    lock_release(&store.core.lock)
+    return around
+
+
+cdef inline bint store_backs_off(Store store) noexcept:
+    """Whether a load behind a call has failed."""
+    return relaxed_load_flag(&store._backs_off)
 
 
 cdef void slab_drop(Slab* slab) noexcept:
