@@ -259,7 +259,7 @@ cdef bint load_finish(Store store, Node* node, Load load, Options options, objec
         if terms.ttl > 0 and load.until < INFINITY:
             terms_end(&terms, load.until, store_now(store))
         if (load.node == node and relaxed_load_flag(&load.registered)
-                and not relaxed_load_flag(&load.fenced) and not core_is_closed(&store.core)):
+                and not relaxed_load_flag(&load.is_fenced) and not core_is_closed(&store.core)):
             if terms.ttl > 0 and store.weigher is not None:
                 terms.weight = weigh(store, load.key, value)
             borne = load_close_tags(load, every)

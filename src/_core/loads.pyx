@@ -24,7 +24,7 @@ cdef class Load:
     cdef readonly object key
     cdef tuple borne                  # tags of the call that began it and of those that joined it
     cdef frozenset many_borne         # the same, if they are many; else None
-    cdef readonly bint fenced
+    cdef bint is_fenced
     cdef readonly double started      # cache clock
     cdef readonly bint background
     cdef public double until          # the latest deadline for its value, on the clock; INFINITY
@@ -67,6 +67,10 @@ cdef class Load:
         self.many_borne = frozenset(checked) if len(checked) > FEW_TAGS else None
         self.until = INFINITY
         self.lost = lost                          # made here: a fence must not need memory
+
+    @property
+    def fenced(self):
+        return bool(relaxed_load_flag(&self.is_fenced))
 
     @property
     def losses(self):
@@ -154,8 +158,10 @@ cdef int load_settle(Load load, object outcome) except -1:
     with cython.critical_section(load):
         if load.outcome is None:
             load.outcome = outcome
-    if load.sleepers:
-        waiters_wake(load.sleepers)
+        # A call that asks for the dict later sees the outcome.
+        sleepers = load.sleepers
+    if sleepers:
+        waiters_wake(sleepers)
     return 0
 
 
@@ -189,7 +195,7 @@ cdef inline bint load_bears_locked(Load load, object tag) noexcept:
 
 cdef bint load_stands_locked(Load load, tuple tags, double now):
     """Whether the load's result may be stored under these tags. Runs no user code."""
-    if load.fenced or now - load.started > load.core.max_pending_age:
+    if load.is_fenced or now - load.started > load.core.max_pending_age:
         return False
     if tags is not None:
         for tag in tags:
@@ -244,7 +250,7 @@ cdef bint load_join(Load running, Load load, double now) except -1:
         lock_acquire(&core.lock)
         is_settled = running.borne is borne
         if is_settled:
-            joins = (running.registered and not running.fenced
+            joins = (running.registered and not running.is_fenced
                      and now - running.started <= core.max_pending_age
                      and not load_may_be_late_locked(running, now))
             for tag in load.borne:
@@ -253,7 +259,7 @@ cdef bint load_join(Load running, Load load, double now) except -1:
                 if running.finishing:
                     joins = False
                 elif len(together) > MOST_TAGS:
-                    relaxed_store_flag(&running.fenced, True)
+                    relaxed_store_flag(&running.is_fenced, True)
                 else:
                     running.borne = together
                     running.many_borne = many
@@ -407,7 +413,7 @@ cdef Node* node_without_place_locked(Core* core, Node* node, double now) noexcep
             oldest = <Load>core.place_oldest
             if not load_is_lost_locked(oldest, core, now):
                 return node
-            relaxed_store_flag(&oldest.fenced, True)
+            relaxed_store_flag(&oldest.is_fenced, True)
             place_give_locked(core, oldest)
         node = node.parent
     return NULL
@@ -449,7 +455,7 @@ cdef Load load_register(Core* core, Node* node, object view, Load load, Load out
             if loads_reserve_locked(core) < 0:
                 raise MemoryError()
             if running is not None:
-                relaxed_store_flag(&running.fenced, True)   # too old, if it was not fenced before
+                relaxed_store_flag(&running.is_fenced, True)   # too old, if nothing fenced it
             relaxed_store_u64(&core.loads_begun, core.loads_begun + 1)
             core.loads_changes += 1
             core.loads_count += 1
@@ -524,20 +530,20 @@ cdef void fence_key_locked(Core* core, Node* node, Load found, uint32_t hash,
     """
     cdef PyObject* at
     if found is not None:
-        relaxed_store_flag(&found.fenced, True)
+        relaxed_store_flag(&found.is_fenced, True)
     if core.loads_begun != since and core.loads_count:
         at = loads_bucket_locked(core, hash)[0]
         while at != NULL:
             if ((<Load>at).number > since and (<Load>at).hash == hash
                     and (<Load>at).node == node):
-                relaxed_store_flag(&(<Load>at).fenced, True)
+                relaxed_store_flag(&(<Load>at).is_fenced, True)
             at = (<Load>at).next_in_bucket
 
 
 cdef void fence_all_locked(Node* node) noexcept:
     cdef PyObject* at = node.running
     while at != NULL:
-        relaxed_store_flag(&(<Load>at).fenced, True)
+        relaxed_store_flag(&(<Load>at).is_fenced, True)
         at = (<Load>at).older
 
 
@@ -552,7 +558,7 @@ cdef void fence_below_locked(Node* node) noexcept:
 
 cdef void fence_and_forget_locked(Load load) noexcept:
     """Fence a load that need not remember what it loses: from here on it has lost all tags."""
-    relaxed_store_flag(&load.fenced, True)
+    relaxed_store_flag(&load.is_fenced, True)
     relaxed_store_flag(&load.has_lost_all, True)
     load.lost.clear()                             # of str and int: no user code
 
@@ -565,12 +571,12 @@ cdef void load_lose_tags_locked(Load load, tuple tags, bint every) noexcept:
     tags is fenced: what loads remember is bounded.
     """
     cdef Py_ssize_t borne = 0
-    if load.fenced:
+    if load.is_fenced:
         return
     for tag in tags:
         borne += load_bears_locked(load, tag)
     if borne == len(tags) if every else borne > 0:
-        relaxed_store_flag(&load.fenced, True)
+        relaxed_store_flag(&load.is_fenced, True)
         return
     relaxed_store_i64(&load.n_losses, load.n_losses + 1)
     for tag in tags:
@@ -594,7 +600,7 @@ cdef void fence_tags_locked(Core* core, Node* node, tuple tags, bint every, doub
     while at != NULL:
         load = <Load>at
         at = load.older
-        if not load.fenced and load_is_lost_locked(load, core, now):
+        if not load.is_fenced and load_is_lost_locked(load, core, now):
             fence_and_forget_locked(load)
         load_lose_tags_locked(load, tags, every)
     while child != NULL:
@@ -608,5 +614,5 @@ cdef void fence_prefix_locked(Node* node, str prefix) noexcept:
     while at != NULL:
         if (PyUnicode_Check((<Load>at).key)
                 and PyUnicode_Tailmatch((<Load>at).key, prefix, 0, PY_SSIZE_T_MAX, -1) == 1):
-            relaxed_store_flag(&(<Load>at).fenced, True)
+            relaxed_store_flag(&(<Load>at).is_fenced, True)
         at = (<Load>at).older

@@ -11,7 +11,7 @@
 
 
 cdef void fill_fence(Load fill) noexcept:
-    relaxed_store_flag(&fill.fenced, True)
+    relaxed_store_flag(&fill.is_fenced, True)
 
 
 cdef void fills_fence_key(Core* core, Node* node, uint32_t hash, Load own) noexcept:
@@ -77,7 +77,7 @@ def _fill_store(Namespace namespace not None, Load fill not None, value, double 
     """
     cdef Store store = namespace.store
     cdef Terms terms
-    if core_is_closed(&store.core) or fill.core == NULL or relaxed_load_flag(&fill.fenced):
+    if core_is_closed(&store.core) or fill.core == NULL or relaxed_load_flag(&fill.is_fenced):
         return False
     terms.ttl = ttl
     terms.age = 0
