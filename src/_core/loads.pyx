@@ -83,7 +83,8 @@ cdef class Load:
 
     @run.setter
     def run(self, leader):
-        self.leader = leader
+        with cython.critical_section(self):
+            self.leader = leader
 
     @property
     def waiters(self):
@@ -132,15 +133,17 @@ cdef list load_edges(Load load):
 
 cdef object load_leader(Load load):
     """The run that leads the load, or None; made here for the first call that asks."""
-    if load.leader is None and load.is_led:
+    with cython.critical_section(load):
+        leader = load.leader
+    if leader is None and load.is_led:
         made = face.run_of(load)
         with cython.critical_section(load):
             if load.leader is None:
                 load.leader = made
-        # Its end looks for a leader once the outcome is published; this looks the other way round.
-        if load.outcome is not None:
-            load.leader.end()
-    return load.leader
+            leader = load.leader
+        if load.outcome is not None:              # its end looks the other way round
+            leader.end()
+    return leader
 
 
 cdef object outcome_of(object value, int64_t loss):
@@ -158,8 +161,7 @@ cdef int load_settle(Load load, object outcome) except -1:
     with cython.critical_section(load):
         if load.outcome is None:
             load.outcome = outcome
-        # A call that asks for the dict later sees the outcome.
-        sleepers = load.sleepers
+        sleepers = load.sleepers                  # a call that asks later sees the outcome
     if sleepers:
         waiters_wake(sleepers)
     return 0
