@@ -14,7 +14,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 ROOMS = re.findall(r'(?m)^include "(\w+/\w+\.p[xy][dx])"$', (SOURCE / "_core.pyx").read_text())
 MOST_LINES = 620
 # A table of contents: one class, whose lines are the docstrings of its calls.
-TABLE_OF_CONTENTS, MOST_CONTENTS = "_core/namespace.pyx", 710
+TABLE_OF_CONTENTS = "_core/namespace.pyx"
+MOST_OF_ANY_FILE = 700
 
 # Names defined at the margin, function types too; names of `cdef extern` and of `cdef enum`.
 AT_THE_MARGIN = re.compile(
@@ -66,16 +67,17 @@ def test_a_room_uses_only_rooms_above_it(room: str) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_is_read_in_one_sitting(room: str) -> None:
-    most = MOST_CONTENTS if room == TABLE_OF_CONTENTS else MOST_LINES
+    most = MOST_OF_ANY_FILE if room == TABLE_OF_CONTENTS else MOST_LINES
     assert len((SOURCE / room).read_text().splitlines()) <= most
 
 
 def test_no_file_is_long() -> None:
-    files = {path for kind in ("py", "pyi", "pxd", "pyx") for path in SOURCE.rglob(f"*.{kind}")}
-    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    files = [path for kind in ("py", "pyi", "pxd", "pyx") for path in SOURCE.rglob(f"*.{kind}")]
+    # By the whole path: several folders have a file of one name.
+    lines = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
 
-    assert len(lines) > 80
-    assert {name: count for name, count in lines.items() if count > 700} == {}
+    assert len(lines) == len(files) > 100
+    assert {name: count for name, count in lines.items() if count > MOST_OF_ANY_FILE} == {}
 
 
 def test_the_map_names_every_room_in_its_place() -> None:
