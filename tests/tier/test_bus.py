@@ -13,7 +13,11 @@ import pytest
 
 from flowcache._core import lease_time as monotonic
 from flowcache.errors import TierUnavailableError
+from flowcache.tier import awaited
+from flowcache.tier.answers import Stored
+from flowcache.tier.awaited import Sending
 from flowcache.tier.bus import BEAT, LATE
+from flowcache.tier.errors import UnreachableError
 from flowcache.tier.layout import Bucket
 from flowcache.tier.message import Kind, Message
 from flowcache.tier.resp import pack
@@ -381,6 +385,53 @@ def test_a_set_whose_answer_was_lost_hears_its_own_echo(own_server: Server, memb
     # The server had it in its socket, and did it when it went on.
     wait_until(lambda: one.hearing.messages)
     assert one.hearing.messages[0].data == "k"
+
+
+def test_a_store_whose_answer_was_lost_hears_its_own_echo(own_server: Server, member: Make) -> None:
+    one, _ = joined(member, own_server, hard=0.3, soft=0.2)
+    item = one.item_of("k")
+
+    def refresh(value: str) -> Stored | None:
+        return one.run(one.store(item, granted, one.sealed(item, value), 60, 0, drops=True))
+
+    granted = confirmed(lambda: one.run(one.lead(item, b"t" * 16, force=True)))
+    assert refresh("v") is not None
+    granted = confirmed(lambda: one.run(one.lead(item, b"u" * 16, force=True)))
+    with own_server.stopped():
+        assert refresh("w") is None
+    wait_until(lambda: one.hearing.messages)
+    assert one.hearing.messages[0].data == "k"
+
+
+def test_an_own_message_is_applied_if_many_came_after_it(
+    new_server: Server, member: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = joined(member, new_server, lease=LONG)
+    monkeypatch.setattr(awaited, "MOST_OWN", 0)
+    one.put(one.item_of("k"), "v")
+    wait_until(lambda: one.hearing.messages)
+    assert one.hearing.messages[0].member == one.bus.member
+
+
+def test_each_echo_of_a_call_that_failed_is_applied(new_server: Server, member: Make) -> None:
+    """A call above tenants has one in each bucket, and a call that is sent again one more."""
+    one, _ = joined(member, new_server, lease=LONG)
+    item = one.item_of("k")
+    bucket = item.place.bucket
+    message = Message(Kind.CLEAR, (), None, one.bus.member, b"o" * 16).encode()
+    with pytest.raises(TierUnavailableError), Sending(one.bus.awaited, "clear", b"o" * 16):
+        raise UnreachableError("the connection ended")
+    for number in (1, 2):
+        new_server.call("SPUBLISH", bucket.bus, b"- " + message)
+        wait_until(lambda number=number: len(one.hearing.messages) == number)
+
+
+def test_what_is_known_of_own_messages_is_bounded() -> None:
+    own = awaited.Awaited()
+    for number in range(awaited.MOST_OWN + 1):
+        own.own(b"%d" % number)
+    assert not own.is_own(b"0")
+    assert own.is_own(b"1")
 
 
 # The whole fleet

@@ -1,9 +1,9 @@
-"""What the calls of this process wait for until the bus hears of it."""
+"""What the calls of this process know of messages: their own, and those that they wait for."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from flowcache.errors import TierUnavailableError
@@ -14,9 +14,10 @@ from .errors import ServerError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Acknowledgements", "Awaited", "Doubting"]
+__all__ = ["Acknowledgements", "Awaited", "Sending"]
 
-MOST_DOUBTFUL: Final = 10_000
+MOST_OWN: Final = 4096
+"""Own messages that are known: as many as a log keeps, which is what a gap may bring again."""
 
 
 class Acknowledgements:
@@ -55,29 +56,29 @@ class Acknowledgements:
             self.bell.ring()
 
 
-class Doubting:
+class Sending:
     """Surrounds a call that changes the tier: unless it returns, its echoes are applied (rule 6).
 
     It may fail, be interrupted or be cancelled: in each case the tier may do it yet. A failure of
     the server is raised as `TierUnavailableError`.
     """
 
-    __slots__ = ("_awaited", "_call", "_operations")
+    __slots__ = ("_awaited", "_call", "_operation")
 
-    def __init__(self, awaited: Awaited, call: str, *operations: bytes) -> None:
+    def __init__(self, awaited: Awaited, call: str, operation: bytes) -> None:
         self._awaited = awaited
         self._call = call
-        self._operations = operations
+        self._operation = operation
 
     def __enter__(self) -> None:
-        """Begin the call."""
+        """Skip the call's own messages from now on."""
+        self._awaited.own(self._operation)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Doubt the operations of a call that has not returned."""
+        """Skip those of a call that has not returned no more."""
         if error is None:
             return
-        for operation in self._operations:
-            self._awaited.doubt(operation)
+        self._awaited.disown(self._operation)
         if isinstance(error, ServerError):
             raise TierUnavailableError(
                 f"{self._call}: the tier has not confirmed it: {error}; here it is done, so call "
@@ -86,12 +87,17 @@ class Doubting:
 
 
 class Awaited:
-    """Acknowledgements that are gathered, own messages that are to be applied, and awaited keys."""
+    """Acknowledgements that are gathered, own messages, and awaited keys.
+
+    A process skips its own messages, for its calls have done here what they say. It applies one
+    that it does not know as its own: because the call failed, or because many others came after it.
+    To apply it is always right, and costs what has been stored here since.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._acknowledgements: dict[bytes, Acknowledgements] = {}
-        self._doubtful: dict[bytes, None] = {}
+        self._own: OrderedDict[bytes, None] = OrderedDict()
         self._bells: dict[tuple[tuple[str, ...], object], list[Bell]] = {}
 
     def expect(self, operation: bytes) -> Acknowledgements:
@@ -109,16 +115,21 @@ class Awaited:
         if waiting is not None:
             waiting.hear(bucket, member)
 
-    def doubt(self, operation: bytes) -> None:
-        """Apply this process's own message: its call did not return (rule 6)."""
-        self._doubtful[operation] = None
-        if len(self._doubtful) > MOST_DOUBTFUL:
-            with suppress(KeyError, StopIteration, RuntimeError):
-                del self._doubtful[next(iter(self._doubtful))]
+    def own(self, operation: bytes) -> None:
+        """Skip the echoes of a message: its call does here what it says."""
+        with self._lock:
+            self._own[operation] = None
+            if len(self._own) > MOST_OWN:
+                self._own.popitem(last=False)
 
-    def was_doubted(self, operation: bytes) -> bool:
-        """Tell if an own message is to be applied, once."""
-        return self._doubtful.pop(operation, self) is None
+    def disown(self, operation: bytes) -> None:
+        """Apply the echoes of a message from now on: its call did not return (rule 6)."""
+        with self._lock:
+            self._own.pop(operation, None)
+
+    def is_own(self, operation: bytes) -> bool:
+        """Tell if the echoes of a message are to be skipped."""
+        return operation in self._own
 
     def listen(self, path: tuple[str, ...], key: object) -> Bell:
         """Return a bell that rings when a key's lease is given back, or its value changes."""

@@ -642,10 +642,7 @@ class Bus:
             return None  # The first entry of a log, which only gives it an id.
         message = Message.decode(body)
         self.messages += 1
-        own = message.member == self.member
-        if message.kind is not Kind.RELEASED and (
-            not own or self.awaited.was_doubted(message.operation)
-        ):
+        if message.kind is not Kind.RELEASED and not self.awaited.is_own(message.operation):
             self._follower.apply(message)
         if message.kind in (Kind.DROP, Kind.EXPIRE, Kind.RELEASED):
             self.awaited.ring(message.path, message.data)

@@ -19,7 +19,7 @@ from flowcache._core import lease_time as monotonic
 from flowcache.errors import ConfigurationError, TierUnavailableError
 
 from .answers import Added, Grant, Stored, milliseconds, stored_of
-from .awaited import Doubting
+from .awaited import Sending
 from .bell import Bell
 from .breaker import Announced, Breaker
 from .bus import LATE, LEASE, Bus, new_token
@@ -288,28 +288,28 @@ class Engine:
             yield from self.release(item, grant)
             return None
         sent = monotonic()
-        path, member = item.place.path, self.bus.member
-        drop = Message(Kind.DROP, path, item.key, member, grant.token)
-        released = Message(Kind.RELEASED, path, item.key, member, grant.token).encode()
+        path, member, token = item.place.path, self.bus.member, grant.token
+        released = Message(Kind.RELEASED, path, item.key, member, token).encode()
         try:
-            reply = yield from self._call(
-                "store",
-                item,
-                drop,
-                (
-                    grant.token,
-                    grant.terms,
-                    milliseconds(ttl),
-                    milliseconds(window) if window else 0,
-                    sealed,
-                    b"1" if drops else b"0",
-                    released,
-                    self._unit_stores,
-                ),
-                patience=self._hard,
-                again=1,
-            )
-        except ServerError:
+            with Sending(self.bus.awaited, "store", token):
+                reply = yield from self._call(
+                    "store",
+                    item,
+                    Message(Kind.DROP, path, item.key, member, token),
+                    (
+                        token,
+                        grant.terms,
+                        milliseconds(ttl),
+                        milliseconds(window) if window else 0,
+                        sealed,
+                        b"1" if drops else b"0",
+                        released,
+                        self._unit_stores,
+                    ),
+                    patience=self._hard,
+                    again=1,
+                )
+        except TierUnavailableError:
             return None
         return None if reply[0] == b"refused" else stored_of(reply, sent)
 
@@ -331,7 +331,7 @@ class Engine:
         if not values:
             return []
         bucket = values[0][0].place.bucket
-        operations = [new_token() for _ in values]
+        operation = new_token()
         requests = [
             self._request(
                 item,
@@ -344,11 +344,11 @@ class Engine:
                     self._unit_stores,
                 ),
             )
-            for (item, sealed, ttl, window), operation in zip(values, operations, strict=True)
+            for item, sealed, ttl, window in values
         ]
         yield from self._ready(values[0][0].place)
         sent = monotonic()
-        with Doubting(self.bus.awaited, "set", *operations):
+        with Sending(self.bus.awaited, "set", operation):
             replies = yield from self.caller.call_many(bucket, "set", requests, patience=self._hard)
         return [stored_of(reply, sent) for reply in replies]
 
@@ -358,7 +358,7 @@ class Engine:
         message = Message(Kind.RELEASED, item.place.path, item.key, self.bus.member, operation)
         yield from self._ready(item.place)
         sent = monotonic()
-        with Doubting(self.bus.awaited, "add"):
+        with Sending(self.bus.awaited, "add", operation):
             reply = yield from self._call(
                 "add",
                 item,
@@ -397,7 +397,7 @@ class Engine:
         message = Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation)
         sealed = self.items.envelope.seal(item.place, item.name, item.encoded, 0, ())[:-1]
         yield from self._ready(item.place)
-        with Doubting(self.bus.awaited, "incr", operation):
+        with Sending(self.bus.awaited, "incr", operation):
             reply = yield from self._call(
                 "incr",
                 item,
@@ -435,17 +435,17 @@ class Engine:
         if not items:
             return []
         bucket = items[0].place.bucket
-        operations = [new_token() for _ in items]
+        operation = new_token()
         requests = [
             self._request(
                 item,
                 Message(Kind.DROP, item.place.path, item.key, self.bus.member, operation),
                 (b"0",),
             )
-            for item, operation in zip(items, operations, strict=True)
+            for item in items
         ]
         yield from (self.live(bucket) if queued else self._ready(items[0].place))
-        with Doubting(self.bus.awaited, "delete", *operations):
+        with Sending(self.bus.awaited, "delete", operation):
             replies = yield from self.caller.call_many(
                 bucket, "delete", requests, patience=self._hard, again=1
             )
@@ -485,7 +485,7 @@ class Engine:
         operation = new_token()
         message = Message(kind, item.place.path, item.key, self.bus.member, operation)
         yield from (self.live(item.place.bucket) if queued else self._ready(item.place))
-        with Doubting(self.bus.awaited, name, operation):
+        with Sending(self.bus.awaited, name, operation):
             reply = yield from self._call(
                 name, item, message, arguments, patience=self._hard, confirms=True, again=again
             )
@@ -573,7 +573,7 @@ class Engine:
         known = True
         lists: list[tuple[Bucket, dict[bytes, bytes]]] = []
         try:
-            with Doubting(self.bus.awaited, kind.name.lower(), operation):
+            with Sending(self.bus.awaited, kind.name.lower(), operation):
                 for bucket in buckets:
                     yield from self.live(bucket)
                     record = bucket.root if spreads else place.record
