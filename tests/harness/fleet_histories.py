@@ -8,6 +8,8 @@ stored says which version it is of. A history is wrong if
   and in all with `wait="fleet"`, else a lease later (promises 1 and 2); or it gives what a `set`
   had stored that had returned before that call, for a `set` may store any version;
 - two loads of a key overlap and no invalidation came between their beginnings (promise 3);
+- a load that hangs, for longer than its lease may be renewed, holds up a load in another process
+  (with faults, which make histories long enough);
 - a value is of another key or another tenant (promise 5);
 - a call raises, or does not return.
 
@@ -39,11 +41,12 @@ from typing import Any, NamedTuple
 
 from flowcache import Loaded, create_cache
 from flowcache.errors import TierUnavailableError
-from flowcache.tier import ValkeyTier
+from flowcache.tier import ValkeyTier, engine
 from flowcache.tier.errors import ServerError
 from harness.board import SIZE, Board
 from harness.fleet import add_arguments_of_workers, confirmed
 from harness.fleet_faults import ClusterSite, Site
+from harness.fleet_hangs import MAY_HANG, Hangs, shorten_leases
 from harness.fleet_mutants import MUTANTS
 from harness.servers import server, wait_until
 
@@ -152,13 +155,22 @@ class Worker:
         self.seed = seed
         self.errs: tuple[type[Exception], ...] = ()
         """What a call may raise."""
+        self.hangs: Hangs | None = None
         if faults:
-            # The replica is always waited for, also by a process that has not seen it yet.
-            tier = ValkeyTier(url, buckets=buckets, soft_timeout=0.25, hard_timeout=0.5, replicas=1)
+
+            def tier() -> ValkeyTier:
+                # The replica is always waited for, also by a process that has not seen it yet.
+                return ValkeyTier(
+                    url, buckets=buckets, soft_timeout=0.25, hard_timeout=0.5, replicas=1
+                )
+
             self.errs = (TierUnavailableError, ServerError)
+            hanging = create_cache(tier=tier(), name="hangs", max_pending_age=MAY_HANG)
+            self.hangs = Hangs(hanging, Board(upstream), len(PLACES))
+            self.cache = create_cache(tier=tier(), name="histories", default_ttl=60)
         else:
-            tier = ValkeyTier(url, soft_timeout=60.0, hard_timeout=60.0)
-        self.cache = create_cache(tier=tier, name="histories", default_ttl=60)
+            patient = ValkeyTier(url, soft_timeout=60.0, hard_timeout=60.0)
+            self.cache = create_cache(tier=patient, name="histories", default_ttl=60)
         self.spaces = {tenant: self.cache.namespace(tenant) for tenant in TENANTS}
         self.invalidations: list[Invalidation] = []
         self.reads: list[Read] = []
@@ -390,8 +402,13 @@ class Worker:
         ]
         for user in users:
             user.start()
+        if self.hangs is not None:
+            self.hangs.begin(leads=self.number == 0)
         for user in users:
             user.join()
+        if self.hangs is not None:
+            self.hangs.end()
+            self.errors += self.hangs.errors
 
 
 def verify(workers: list[dict[str, Any]], *, faults: bool = False) -> None:
@@ -465,10 +482,10 @@ def check_loads(runs: list[Run], invalidations: list[Invalidation]) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     """Be one process of the fleet."""
-    from flowcache.tier import engine
-
     engine.MOST_MARKERS = 2  # type: ignore[misc]  # So that floors rise.
     engine.MOST_ITEMS = 3  # type: ignore[misc]
+    if arguments.faults:
+        shorten_leases()
     sys.setswitchinterval(1e-4)
     if arguments.mutant:
         MUTANTS[arguments.mutant](setattr)
