@@ -255,7 +255,8 @@ class Worker:
                 _, place, version = self.due.popleft()
                 at = LoadBoard.everywhere(place)
                 self.board.put(at, max(self.board.get(at), version))
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        with open("/proc/self/statm") as file:  # A `Path` would intern its parts each time.
+            pages = int(file.read().split()[1])
         told |= {
             "memory": memory_in_use(),
             "resident": pages * os.sysconf("SC_PAGE_SIZE"),

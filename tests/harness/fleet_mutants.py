@@ -11,7 +11,7 @@ from typing import Any
 
 from flowcache import _core
 from flowcache._core import lease_time
-from flowcache.tier import bus, items, loads, steps
+from flowcache.tier import bus, following, items, loads, steps
 from flowcache.tier.bus import Bus
 from flowcache.tier.front import Front
 from flowcache.tier.script import Script, script
@@ -246,6 +246,24 @@ def renewal_for_ever(patch: Patch) -> None:
     patch(Bus, "hold", lambda self, item, token, until: hold(self, item, token, float("inf")))
 
 
+def struck_at_once(patch: Patch) -> None:
+    """A member whose acknowledgement one call has missed is on the list no more (rule 11)."""
+    change_script(patch, "forget", "if string.sub(mark, -1) == '?' then", "if true then")
+
+
+def list_of_another_history(patch: Patch) -> None:
+    """A list of members counts as complete although the server came back from a dump (rule 11)."""
+    take = following.Following.take_history
+
+    def kept(self: Any, *arguments: Any) -> bool:
+        birth = self.birth
+        leaves = take(self, *arguments)
+        self.birth = birth
+        return leaves
+
+    patch(following.Following, "take_history", kept)
+
+
 MUTANTS: dict[str, Callable[[Patch], None]] = {
     "no floor": no_floor,
     "no incarnation": no_incarnation,
@@ -264,4 +282,6 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "replay from the wrong id": replay_from_the_wrong_id,
     "log before subscription": log_before_subscription,
     "renewal for ever": renewal_for_ever,
+    "struck at once": struck_at_once,
+    "list of another history": list_of_another_history,
 }

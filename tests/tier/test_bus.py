@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,7 @@ from flowcache.tier.answers import Stored
 from flowcache.tier.awaited import Sending
 from flowcache.tier.bus import BEAT, LATE
 from flowcache.tier.errors import UnreachableError
+from flowcache.tier.following import SUSPECT
 from flowcache.tier.layout import Bucket
 from flowcache.tier.message import Kind, Message
 from flowcache.tier.resp import pack
@@ -479,9 +481,40 @@ def test_fleet_waits_for_the_lease_of_a_member_that_is_gone(
     began = monotonic()
     one.run(one.clear(item.place, fleet=True))
     assert monotonic() - began >= LEASE
-    # It was removed from the list, so it is not waited for again.
-    assert not new_server.call("HEXISTS", item.place.bucket.members, other.bus.member)
+    # Only its acknowledgement may have been lost. It is not waited for a third time.
+    assert mark_of(new_server, other).endswith(SUSPECT)
+    began = monotonic()
     one.run(one.clear(item.place, fleet=True))
+    assert monotonic() - began >= LEASE
+    assert not mark_of(new_server, other)
+    one.run(one.clear(item.place, fleet=True))
+
+
+def mark_of(target: Server, one: Member) -> bytes:
+    """Return what the list of members has of one; nothing if it is not on it."""
+    (bucket,) = one.layout.all
+    return target.call("HGET", bucket.members, one.bus.member) or b""
+
+
+def test_a_member_whose_acknowledgement_is_lost_stays_on_the_list(
+    new_server: Server, member: Make
+) -> None:
+    """It is suspected, finds that at its next beat and joins again; until then it is waited for."""
+    one, other = joined(member, new_server)
+    item = one.item_of("k")
+    settled(one, item)
+    joined_at = mark_of(new_server, other)
+    other.bus._acknowledge = lambda *_: None  # type: ignore[method-assign]
+    one.run(one.clear(item.place, fleet=True))
+    wait_until(lambda: mark_of(new_server, other) != joined_at)
+    del other.bus._acknowledge
+    while mark_of(new_server, other).endswith(SUSPECT):
+        assert mark_of(new_server, other)
+    assert int(mark_of(new_server, other)) > int(joined_at)
+    wait_until(lambda: in_place(one, other))
+    began = monotonic()
+    one.run(one.clear(item.place, fleet=True))
+    assert monotonic() - began < LEASE
 
 
 def test_fleet_waits_for_the_lease_when_the_list_was_lost(own_server: Server, member: Make) -> None:
@@ -495,17 +528,18 @@ def test_fleet_waits_for_the_lease_when_the_list_was_lost(own_server: Server, me
     assert other.hearing.messages
 
 
-def test_a_member_that_is_not_live_does_not_acknowledge(new_server: Server, member: Make) -> None:
-    one, other = joined(member, new_server)
+def test_a_member_acknowledges_once_it_is_live(new_server: Server, member: Make) -> None:
+    one, other = joined(member, new_server, lease=LONG)
     item = one.item_of("k")
     settled(one, item)
-    is_live = other.bus.is_live
-    other.bus.is_live = lambda *_: False  # type: ignore[method-assign]
-    began = monotonic()
-    one.run(one.clear(item.place, fleet=True))
-    assert monotonic() - began >= LEASE
-    other.bus.is_live = is_live  # type: ignore[method-assign]
-    wait_until(lambda: new_server.call("HEXISTS", item.place.bucket.members, other.bus.member))
+    other.bus._beaten = lambda *_: None  # type: ignore[method-assign]
+    other.bus._following[0].lease = 0.0
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(one.run, one.clear(item.place, fleet=True))
+        wait_until(lambda: other.hearing.messages)
+        assert not call.done()
+        del other.bus._beaten
+        call.result(60)
 
 
 # Replicas

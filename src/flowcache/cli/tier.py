@@ -178,6 +178,7 @@ def bucket_of(
     dropped: Counter[tuple[tuple[str, ...], object]],
 ) -> dict[str, Any]:
     """Return a bucket's members and its log, and count the log's messages by unit."""
+    from flowcache.tier.following import SUSPECT
     from flowcache.tier.message import Kind, Message
 
     wire = looker.wire_of(bucket.slot)
@@ -206,7 +207,7 @@ def bucket_of(
         "members": [
             {
                 "id": member.decode(),
-                "joined": (now - int(since)) / 1e6,
+                "joined": (now - int(since.rstrip(SUSPECT))) / 1e6,
                 "hears": bool(pairs.get(bucket.inbox(member))),
             }
             for member, since in sorted(held.items())

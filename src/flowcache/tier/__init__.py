@@ -31,7 +31,9 @@ Code and model name these rules by their numbers.
     same and the entry of the last message exists; else clear, which fences.
 11. `wait="fleet"`: the members stand in one list with a mark of its birth. A member acknowledges
     only while its lease lives. If the list was lost, or the history is another, the call waits for
-    the whole lease.
+    the whole lease. So it does if a member does not acknowledge, which is then suspected. No beat
+    extends a suspect's lease before it has joined again. One that still is suspect when a later
+    call has waited for a whole lease serves nothing any more, and is struck from the list.
 """
 
 from __future__ import annotations

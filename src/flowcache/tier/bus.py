@@ -419,6 +419,7 @@ class Bus:
 
     def _gap(self, following: Following) -> None:
         following.generation += 1
+        following.owed.clear()
         following.state = "wanted"
         if following.bell.has_rung:
             following.bell = Bell()
@@ -568,7 +569,7 @@ class Bus:
             if isinstance(member, ReplyError):
                 line.has_failed = True
                 raise UnreachableError(str(member))
-            if member[0] != following.birth or member[1] is None:
+            if not following.is_listed(*member):
                 self._gap(following)
                 continue
             extended.add(following)
@@ -578,6 +579,7 @@ class Bus:
         for following in extended:
             following.lease, following.has_lived, following.state = until, True, "live"
             following.bell.ring()
+            self._acknowledge(line, following)
 
     def _lend(self, extended: Collection[Following] = (), until: float = 0.0) -> None:
         """Tell the follower how long it may serve: as long as the lease of each of its buckets."""
@@ -623,33 +625,37 @@ class Bus:
 
     def _message(self, line: Line, following: Following, data: bytes) -> None:
         entry, _, body = data.partition(b" ")
-        message = self._apply(following, body)
+        self._apply(following, body)
         if entry != b"-" and following.state in ("attached", "live"):
             following.last = entry
-        if (
-            message is not None
-            and message.is_awaited
-            and message.member != self.member
-            and self.is_live(following.bucket)
-        ):
-            inbox = following.bucket.inbox(message.member)
-            line.send(
-                pack(b"SPUBLISH", inbox, message.operation + b" " + self.member), _refuse_errors
-            )
+        if following.owed and self.is_live(following.bucket):
+            self._acknowledge(line, following)
 
-    def _apply(self, following: Following, body: bytes) -> Message | None:
+    def _acknowledge(self, line: Line, following: Following) -> None:
+        """Tell the callers that wait for it of what was applied: while the bucket is live."""
+        while following.owed:
+            message = following.owed.popleft()
+            inbox = following.bucket.inbox(message.member)
+            told = message.operation + b" " + self.member
+            line.send(pack(b"SPUBLISH", inbox, told), _refuse_errors)
+
+    def _apply(self, following: Following, body: bytes) -> None:
         if not body:
-            return None  # The first entry of a log, which only gives it an id.
+            return  # The first entry of a log, which only gives it an id.
         message = Message.decode(body)
         self.messages += 1
         if message.kind is not Kind.RELEASED and not self.awaited.is_own(message.operation):
             self._follower.apply(message)
         if message.kind in (Kind.DROP, Kind.EXPIRE, Kind.RELEASED):
             self.awaited.ring(message.path, message.data)
-        return message
+        if message.is_awaited and message.member != self.member:
+            following.owed.append(message)
 
     def _leave(self) -> None:
-        """Strike this process from the members' lists, as far as the connections are open."""
+        """Serve nothing more, and strike this process from the lists as far as they are reached."""
+        for following in self._following.values():
+            following.lease = 0.0
+        self._lend()
         for line in self._lines.values():
             if line.wire is None:
                 continue
@@ -658,9 +664,6 @@ class Bus:
                     line.send(pack(b"HDEL", following.bucket.members, self.member), lambda _: None)
                 line.flush()
             line.close()
-        for following in self._following.values():
-            following.lease = 0.0
-        self._lend()
 
 
 def _refuse_errors(reply: Any) -> None:

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     State = Literal["wanted", "subscribing", "attaching", "attached", "live"]
     Handler = Callable[[Any], None]
 
-__all__ = ["SOONEST", "Follower", "Following", "Holding", "Line", "Troubles"]
+__all__ = ["SOONEST", "SUSPECT", "Follower", "Following", "Holding", "Line", "Troubles"]
 
+MOST_OWED: Final = 256
+"""Acknowledgements that are kept; who misses an older one waits for the whole lease."""
+SUSPECT: Final = b"?"
+"""The end of a member's mark in the list, if a call has not heard of it for a whole lease."""
 SOONEST: Final = 0.05
 """Seconds until a server that could not be reached is tried again, at first."""
 
@@ -77,6 +81,7 @@ class Following:
         "lease",
         "left",
         "line",
+        "owed",
         "replid",
         "state",
     )
@@ -94,14 +99,20 @@ class Following:
         """The id of the last message that was applied; empty: a gap ends with a clear."""
         self.birth = b""
         self.born_at = 0.0
-        """When this process first saw the list of members that it is on."""
+        """When this process first saw the list of members that it is on, under this history."""
         self.lease = 0.0
         self.has_lived = False
         self.generation = 0
         """Grows with each gap: a heart-beat of before it extends nothing."""
         self.line: Line | None = None
+        self.owed: deque[Message] = deque(maxlen=MOST_OWED)
+        """What was applied and is waited for, until that may be told (rule 11)."""
         self.bell = Bell()
         """Rings when the bucket is live."""
+
+    def is_listed(self, birth: bytes | None, mark: bytes | None) -> bool:
+        """Tell if this process is on the list of members that it joined, and not suspected."""
+        return birth == self.birth and mark is not None and not mark.endswith(SUSPECT)
 
     def take_history(self, replid: bytes, epoch: int) -> bool:
         """Go over to the history of a server that has the bucket; True if another one ends.
@@ -122,7 +133,7 @@ class Following:
                 self.left.add(self.replid)
                 self.lease = 0.0
             self.replid = replid
-            self.last = b""
+            self.last = self.birth = b""
         self.epoch = max(self.epoch, epoch)
         return leaves
 

@@ -62,6 +62,14 @@ FOUND_BY: dict[str, tuple[str, Callable[..., None]]] = {
         ),
     ),
     "renewal for ever": ("bench", a_load_that_hangs),
+    "struck at once": (
+        "bench",
+        test_processes.test_a_member_that_was_not_heard_is_waited_for_while_it_serves,
+    ),
+    "list of another history": (
+        "bench",
+        test_servers.test_a_list_of_members_from_an_older_dump,
+    ),
 }
 """By mutant: the fixture of its scenario, and the scenario.
 

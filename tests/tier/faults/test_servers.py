@@ -100,6 +100,25 @@ def test_a_server_that_comes_back_from_an_older_dump(each_bench: Bench) -> None:
     becomes((one, other), upstream)
 
 
+def test_a_list_of_members_from_an_older_dump(bench: Bench) -> None:
+    """Rule 11 and promise 1: who joined after the dump is not on the list, and serves meanwhile."""
+    one, _, upstream = holding(bench, lease=SHORT)
+    bucket = tier_of(one).layout.all[0]
+    following = bus_of(one)._following[0]
+    following.born_at -= 2 * SHORT  # The list is an old one.
+    bench.primary.call("SAVE")
+    link = bench.link()
+    late = bench.space(link, lease=SHORT)
+    wait_until(lambda: late.fetch("k", upstream.load, tags="t") == 0 and "k" in late)
+    with link.refused():
+        bench.primary.restart()
+        assert not bench.primary.call("HEXISTS", bucket.members, bus_of(late).member)
+        wait_until(lambda: following.left and is_in(one, "live"))
+        upstream.change()
+        wait_until(lambda: tried(lambda: one.clear(wait="fleet")))
+        assert late.peek("k") is None
+
+
 def test_scripts_that_the_server_forgets(each_bench: Bench) -> None:
     """NOSCRIPT: a script that did not run is sent in full, and one that ran is not run again."""
     one, other = each_bench.space(), each_bench.space()
