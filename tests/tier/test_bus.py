@@ -19,8 +19,9 @@ from flowcache.tier.answers import Stored
 from flowcache.tier.awaited import Sending
 from flowcache.tier.bus import BEAT, LATE
 from flowcache.tier.errors import UnreachableError
-from flowcache.tier.following import SUSPECT
+from flowcache.tier.following import SUSPECT, Following
 from flowcache.tier.layout import Bucket
+from flowcache.tier.link import Ask
 from flowcache.tier.message import Kind, Message
 from flowcache.tier.resp import pack
 from harness.fleet import LONG, Hearing, Member, confirmed, settable
@@ -428,6 +429,37 @@ def test_each_echo_of_a_call_that_failed_is_applied(new_server: Server, member: 
         wait_until(lambda number=number: len(one.hearing.messages) == number)
 
 
+@pytest.mark.parametrize("name", ["delete", "touch", "expire", "clear"])
+def test_a_call_that_was_sent_again_hears_the_echo_of_its_first(
+    new_server: Server, member: Make, name: str
+) -> None:
+    """The first may be done at any time: what was stored here meanwhile is not there any more."""
+    one, _ = joined(member, new_server, lease=LONG)
+    item = one.item_of("k")
+    calls = {
+        "delete": lambda: one.delete(item),
+        "touch": lambda: one.touch(item, 5),
+        "expire": lambda: one.expire(item),
+        "clear": lambda: one.clear(item.place),
+    }
+    one.run(calls[name]())  # So that the server knows the script.
+    (server,) = one.servers.all
+    ask, lost = server.ask, list[Ask]()
+
+    def asked(asking: Ask) -> Ask:
+        if lost:
+            return ask(asking)
+        lost.append(asking)
+        raise UnreachableError("the connection ended")
+
+    server.ask = asked  # type: ignore[method-assign]
+    one.run(calls[name]())
+    heard = one.bus.messages
+    ask(Ask(lost[0].patience, calls=lost[0].calls))
+    wait_until(lambda: one.bus.messages > heard)
+    wait_until(lambda: [m for m in one.hearing.messages if m.member == one.bus.member][1:])
+
+
 def test_what_is_known_of_own_messages_is_bounded() -> None:
     own = awaited.Awaited()
     for number in range(awaited.MOST_OWN + 1):
@@ -526,6 +558,40 @@ def test_fleet_waits_for_the_lease_when_the_list_was_lost(own_server: Server, me
     one.run(one.clear(item.place, fleet=True))
     assert monotonic() - began >= LEASE
     assert other.hearing.messages
+
+
+def test_a_list_is_not_known_before_its_time(own_server: Server, member: Make) -> None:
+    """Whatever the bus's thread has written by then of the list and its history."""
+    one, _ = joined(member, own_server)
+    item = one.item_of("k")
+    settled(one, item)
+    following = one.bus._following[0]
+    birth, replid = following.birth, following.replid
+    known = []
+
+    class Watched(Following):
+        __slots__ = ()
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if (self.birth, self.replid) != (birth, replid):
+                known.extend(
+                    (name, one)
+                    for one in (self.birth, b"")
+                    if bus.knows_members(item.place.bucket, one, self.replid)
+                )
+
+    bus = one.bus
+    following.__class__ = Watched
+    own_server.call("DEL", item.place.bucket.members)
+    wait_until(lambda: following.birth not in (birth, b""))
+    assert not known
+    following.born_at -= one._lease + LATE
+    birth = following.birth
+    known.clear()
+    own_server.restart()
+    wait_until(lambda: following.replid != replid and following.birth)
+    assert not known
 
 
 def test_a_member_acknowledges_once_it_is_live(new_server: Server, member: Make) -> None:

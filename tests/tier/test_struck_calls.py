@@ -219,6 +219,50 @@ def test_a_write_that_is_done_after_its_call_has_ended(
     wait_until(lambda: "k" not in one)
 
 
+def test_a_refresh_that_was_done_as_its_task_was_cancelled(pair: tuple[Any, Any]) -> None:
+    """Its echo was heard before, so that nothing drops the old value later."""
+    one, _ = pair
+    one.refresh("k", lambda: "old")  # So that the server knows the script.
+    engine = engine_of(one)
+    (server,) = engine.servers.all
+    ask, heard = server.ask, engine.bus.messages
+
+    async def aasked(asking: Ask, loop: Any) -> Ask:
+        ask(asking)
+        if b"new" in b"".join(asking.calls):
+            await asyncio.to_thread(wait_until, lambda: engine.bus.messages > heard)
+            raise asyncio.CancelledError
+        return asking
+
+    async def load() -> str:
+        return "new"
+
+    server.aask = aasked
+    with suppress(asyncio.CancelledError):
+        run(one.arefresh("k", load))
+    del server.aask
+    assert "k" not in one
+    assert one.get("k") == "new"
+
+
+def test_a_read_from_before_a_refresh_is_not_held(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair
+    other.set("k", "old")
+    tier = _core._tier_of(one)
+    keep = tier.keep
+
+    def late(*about: Any) -> None:
+        monkeypatch.undo()
+        assert one.refresh("k", lambda: "new") == "new"
+        keep(*about)
+
+    monkeypatch.setattr(tier, "keep", late)
+    assert one.get("k") == "old"  # It began before.
+    assert one.get("k") == "new"
+
+
 @pytest.mark.parametrize("name", ["set", "set_many", "aset"])
 def test_a_write_that_was_done_as_its_call_ended(pair: tuple[Any, Any], name: str) -> None:
     """Its echo was heard before, so that nothing drops the old value later."""

@@ -30,17 +30,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flowcache._core import lease_time as monotonic
-from flowcache.errors import ConfigurationError
 
 from .awaited import Awaited
 from .bell import Bell
+from .dialling import begin_to_dial
 from .errors import LateError, ServerError, UnreachableError
 from .following import SOONEST, Following, Holding, Line, Troubles
 from .forking import renew_after_forks
 from .message import Kind, Message
 from .resp import Push, ReplyError, pack
 from .script import script
-from .servers import check_shape
 from .wire import epoch_in
 
 if TYPE_CHECKING:
@@ -121,7 +120,11 @@ class Bus:
             line.close()
         if self._wake is not None:
             self._wake.close()
+        held = [one.bucket for one in self._following.values()]
         self._start()
+        for bucket in held:  # The parent's entries of it, which are void once it is live.
+            following = self._following[bucket.number] = Following(bucket)
+            following.counts = True
         self._follower.lend(0.0)
 
     # For callers, on any thread
@@ -135,6 +138,17 @@ class Bus:
                 self._begin()
             self._tell(lambda: None)
         return following.bell
+
+    def count_in(self, bucket: Bucket) -> None:
+        """Have a bucket count for the lease though it is not live: what is held of it may be old.
+
+        One that is live counts anyway. Until one is, a new bucket ends no other's lease.
+        """
+        with self._lock:
+            following = self._following.get(bucket.number)
+            if following is not None and not following.counts:
+                following.counts = True
+                self._lend()
 
     def is_live(self, bucket: Bucket, replid: bytes | None = None) -> bool:
         """Tell if the lease lives, under this history (rule 8)."""
@@ -150,10 +164,9 @@ class Bus:
         """Whether this process hears of all buckets that it follows."""
         if self._closed:
             return "closed"
-        followed = list(self._following.values())
-        if not followed:
+        if self._thread is None and self.trouble is None:
             return "idle"
-        now = monotonic()
+        now, followed = monotonic(), list(self._following.values())
         return "live" if all(now < one.lease for one in followed) else "apart"
 
     @property
@@ -196,8 +209,9 @@ class Bus:
     def knows_members(self, bucket: Bucket, birth: bytes, replid: bytes) -> bool:
         """Tell if a list of members is complete: born long ago, under this history (rule 11)."""
         following = self._following.get(bucket.number)
-        return (
+        return (  # In this order: the bus's thread writes them in the opposite one.
             following is not None
+            and bool(birth)
             and following.replid == replid
             and following.birth == birth
             and monotonic() >= following.born_at + self._lease + LATE
@@ -330,41 +344,17 @@ class Bus:
     def _dial(self, line: Line) -> None:
         """Open the connection in a thread of its own: the other primaries' beats go on."""
         line.retry_at = None
-        reference, name = weakref.ref(self), self._layout.shape
-        server, servers, shape = line.server, self._servers, self._shape
-        discovers = server is None or (line.has_failed and servers.is_cluster)
-
-        def dial() -> None:
-            wire: Wire | None = None
-            trouble: Exception | None = None
-            try:
-                if discovers:
-                    servers.discover()
-                if server is not None:
-                    wire = server.dial()
-                    check_shape(wire, name, shape)
-                    wire.sock.setblocking(False)
-            except (ServerError, ConfigurationError) as error:
-                trouble = error
-            except Exception as error:  # Else the line would wait for its connection for ever.
-                logger.exception("the tier: a connection could not be opened")
-                trouble = UnreachableError(f"{type(error).__name__}: {error}")
-            if trouble is not None and wire is not None:
-                wire.close()
-                wire = None
-            bus = reference()
-            if bus is None or bus._closed:
-                if wire is not None:
-                    wire.close()
-                return
-            bus._tell(lambda: bus._dialled(line, wire, trouble))
-            if wire is not None and bus._stopped.has_rung:
-                wire.close()
-
         try:
-            threading.Thread(target=dial, name="flowcache-dial", daemon=True).start()
+            taker = weakref.WeakMethod(self._taken)
+            begin_to_dial(line, self._servers, self._layout.shape, self._shape, taker)
         except RuntimeError as error:  # There are too many, or the interpreter is at its end.
             self._put_off(line, UnreachableError(str(error)))
+
+    def _taken(self, line: Line, wire: Wire | None, trouble: Exception | None) -> bool:
+        """Take an opened connection, or why there is none; False if it has to be closed."""
+        if not self._closed:
+            self._tell(lambda: self._dialled(line, wire, trouble))
+        return not self._closed and not self._stopped.has_rung
 
     def _dialled(self, line: Line, wire: Wire | None, trouble: Exception | None) -> None:
         if self._lines.get(id(line.server)) is not line:
@@ -503,8 +493,8 @@ class Bus:
             self._follower.void(following.bucket)
         following.last = last
         if following.birth != birth:
-            following.birth = birth
             following.born_at = monotonic()
+            following.birth = birth
         following.state = "attached"
         line.next_beat, line.wait = 0.0, SOONEST
 
@@ -577,15 +567,16 @@ class Bus:
         until = sent + self._lease - EARLY
         self._lend(extended, until)  # First, so that a bucket that is live is served.
         for following in extended:
-            following.lease, following.has_lived, following.state = until, True, "live"
+            following.lease, following.counts, following.state = until, True, "live"
             following.bell.ring()
             self._acknowledge(line, following)
 
     def _lend(self, extended: Collection[Following] = (), until: float = 0.0) -> None:
         """Tell the follower how long it may serve: as long as the lease of each of its buckets."""
-        followed = list(self._following.values())
-        leases = [one.lease for one in followed if one.has_lived and one not in extended]
-        self._follower.lend(min([*leases, *[until] * bool(extended)], default=0.0))
+        with self._lock:
+            followed = list(self._following.values())
+            leases = [one.lease for one in followed if one.counts and one not in extended]
+            self._follower.lend(min([*leases, *[until] * bool(extended)], default=0.0))
 
     def _renew(self, now: float) -> None:
         """Renew the leases of loads that run long; one whose server is away runs out."""

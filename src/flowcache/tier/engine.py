@@ -176,14 +176,20 @@ class Engine:
         return found
 
     def live(self, bucket: Bucket, patience: float | None = None) -> Steps[bool]:
-        """Follow a bucket, and wait a little for that if it is new; True if it is live."""
+        """Follow a bucket, and wait a little for that if it is new; True if it is live.
+
+        If it is not, no entry is served until it is: what is stored now may be of this bucket.
+        """
         bell = self.bus.follow(bucket)
         if not self.bus.is_live(bucket) and self.bus.trouble_of(bucket) is None:
             yield Pause(bell, self._hard if patience is None else patience)
         trouble = self.bus.trouble_of(bucket)
         if isinstance(trouble, ConfigurationError):
             raise trouble
-        return self.bus.is_live(bucket)
+        if self.bus.is_live(bucket):
+            return True
+        self.bus.count_in(bucket)
+        return False
 
     def _ready(self, place: Place) -> Steps[None]:
         """Follow a bucket before a write, and send the invalidations that wait for it."""
@@ -224,7 +230,7 @@ class Engine:
             Message(Kind.RELEASED, item.place.path, item.key, self.bus.member, token),
             (token, round(LEASE * 1000), b"1" if force else b"0", b"1" if contend else b"0"),
             patience=self._soft,
-            again=1,
+            again=token,
         )
         word, replid = reply[:2]
         if word == b"wait":
@@ -307,7 +313,7 @@ class Engine:
                         self._unit_stores,
                     ),
                     patience=self._hard,
-                    again=1,
+                    again=token,
                 )
         except TierUnavailableError:
             return None
@@ -447,13 +453,13 @@ class Engine:
         yield from (self.live(bucket) if queued else self._ready(items[0].place))
         with Sending(self.bus.awaited, "delete", operation):
             replies = yield from self.caller.call_many(
-                bucket, "delete", requests, patience=self._hard, again=1
+                bucket, "delete", requests, patience=self._hard, again=operation
             )
         return [reply[0] == b"held" for reply in replies]
 
     def pop(self, item: Item) -> Steps[tuple[Any] | None]:
         """Remove a value and return it, in a tuple, if it was fresh. Never sent twice (rule 6)."""
-        reply = yield from self._write("delete", item, Kind.DROP, (b"1",), again=0)
+        reply = yield from self._write("delete", item, Kind.DROP, (b"1",), again=False)
         if reply[0] != b"held":
             return None
         try:
@@ -464,12 +470,12 @@ class Engine:
 
     def touch(self, item: Item, ttl: float | None) -> Steps[bool]:
         """Give a fresh value another TTL; True if there was one."""
-        reply = yield from self._write("touch", item, Kind.DROP, (milliseconds(ttl),), again=1)
+        reply = yield from self._write("touch", item, Kind.DROP, (milliseconds(ttl),))
         return bool(reply[0] == b"held")
 
     def expire(self, item: Item, *, queued: bool = False) -> Steps[bool]:
         """End a value's freshness now; True if it was fresh."""
-        reply = yield from self._write("expire", item, Kind.EXPIRE, (), again=1, queued=queued)
+        reply = yield from self._write("expire", item, Kind.EXPIRE, (), queued=queued)
         return bool(reply[0] == b"held")
 
     def _write(
@@ -479,7 +485,7 @@ class Engine:
         kind: Kind,
         arguments: tuple[bytes | int, ...],
         *,
-        again: int,
+        again: bool = True,
         queued: bool = False,
     ) -> Steps[list[Any]]:
         operation = new_token()
@@ -487,7 +493,13 @@ class Engine:
         yield from (self.live(item.place.bucket) if queued else self._ready(item.place))
         with Sending(self.bus.awaited, name, operation):
             reply = yield from self._call(
-                name, item, message, arguments, patience=self._hard, confirms=True, again=again
+                name,
+                item,
+                message,
+                arguments,
+                patience=self._hard,
+                confirms=True,
+                again=operation if again else b"",
             )
         return reply
 
@@ -500,7 +512,7 @@ class Engine:
         *,
         patience: float,
         confirms: bool = False,
-        again: int = 0,
+        again: bytes = b"",
     ) -> Steps[list[Any]]:
         keys, given = self._request(item, message, arguments)
         return self.caller.call(
@@ -593,7 +605,7 @@ class Engine:
                         (bucket.bus, message.encode(), *arguments),
                         patience=self._hard,
                         confirms=True,
-                        again=1,
+                        again=operation,
                     )
                     if fleet:
                         known = known and self.bus.knows_members(bucket, reply[3], reply[1])
@@ -633,7 +645,8 @@ class Engine:
                 if (bucket.number, member) in missing
                 for part in (member, since)
             ]
-            if lost:
+            # A caller that heard of nobody for so long has no reason to suspect one.
+            if lost and self.bus.is_live(bucket):
                 command = script("forget").call_in_full((bucket.members,), *lost)
                 try:
                     yield Exchange(bucket, Ask(self._hard, calls=(command,)))

@@ -60,8 +60,18 @@ class Fills:
         self._counting = threading.Lock()
 
     def item(self, namespace: Space, key: Hashable) -> Item | None:
-        """Return a key's names in the tier; None for a key that stays in the process."""
-        return self.engine.items.item(namespace.path, key)
+        """Return a key's names in the tier; None for a key that stays in the process.
+
+        Invalidations reach that one as well, so its bucket is followed. What is held of it until
+        that is live is void then.
+        """
+        item = self.engine.items.item(namespace.path, key)
+        if item is None:
+            bus, bucket = self.engine.bus, self.layout.place(namespace.path).bucket
+            if not bus.is_live(bucket):
+                bus.follow(bucket)
+                bus.count_in(bucket)
+        return item
 
     def equal_item(self, namespace: Space, key: Hashable) -> Item | None:
         """Return the names in the tier of a key that is one with a key that stays here."""
@@ -70,7 +80,7 @@ class Fills:
 
     def read_item(self, namespace: Space, key: Hashable) -> Item | None:
         """Return the same, to read with; None too where nothing is held, as it is switched off."""
-        return None if _core._is_off(namespace) else self.engine.items.item(namespace.path, key)
+        return None if _core._is_off(namespace) else self.item(namespace, key)
 
     def sealed(
         self, namespace: Space, item: Item, value: object, tags: tuple[str, ...]

@@ -74,9 +74,9 @@ class Following:
         "birth",
         "born_at",
         "bucket",
+        "counts",
         "epoch",
         "generation",
-        "has_lived",
         "last",
         "lease",
         "left",
@@ -101,7 +101,8 @@ class Following:
         self.born_at = 0.0
         """When this process first saw the list of members that it is on, under this history."""
         self.lease = 0.0
-        self.has_lived = False
+        self.counts = False
+        """The local entries are served only while its lease lives, too: some may be of it."""
         self.generation = 0
         """Grows with each gap: a heart-beat of before it extends nothing."""
         self.line: Line | None = None
@@ -132,8 +133,8 @@ class Following:
                 leaves = True
                 self.left.add(self.replid)
                 self.lease = 0.0
+            self.last = self.birth = b""  # First: calls compare the list's birth on other threads.
             self.replid = replid
-            self.last = self.birth = b""
         self.epoch = max(self.epoch, epoch)
         return leaves
 

@@ -32,6 +32,7 @@ from .answers import Grant
 from .bus import new_token
 from .errors import ServerError, SlowError
 from .front import Front, plain, refuse_sliding
+from .held import drop
 from .items import Found
 from .steps import Produce
 
@@ -353,6 +354,7 @@ class Tier(Front):
     ) -> Steps[Any]:
         """Store what was loaded in the tier; here it is held if the tier has taken it."""
         granted = given if given is not None and given.terms else None
+        replaces = False
         try:
             value, ttl, tags, stores, stale = unpacked(produced, terms)
             refuse_one_use(value, "loader")
@@ -377,14 +379,21 @@ class Tier(Front):
                 # What cannot travel is held here; what the tier was not asked for is not.
                 return loaded(store=stores and granted is not None)
             self.engine.bus.hold_no_more(granted.token)
+            replaces = drops
             stored = yield from self.engine.store(
                 item, granted, sealed, plain(seconds), max(grace, terms.stale_if_error), drops=drops
             )
         except GeneratorExit:
+            if replaces:  # It may be there.
+                drop(namespace, item.key)
             raise
         except BaseException:
+            if replaces:
+                drop(namespace, item.key)
             yield from self._give_back((item, given))
             raise
+        if replaces:  # What was read before is old now.
+            _core._fence_key(namespace, item.key)
         self.note_errors(namespace)
         if stored is None:
             return loaded(store=False)

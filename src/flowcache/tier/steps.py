@@ -105,11 +105,12 @@ class Caller:
         *,
         patience: float,
         confirms: bool = False,
-        again: int = 0,
+        again: bytes = b"",
     ) -> Steps[list[Any]]:
         """Run a script; raises `ServerError` for what it did not do, or what is not confirmed.
 
-        `again` is how often it may be sent once more when it is not known if it ran.
+        `again` names an operation that may be sent once more when it is not known if it ran. It may
+        run twice then, and late: its echoes are applied from then on (rule 6).
         """
         called, in_full, moves = script(name), False, 1
         while True:
@@ -122,7 +123,8 @@ class Caller:
             except ServerError as error:
                 self.errors += 1
                 if again and not isinstance(error, SlowError):
-                    again -= 1
+                    self._bus.awaited.disown(again)
+                    again = b""
                     continue
                 raise
             reply = ask.replies[0]
@@ -147,7 +149,7 @@ class Caller:
         requests: list[tuple[tuple[bytes, ...], tuple[bytes | int, ...]]],
         *,
         patience: float,
-        again: int = 0,
+        again: bytes = b"",
     ) -> Steps[list[list[Any]]]:
         """Run a script for each request of names and arguments, in one round trip, as `call` does.
 
@@ -170,7 +172,8 @@ class Caller:
             except ServerError as error:
                 self.errors += 1
                 if again and not isinstance(error, SlowError):
-                    again -= 1
+                    self._bus.awaited.disown(again)
+                    again = b""
                     continue
                 raise
             unknown = []
