@@ -10,15 +10,16 @@ out: `MUTANTS` names them. A slot moves in one step with all its keys. TTLs and 
 counted in leases too; all clocks are one here, and the model leaves real ones out. No trace here
 finds a store that ignores markers, or one of a tenant with an invalidation that waits: the value
 bears the number of its grant, and each reader judges it
-again. An invalidation that waits is a clear when it is sent.
+again. An invalidation that waits is a clear when it is sent. No trace finds an acknowledgement of
+a process whose lease is over either: it has applied the message all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from .rules import Rules, named, node, server_at, shown
+from .bus import Following
+from .rules import named, node, server_at, shown
 from .states import (
     NEVER,
     NEW,
@@ -26,9 +27,12 @@ from .states import (
     Bus,
     Fill,
     Grant,
+    Member,
+    Members,
     Process,
     Record,
     State,
+    Step,
     Store,
     Value,
     Write,
@@ -36,13 +40,11 @@ from .states import (
 
 __all__ = ["Protocol"]
 
-Step = tuple[str, State]
-
 COVERING = ("clear", "fleet", "delete", "prefix")
 """The kinds of calls after which no value of before may be served."""
 
 
-class Protocol(Rules):
+class Protocol(Following):
     """The transition system; `without` names the guard that is taken out."""
 
     def start(self) -> State:
@@ -51,11 +53,12 @@ class Protocol(Rules):
         record = Record(1, OLD, 1, 0, 0) if bounds.held else None
         ttl = bounds.ttl or NEVER
         value = Value(0, 1, 1, ttl, ttl + bounds.window) if bounds.held else None
-        members = frozenset(p for p, kinds in enumerate(bounds.kinds) if "fetch" in kinds)
+        serves = [p for p, kinds in enumerate(bounds.kinds) if "fetch" in kinds]
+        members = Members(1, frozenset(Member(p, 1) for p in serves))
         log = () if "log lost" in bounds.gap else (0,)
         first, second = bounds.epochs
         store = Store(OLD, value, record, None, log, members, epoch=first)
-        bus = Bus(OLD, "attached", OLD, 0, 0, epoch=first)
+        bus = Bus(OLD, "attached", OLD, 0, 0, epoch=first, joins=1, birth=1)
         follows = "cut" if bounds.gap else "attached"
         held = 0 if bounds.here else None
         new = None
@@ -91,6 +94,7 @@ class Protocol(Rules):
             ),
             upstream=0,
             incarnations=1,
+            births=1,
             epoch=0,
             everywhere=0,
             returned=0,
@@ -102,6 +106,8 @@ class Protocol(Rules):
     def steps(self, state: State) -> Iterator[Step]:
         """Yield each thing that can happen next; raises for a read that is wrong."""
         for p, process in enumerate(state.processes):
+            if "fetch" in self.bounds.kinds[p]:
+                self._hits(state, p)
             for t, call in enumerate(process.threads):
                 if call is None:
                     if state.calls[p]:
@@ -124,40 +130,14 @@ class Protocol(Rules):
             yield from self._fault(state)
         yield from self._finds(state)
 
-    def _finds(self, state: State) -> Iterator[Step]:
-        """Each connection finds the server that has the slot, at a time of its own."""
-        faults = self.bounds.faults if state.faults else ()
-        fewer = state._replace(faults=state.faults - 1)
-        for p, process in enumerate(state.processes):
-            bus = process.bus
-            for to, server in enumerate(state.servers):
-                if server is None or not server.owns:
-                    continue
-                other = state.servers[1 - to]
-                gone = other is not None and not other.owns
-                if bus.server != to and bus.phase != "none" and self._may_come(bus, server):
-                    if to == NEW or gone:
-                        yield f"{p}: the bus finds {node(to)}", self._move_bus(state, p, to)
-                    elif "old view" in faults:
-                        yield (
-                            f"{p}: the bus is told of {node(to)} by a view of before",
-                            self._move_bus(fewer, p, to),
-                        )
-                if process.commands != to:
-                    after = self._process(state, p, commands=to)
-                    if to == NEW or gone:
-                        yield f"{p}: commands find {node(to)}", after
-                    elif "other connection" in faults:
-                        after = after._replace(faults=state.faults - 1)
-                        yield f"{p}: another connection, to {node(to)}, is used", after
-
     # Calls
 
     def _begin(self, state: State, p: int, t: int) -> Iterator[Step]:
         calls = tuple(left - (q == p) for q, left in enumerate(state.calls))
         for kind in self.bounds.kinds[p]:
             if kind == "fetch":
-                yield from self._fetch(state._replace(calls=calls), p, t)
+                fetches = self._fetch(state._replace(calls=calls), p, t)
+                yield from self._at_once(fetches, p, t) if self.bounds.at_once else fetches
                 continue
             # The upstream has changed, and then the call is made. A set value is new when the
             # server has it: sets are ordered there, and nowhere before.
@@ -175,22 +155,36 @@ class Protocol(Rules):
             )
 
     def _fetch(self, state: State, p: int, t: int) -> Iterator[Step]:
-        """A look at what is held here: a hit, a stale hit, or a miss, which reads."""
+        """A miss reads. A hit has changed nothing."""
+        if not self._hits(state, p):
+            at_least, at_least_fresh = self._floors(state, p)
+            fill = Fill("get", at_least, at_least_fresh=at_least_fresh)
+            yield f"{p}: fetch misses here and begins a read", self._call(state, p, t, fill)
+
+    def _hits(self, state: State, p: int) -> bool:
+        """Look at what is held here, in each state; tell if a fetch finds it fresh."""
         process = state.processes[p]
         at_least, at_least_fresh = self._floors(state, p)
         held = process.held
-        if held is not None and self._is_live(state, process):
-            if state.epoch < process.until:
-                self._check(state, p, held, at_least)
-                self._check_fresh(state, p, held, at_least_fresh, process.ends)
-                yield f"{p}: fetch finds version {held} here", state
-                return
-            if state.epoch < process.until + process.window or self.without == "stale for ever":
-                self._check(state, p, held, at_least)
-                self._check_stale(state, p, held, process.ends + process.window)
-                yield f"{p}: fetch serves version {held}, which is stale, from here", state
-        fill = Fill("get", at_least, at_least_fresh=at_least_fresh)
-        yield f"{p}: fetch misses here and begins a read", self._call(state, p, t, fill)
+        if held is None or not self._is_live(state, process):
+            return False
+        if state.epoch < process.until:
+            self._check(state, p, held, at_least)
+            self._check_fresh(state, p, held, at_least_fresh, process.ends)
+            return True
+        if state.epoch < process.until + process.window or self.without == "stale for ever":
+            self._check(state, p, held, at_least)
+            self._check_stale(state, p, held, process.ends + process.window)
+        return False
+
+    def _at_once(self, steps: Iterator[Step], p: int, t: int) -> Iterator[Step]:
+        """Go on with a fetch until it returns, and make one step of that."""
+        for label, after in steps:
+            call = after.processes[p].threads[t]
+            if isinstance(call, Fill):
+                yield from self._at_once(self._fill(after, p, t, call), p, t)
+            else:
+                yield label, after
 
     def _fill(self, state: State, p: int, t: int, fill: Fill) -> Iterator[Step]:
         process = state.processes[p]
@@ -337,6 +331,10 @@ class Protocol(Rules):
 
     def _write(self, state: State, p: int, t: int, call: Write) -> Iterator[Step]:
         process = state.processes[p]
+        if call.step == "forget":
+            words, after = self._forget(self._call(state, p, t, None), p, call.waits_for)
+            yield f"{p}: its late request arrives{words}", after
+            return
         if call.step == "script":
             flushed = self.without == "queue after writes" or call.kind in COVERING
             if process.queued and not flushed:
@@ -347,10 +345,20 @@ class Protocol(Rules):
                 return
             yield from self._send(state, p, t, call)
             return
-        if call.waits_for and not (
-            state.epoch > call.since or self.without == "fleet waits for nobody"
-        ):
+        if call.kind == "fleet":
+            if not self._is_awaiting(state, call):
+                label, after = self._end_write(state, p, t, call)
+                words, forgotten = self._forget(after, p, call.waits_for)
+                yield f"{label}{words}", forgotten
+                if call.waits_for and state.faults and "late request" in self.bounds.faults:
+                    late = Write("fleet", "forget", 0, waits_for=call.waits_for)
+                    after = self._call(after._replace(faults=state.faults - 1), p, t, late)
+                    yield f"{label}; its request to the list is late", after
             return
+        yield self._end_write(state, p, t, call)
+
+    def _end_write(self, state: State, p: int, t: int, call: Write) -> Step:
+        """Return here as well: drop once more, and have it hold from now on."""
         # The second drop, of all but one's own registered store.
         if call.kind in ("set", "add"):
             keeps = not call.fenced or (
@@ -367,20 +375,18 @@ class Protocol(Rules):
             if self.without != "no second drop":
                 state = (self._soften if call.kind == "expire" else self._drop)(state, p)
         if call.held is not None:
-            yield f"{p}: add finds version {call.held}", state
-            return
+            return f"{p}: add finds version {call.held}", state
         if call.kind == "expire":
             fresh = max(state.processes[p].own_fresh, call.version)
             state = self._process(state, p, own_fresh=fresh)
             state = state._replace(fresh_returned=max(state.fresh_returned, call.version))
-            yield f"{p}: {named(call)} returns", state
-            return
+            return f"{p}: {named(call)} returns", state
         state = self._process(state, p, own=max(state.processes[p].own, call.version))
         if call.kind != "add":  # The others had nothing to drop.
             state = state._replace(returned=max(state.returned, call.version))
         if call.kind == "fleet":
             state = state._replace(everywhere=max(state.everywhere, call.version))
-        yield f"{p}: {named(call)} returns", state
+        return f"{p}: {named(call)} returns", state
 
     def _send(self, state: State, p: int, t: int, call: Write) -> Iterator[Step]:
         """A call's script runs, or does not; its answer arrives, or does not."""
@@ -394,13 +400,9 @@ class Protocol(Rules):
             state = self._call(state._replace(upstream=call.version), p, t, call)
         after, call, confirmed = self._script(state, p, call)
         if confirmed:
-            waits: frozenset[int] = frozenset()
+            ends = call._replace(step="end")
             if call.kind == "fleet":
-                members = server_at(after, after.processes[p].commands).members
-                waits = frozenset(members or ()) - {p}
-                if members is None and self.without != "lost list believed":
-                    waits = frozenset({-1})  # The whole lease.
-            ends = call._replace(step="end", waits_for=waits, since=after.epoch)
+                ends = self._await_fleet(after, p, ends)
             yield (
                 f"{p}: {named(call)} is confirmed",
                 self._call(self._note(after, p), p, t, self._now(after, p, t, ends)),
@@ -491,7 +493,9 @@ class Protocol(Rules):
             server = server._replace(log=(*server.log, message))
             state = self._serve(state, at, server)
             word = "expiry" if call.kind == "expire" else "message"
-            state = self._publish(state, at, (word, message, p, call.kind == "fleet"))
+            state = self._publish(state, at, (word, message, p))
+            if call.kind == "fleet":
+                call = call._replace(message=message)
         else:
             state = self._serve(state, at, server)
         state, confirmed = self._confirm(state, at, "no WAIT on writes")
@@ -515,115 +519,7 @@ class Protocol(Rules):
             or self.without == "write names no history"
         ):
             return state
-        cut = bus._replace(phase="cut", queue=(), last=-1, lease=-1)
-        return self._process(state, p, bus=cut)
-
-    def _publish(self, state: State, at: int, event: tuple[Any, ...]) -> State:
-        for p, process in enumerate(state.processes):
-            bus = process.bus
-            if bus.server == at and bus.phase in ("subscribed", "attached"):
-                state = self._process(state, p, bus=bus._replace(queue=(*bus.queue, event)))
-        return state
-
-    def _confirm(self, state: State, at: int, mutant: str) -> tuple[State, bool]:
-        """`WAIT`: the replica has it, which it takes from no primary once it is one itself."""
-        if at == NEW or self.bounds.nodes or not self.bounds.replicas or self.without == mutant:
-            return state, True
-        if state.servers[NEW] is not None:
-            return state, False
-        return state._replace(replica=server_at(state, OLD)), True
-
-    # The bus
-
-    def _bus(self, state: State, p: int) -> Iterator[Step]:
-        process = state.processes[p]
-        bus = process.bus
-        server = server_at(state, bus.server)
-        if bus.queue:
-            yield self._read(state, p, bus._replace(queue=bus.queue[1:]), bus.queue[0])
-        if not server.owns and bus.phase != "attached":
-            pass  # It is told so, and looks for the slot.
-        elif bus.phase == "cut":
-            if self.without == "log before subscription":
-                entries = tuple(one for one in server.log if one > bus.last)
-                ready = bus._replace(phase="logged", queue=(("replay", True, entries),))
-                yield f"{p}: reads the log", self._process(state, p, bus=ready)
-            else:
-                ready = bus._replace(phase="subscribed")
-                yield f"{p}: subscribes again", self._process(state, p, bus=ready)
-        elif bus.phase == "logged" and not bus.queue:
-            ready = bus._replace(phase="attached")
-            yield f"{p}: subscribes after the log", self._process(state, p, bus=ready)
-        elif bus.phase == "subscribed" and not any(one[0] == "replay" for one in bus.queue):
-            last = bus.last
-            there = last in server.log or self.without == "replay without the entry"
-            there = there and server.history == bus.history
-            entries = tuple(one for one in server.log if one > last)
-            members = (server.members or frozenset()) | {p}
-            after = self._serve(state, bus.server, server._replace(members=members))
-            queue = (*bus.queue, ("replay", there, entries))
-            yield f"{p}: asks for the log", self._process(after, p, bus=bus._replace(queue=queue))
-        beats = bus.phase == "attached" or (
-            bus.phase == "subscribed" and self.without == "beat before replay"
-        )
-        if beats and state.beats and not any(one[0] == "beat" for one in bus.queue):
-            after, confirmed = self._confirm(state, bus.server, "no WAIT on beats")
-            confirmed = confirmed and (server.owns or self.without == "moved slot unnoticed")
-            beat = ("beat", state.epoch, server.history, confirmed)
-            bus = after.processes[p].bus
-            after = self._process(after, p, bus=bus._replace(queue=(*bus.queue, beat)))
-            yield f"{p}: sends a heart-beat", after._replace(beats=state.beats - 1)
-
-    def _read(self, state: State, p: int, bus: Bus, event: tuple[Any, ...]) -> Step:
-        """Take what the server has sent, in its order."""
-        state = self._process(state, p, bus=bus)
-        if event[0] in ("message", "expiry", "other"):
-            message = event[1]
-            if bus.phase == "attached" or self.without == "pushes advance the id":
-                state = self._process(state, p, bus=bus._replace(last=max(bus.last, message)))
-            if event[0] == "other":
-                return f"{p}: hears of another key", state
-            _, _, sender, fleet = event
-            if sender != p and event[0] == "expiry":
-                if self.without != "expired stays here":
-                    state = self._soften(state, p)
-            elif sender != p:  # One's own echo is ignored.
-                state = self._drop(state, p)
-            if fleet and self._is_live(state, state.processes[p]):
-                state = self._acknowledge(state, p)
-            return f"{p}: applies message {message}", state
-        if event[0] == "replay":
-            _, there, entries = event
-            if there:
-                if entries:
-                    state = self._drop(state, p)
-            else:
-                state = self._drop(state, p, fences=self.without != "clear without fence")
-            server = server_at(state, bus.server)
-            last = entries[-1] if entries else (bus.last if there else max(server.log, default=0))
-            phase = "logged" if bus.phase == "logged" else "attached"
-            bus = state.processes[p].bus
-            if server.history != bus.history:
-                bus = bus._replace(lease=-1)  # Rule 8.
-            after = bus._replace(phase=phase, last=last, history=server.history)
-            word = f"replays {list(entries)}" if there else "clears"
-            return f"{p}: {word}", self._process(state, p, bus=after)
-        if event[0] == "moved":
-            return f"{p}: hears that the slot has moved", self._cut(state, p)
-        _, sent, history, confirmed = event
-        if history == bus.history and confirmed:
-            runs_from = state.epoch if self.without == "lease from the reply" else sent
-            after = bus._replace(lease=max(bus.lease, runs_from))
-            return f"{p}: its lease is extended", self._process(state, p, bus=after)
-        return f"{p}: a heart-beat is not confirmed", state
-
-    def _acknowledge(self, state: State, p: int) -> State:
-        for q, process in enumerate(state.processes):
-            for t, call in enumerate(process.threads):
-                if isinstance(call, Write) and p in call.waits_for:
-                    heard = call._replace(waits_for=call.waits_for - {p})
-                    state = self._call(state, q, t, heard)
-        return state
+        return self._cut(self._process(state, p, bus=bus._replace(last=-1, lease=-1)), p)
 
     # Faults
 
@@ -652,12 +548,15 @@ class Protocol(Rules):
         if "lose members" in faults and old.members is not None:
             yield "the list of members is lost", self._serve(after, OLD, old._replace(members=None))
         if "old dump" in faults and new is None:
-            # The dump is of the beginning. Another history comes back.
-            dump = server_at(self.start(), OLD)._replace(history=2)
-            back = self._serve(after, OLD, dump)
-            for p in range(len(state.processes)):
-                back = self._cut(back, p)
-            yield "the server restarts from an old dump", back
+            # The dump is of the beginning.
+            dump = server_at(self.start(), OLD)
+            if dump.members is not None:
+                birth, entries = dump.members
+                early = frozenset(one for one in entries if one.process not in self.bounds.late)
+                dump = dump._replace(members=Members(birth, early))
+            yield "the server restarts from an old dump", self._restart(after, dump)
+        if "no dump" in faults and new is None:
+            yield "the server restarts empty", self._restart(after, Store(OLD))
         if "promote" in faults and new is None:
             promoted = state.replica._replace(history=1, epoch=old.epoch + 1)
             yield (
@@ -677,11 +576,13 @@ class Protocol(Rules):
                 if process.bus.phase not in ("cut", "none"):
                     yield f"{p}: the bus's connection is cut", self._cut(after, p)
 
-    def _cut(self, state: State, p: int) -> State:
-        bus = state.processes[p].bus
-        if bus.phase == "none":
-            return state
-        return self._process(state, p, bus=bus._replace(phase="cut", queue=()))
+    def _restart(self, state: State, server: Store) -> State:
+        """The server ends, and comes back with another history."""
+        history = max(server_at(state, OLD).history, NEW) + 1
+        state = self._serve(state, OLD, server._replace(history=history))
+        for p in range(len(state.processes)):
+            state = self._cut(state, p)
+        return state
 
     def _move_slot(self, state: State) -> Step:
         """A slot goes to the other node with its keys; that one's epoch rises above all."""
@@ -693,13 +594,3 @@ class Protocol(Rules):
             state = self._publish(state, owner, ("moved",))
         state = self._serve(self._serve(state, 1 - owner, taken), owner, left)
         return f"the slot moves to {node(1 - owner)}", state
-
-    def _move_bus(self, state: State, p: int, to: int) -> State:
-        """Begin to follow another server; the lease under the history that is left has ended."""
-        bus, server = state.processes[p].bus, server_at(state, to)
-        if server.history != bus.history:
-            left = (bus.left | {bus.history}) - {server.history}
-            bus = bus._replace(history=server.history, left=left, last=-1, lease=-1)
-        epoch = max(bus.epoch, server.epoch)
-        bus = bus._replace(server=to, phase="cut", queue=(), epoch=epoch)
-        return self._process(state, p, bus=bus)

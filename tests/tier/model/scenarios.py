@@ -9,6 +9,7 @@ from .states import NEW, OLD, Bounds
 __all__ = ["LARGER", "SCENARIOS"]
 
 LOADS: dict[str, Any] = {"held": False, "here": False, "ticks": 0, "beats": 0}
+FLEET: dict[str, Any] = {"kinds": (("fetch",), ("fleet",)), "at_once": True}
 
 SCENARIOS = {
     "one process clears, another fetches": Bounds(
@@ -99,13 +100,26 @@ SCENARIOS = {
     "a read meets a gap": Bounds(
         calls=(2, 1), kinds=(("fetch",), ("clear",)), gap=("cut", "log lost"), here=False
     ),
-    "the whole fleet": Bounds(
-        calls=(2, 1),
-        kinds=(("fetch",), ("fleet",)),
-        faults=("lose members",),
+    "the whole fleet": Bounds(calls=(1, 1), faults=("lose members",), fault_count=1, **FLEET),
+    "the list of members comes back from a dump": Bounds(
+        calls=(1, 1), faults=("old dump",), fault_count=1, late=(0,), **FLEET
+    ),
+    "the list of members does not come back": Bounds(
+        calls=(1, 1), faults=("no dump",), fault_count=1, **FLEET
+    ),
+    "a member is not heard": Bounds(
+        calls=(1, 3),
+        faults=("lost acknowledgement",),
         fault_count=1,
-        ticks=0,
-        beats=0,
+        ticks=2,
+        beats=2,
+        **FLEET,
+    ),
+    "two processes do not hear a member": Bounds(
+        calls=(1, 2, 1),
+        threads=(1, 1, 1),
+        kinds=(("fetch",), ("fleet",), ("fleet",)),
+        at_once=True,
     ),
     "an invalidation is queued": Bounds(
         calls=(2, 1),
@@ -269,6 +283,60 @@ LARGER = {
         fault_count=2,
         ticks=2,
         beats=2,
+    ),
+    "two members of the fleet": Bounds(
+        calls=(1, 1, 2),
+        threads=(1, 1, 1),
+        kinds=(("fetch",), ("fetch",), ("fleet",)),
+        at_once=True,
+        ticks=2,
+        beats=2,
+    ),
+    "members that wait for each other": Bounds(
+        calls=(2, 1), kinds=(("fetch", "fleet"),) * 2, at_once=True, beats=2
+    ),
+    "two calls strike, one of them late": Bounds(
+        calls=(1, 3),
+        threads=(1, 2),
+        faults=("late request",),
+        fault_count=1,
+        ticks=2,
+        beats=2,
+        **FLEET,
+    ),
+    "a suspect, and a cut": Bounds(
+        calls=(1, 2),
+        faults=("lost acknowledgement", "lose members", "cut"),
+        fault_count=2,
+        ticks=2,
+        beats=3,
+        **FLEET,
+    ),
+    "a suspect, and a promotion": Bounds(
+        calls=(1, 2),
+        faults=("lost acknowledgement", "promote"),
+        fault_count=2,
+        ticks=2,
+        beats=3,
+        **FLEET,
+    ),
+    "a suspect, and restarts": Bounds(
+        calls=(1, 2),
+        faults=("lost acknowledgement", "lose members", "old dump", "no dump"),
+        fault_count=2,
+        ticks=2,
+        beats=2,
+        late=(0,),
+        **FLEET,
+    ),
+    "a list that moves with its slot": Bounds(
+        calls=(1, 2),
+        faults=("slot moves",),
+        fault_count=2,
+        nodes=True,
+        ticks=2,
+        beats=2,
+        **FLEET,
     ),
     "slots move, and a bus is cut": Bounds(
         calls=(2, 2),

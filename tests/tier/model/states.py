@@ -13,9 +13,12 @@ __all__ = [
     "Bus",
     "Fill",
     "Grant",
+    "Member",
+    "Members",
     "Process",
     "Record",
     "State",
+    "Step",
     "Store",
     "Value",
     "ViolationError",
@@ -66,6 +69,15 @@ MUTANTS = {
     "prefix not judged": "rule 4: the list of prefixes voids nothing",
     "prefix forgotten": "a list of prefixes that is full drops its oldest",
     "lost list believed": "rule 11: a list of members that was lost counts as complete",
+    "no list believed": "rule 11: a list that is missing counts for a process that knows none",
+    "young list believed": "rule 11: a list of members counts as complete once it is joined",
+    "list from a dump believed": "rule 11: a list that is known counts in the next history too",
+    "list of another history believed": "rule 11: a list counts in a history that is not followed",
+    "struck at once": "rule 11: the first call that misses an acknowledgement strikes the member",
+    "suspected meanwhile": "rule 11: a suspect is struck by a call whose list does not have it so",
+    "struck by an old mark": "rule 11: a suspect is struck though it has joined again",
+    "beat of a suspect": "rule 11: a heart-beat extends the lease of a suspect",
+    "beat of the struck": "rule 11: a heart-beat counts for a process that is on no list",
 }
 
 NEVER = 99
@@ -103,6 +115,21 @@ class Grant(NamedTuple):
     number: int
 
 
+class Member(NamedTuple):
+    """A process on the list of members; `mark` tells its joins apart."""
+
+    process: int
+    mark: int
+    is_suspect: bool = False
+
+
+class Members(NamedTuple):
+    """The list of members, with the mark of its birth."""
+
+    birth: int
+    entries: frozenset[Member]
+
+
 class Store(NamedTuple):
     """One server. `log` holds the messages' ids; `history` names it as master_replid does."""
 
@@ -111,7 +138,7 @@ class Store(NamedTuple):
     record: Record | None = None
     lease: Grant | None = None
     log: tuple[int, ...] = ()
-    members: frozenset[int] | None = None
+    members: Members | None = None
     owns: bool = True
     """Whether it has the slot, as far as it knows."""
     epoch: int = 0
@@ -148,7 +175,14 @@ class Write(NamedTuple):
     held: int | None = None
     """The version that an `add` found."""
     fenced: bool = False
-    waits_for: frozenset[int] = frozenset()
+    message: int = 0
+    """The message that a call for the fleet has sent."""
+    waits_for: frozenset[Member] = frozenset()
+    """Whose acknowledgement it has not heard, as the list had them."""
+    applied: frozenset[int] = frozenset()
+    """Those of them that have applied its message and may not tell it yet."""
+    is_whole: bool = False
+    """It waits for a whole lease whatever it hears."""
     since: int = 0
 
 
@@ -163,6 +197,12 @@ class Bus(NamedTuple):
     queue: tuple[tuple[Any, ...], ...] = ()
     left: frozenset[int] = frozenset()
     epoch: int = 0
+    joins: int = 0
+    """How many times it has joined a list of members."""
+    birth: int = 0
+    """The mark of the list that it knows under its history; 0: of none."""
+    born: int = -1
+    """The tick at which it first saw that list."""
 
 
 class Process(NamedTuple):
@@ -192,6 +232,8 @@ class State(NamedTuple):
     processes: tuple[Process, ...]
     upstream: int
     incarnations: int
+    births: int
+    """How many lists of members there were."""
     epoch: int
     everywhere: int
     """The version below which no process may serve anything."""
@@ -211,7 +253,10 @@ class Bounds(NamedTuple):
     """The possible events, with their numbers: calls, faults by name, passing leases."""
 
     calls: tuple[int, ...] = (1, 1)
-    """How many calls each process makes. One that only writes needs no bus, and has none."""
+    """How many calls each process makes. One that only writes needs no bus, and has none.
+
+    A fetch that finds its value here changes nothing, and is made in each state.
+    """
     kinds: tuple[tuple[str, ...], ...] = (("fetch", "clear"), ("fetch", "clear"))
     faults: tuple[str, ...] = ()
     fault_count: int = 0
@@ -237,6 +282,14 @@ class Bounds(NamedTuple):
     """Ticks for which a value is fresh; 0: for ever."""
     window: int = 0
     """Ticks for which it may be served stale after them."""
+    at_once: bool = False
+    """A fetch is one step: what meets it on its way is explored elsewhere."""
+    late: tuple[int, ...] = ()
+    """Who joined the list of members after the dump that an `old dump` brings back."""
+
+
+Step = tuple[str, State]
+"""What happens, in words, and the state after it."""
 
 
 class ViolationError(Exception):

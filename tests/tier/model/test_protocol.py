@@ -6,8 +6,9 @@ import pytest
 
 from .explore import describe, explore
 from .protocol import Protocol
+from .rules import server_at
 from .scenarios import SCENARIOS
-from .states import MUTANTS, OLD, State
+from .states import MUTANTS, OLD, Member, State
 
 pytestmark = pytest.mark.once
 
@@ -35,6 +36,15 @@ CAUGHT_IN = {
     "no lease ends": "one process clears, another fetches",
     "fleet waits for nobody": "the whole fleet",
     "lost list believed": "the whole fleet",
+    "no list believed": "the list of members does not come back",
+    "young list believed": "the whole fleet",
+    "list from a dump believed": "the list of members comes back from a dump",
+    "list of another history believed": "the list of members comes back from a dump",
+    "struck at once": "a member is not heard",
+    "suspected meanwhile": "two processes do not hear a member",
+    "struck by an old mark": "a member is not heard",
+    "beat of a suspect": "a member is not heard",
+    "beat of the struck": "a member is not heard",
     "queued read": "an invalidation is queued",
     "queued forgotten": "an invalidation is queued",
     "newer one forgotten": "two invalidations are queued",
@@ -91,6 +101,30 @@ def test_a_slot_that_comes_back_is_followed_again() -> None:
     assert trace is not None
     assert sum("the slot moves" in step for step in trace) == 2
     assert trace[-1] == "0: its lease is extended"
+
+
+def test_a_suspect_joins_again() -> None:
+    def has_joined(state: State) -> bool:
+        members = server_at(state, OLD).members
+        return members is not None and members.entries == {Member(0, 2)}
+
+    trace = explore(Protocol(SCENARIOS["a member is not heard"]), until=has_joined).trace
+    assert trace is not None
+    assert trace[-1] == "0: joins and asks for the log"
+    assert "1: fleet of 1 returns; 0 is suspected" in trace
+    assert "0: is not on the list, or suspected" in trace
+
+
+def test_a_member_that_two_calls_have_not_heard_is_struck() -> None:
+    def is_struck(state: State) -> bool:
+        members = server_at(state, OLD).members
+        return members is not None and not members.entries
+
+    trace = explore(Protocol(SCENARIOS["a member is not heard"]), until=is_struck).trace
+    assert trace is not None
+    assert trace[-1] == "1: fleet of 2 returns; 0 is struck"
+    assert "1: fleet of 1 returns; 0 is suspected" in trace
+    assert sum(step == "a whole lease passes" for step in trace) == 2
 
 
 def test_what_is_queued_is_sent_in_the_end() -> None:
