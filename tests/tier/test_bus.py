@@ -549,6 +549,19 @@ def test_a_member_whose_acknowledgement_is_lost_stays_on_the_list(
     assert monotonic() - began < LEASE
 
 
+def test_a_process_without_a_lease_suspects_no_member(new_server: Server, member: Make) -> None:
+    """What did not arrive there says nothing of the members."""
+    one, other = joined(member, new_server)
+    item = one.item_of("k")
+    settled(one, item)
+    joined_at = mark_of(new_server, other)
+    other.bus._acknowledge = lambda *_: None  # type: ignore[method-assign]
+    one.bus._beaten = lambda *_: None  # type: ignore[method-assign]
+    one.bus._following[0].lease = 0.0
+    one.run(one.clear(item.place, fleet=True))
+    assert mark_of(new_server, other) == joined_at
+
+
 def test_fleet_waits_for_the_lease_when_the_list_was_lost(own_server: Server, member: Make) -> None:
     one, other = joined(member, own_server)
     item = one.item_of("k")

@@ -75,7 +75,7 @@ class Sending:
         self._awaited.own(self._operation)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Skip those of a call that has not returned no more."""
+        """Apply the messages of a call that has not returned."""
         if error is None:
             return
         self._awaited.disown(self._operation)

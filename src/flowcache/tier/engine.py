@@ -645,7 +645,7 @@ class Engine:
                 if (bucket.number, member) in missing
                 for part in (member, since)
             ]
-            # A caller that heard of nobody for so long has no reason to suspect one.
+            # Without a lease here, no acknowledgement may have arrived: no member is at fault.
             if lost and self.bus.is_live(bucket):
                 command = script("forget").call_in_full((bucket.members,), *lost)
                 try:

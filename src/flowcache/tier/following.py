@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["SOONEST", "SUSPECT", "Follower", "Following", "Holding", "Line", "Troubles"]
 
 MOST_OWED: Final = 256
-"""Acknowledgements that are kept; who misses an older one waits for the whole lease."""
+"""Acknowledgements that are kept; a call that misses an older one waits for the whole lease."""
 SUSPECT: Final = b"?"
-"""The end of a member's mark in the list, if a call has not heard of it for a whole lease."""
+"""What `forget.lua` adds to a member's mark if no acknowledgement came for a whole lease."""
 SOONEST: Final = 0.05
 """Seconds until a server that could not be reached is tried again, at first."""
 

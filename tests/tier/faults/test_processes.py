@@ -405,7 +405,7 @@ def test_what_comes_between_subscription_and_log(bench: Bench) -> None:
 
 @pytest.mark.once  # Of links and servers, and not of interpreters.
 def test_a_member_that_was_not_heard_is_waited_for_while_it_serves(bench: Bench) -> None:
-    """Rule 11 and promise 1: a caller that hears no acknowledgement strikes nobody who is live."""
+    """Rule 11 and promise 1: a lost acknowledgement strikes no member whose lease lives."""
     late = bench.link()
     one, other = bench.space(lease=SHORT), bench.space(late, lease=SHORT)
 
